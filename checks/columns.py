@@ -1,0 +1,110 @@
+"""Typed views of a batch's columns, by role.
+
+The reader has already put aside rows whose role columns are null, not finite or of another width (they are malformed),
+so a check may rely on what is documented here; these views still refuse anything else, for callers that bring their
+own data.
+
+| role | Arrow type | meaning |
+|---|---|---|
+| label | string | the given class, in canonical text: integers in decimal, booleans as true/false |
+| source | string | the source that the policy names for the sample |
+| embedding_self | fixed_size_list<float32>[d] | from a model trained on this very data |
+| embedding_external | fixed_size_list<float32>[d] | from a model that never saw this data |
+| pred_probs | fixed_size_list<float64>[K] | out-of-sample class probabilities, rows sum to 1 |
+| sample_digest | fixed_size_binary[32] | the canonical digest of the sample |
+"""
+
+import numpy as np
+import pyarrow as pa
+
+from millcert.checks.base import Role
+from millcert.errors import InvalidSampleError, MissingColumnError
+
+#: How far a row of probabilities may sum from 1: float32 rounding over 10,000 classes stays below it.
+PROBABILITY_SUM_TOLERANCE = 1e-3
+
+
+def strings(batch: pa.RecordBatch, role: Role) -> pa.StringArray:
+    """Return a text role ("label", "source") as a string array without nulls, shape (n,).
+
+    Raises:
+        MissingColumnError: there is no such column, or it is not text.
+        InvalidSampleError: a value is null.
+    """
+    column = _column(batch, role)
+    if not pa.types.is_string(column.type):
+        raise MissingColumnError(f"Column {role!r} must be a string column, got {column.type}.", column=role)
+    _refuse_nulls(column, role)
+    return column
+
+
+def matrix(batch: pa.RecordBatch, role: Role) -> np.ndarray:
+    """Return an embedding role as float32, shape (n, d), finite; a view of the Arrow buffer where that is possible.
+
+    Raises:
+        MissingColumnError: there is no such column, or it is not a fixed-size list of floats.
+        InvalidSampleError: a value is null, NaN or infinite.
+    """
+    return _fixed_size_list(batch, role, np.dtype(np.float32))
+
+
+def probabilities(batch: pa.RecordBatch) -> np.ndarray:
+    """Return `pred_probs` as float64, shape (n, K), values in [0, 1], rows summing to 1 within 1e-3.
+
+    Raises:
+        MissingColumnError: there is no such column, or it is not a fixed-size list of floats.
+        InvalidSampleError: a row is not a probability distribution.
+    """
+    values = _fixed_size_list(batch, "pred_probs", np.dtype(np.float64))
+    if len(values) and (
+        values.min() < 0 or values.max() > 1 or np.abs(values.sum(axis=1) - 1).max() > PROBABILITY_SUM_TOLERANCE
+    ):
+        raise InvalidSampleError(
+            "Each row of pred_probs must have values in [0, 1] that sum to 1.",
+            hint="Give out-of-sample probabilities, not logits.",
+            column="pred_probs",
+        )
+    return values
+
+
+def digests(batch: pa.RecordBatch) -> np.ndarray:
+    """Return `sample_digest` as uint8, shape (n, 32)."""
+    column = _column(batch, "sample_digest")
+    if column.type != pa.binary(32):
+        raise MissingColumnError(f"Column 'sample_digest' must be fixed_size_binary[32], got {column.type}.")
+    _refuse_nulls(column, "sample_digest")
+    start = column.offset * 32
+    flat = np.frombuffer(column.buffers()[1], dtype=np.uint8, count=len(column) * 32, offset=start)
+    return flat.reshape(len(column), 32)
+
+
+def _column(batch: pa.RecordBatch, role: Role) -> pa.Array:
+    position = batch.schema.get_field_index(role)
+    if position < 0:
+        raise MissingColumnError(
+            f"The check needs a column for {role!r}; the batch has {', '.join(batch.schema.names) or 'none'}.",
+            hint=f"Name it in the policy: dataset.columns.{role}.",
+            column=role,
+        )
+    return batch.column(position)
+
+
+def _refuse_nulls(column: pa.Array, role: Role) -> None:
+    if column.null_count:
+        raise InvalidSampleError(f"Column {role!r} has {column.null_count} nulls; expected none.", column=role)
+
+
+def _fixed_size_list(batch: pa.RecordBatch, role: Role, dtype: np.dtype) -> np.ndarray:
+    column = _column(batch, role)
+    if not pa.types.is_fixed_size_list(column.type) or not pa.types.is_floating(column.type.value_type):
+        raise MissingColumnError(
+            f"Column {role!r} must be a fixed-size list of floats, got {column.type}.", column=role
+        )
+    _refuse_nulls(column, role)
+    width = column.type.list_size
+    flat = column.flatten()
+    _refuse_nulls(flat, role)
+    values = flat.to_numpy(zero_copy_only=False).astype(dtype, copy=False).reshape(len(column), width)
+    if not np.isfinite(values).all():
+        raise InvalidSampleError(f"Column {role!r} has values that are not finite.", column=role)
+    return values

@@ -1,0 +1,1 @@
+"""How checks and provenance run over a data set. The only Beam code."""
