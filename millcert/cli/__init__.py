@@ -1,1 +1,1 @@
-"""Placeholder docstring; the module follows."""
+"""The command line: arguments in, one call, text or JSON out."""

@@ -1,1 +1,1 @@
-"""Placeholder docstring; the module follows."""
+"""A verdict as one self-contained HTML file."""

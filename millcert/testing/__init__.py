@@ -1,1 +1,1 @@
-"""Placeholder docstring; the module follows."""
+"""Test kit: a private Sigstore and planted data, for tests, the demo and third parties."""
