@@ -1,0 +1,282 @@
+"""Sums and products of floats that do not depend on order, to the last bit.
+
+Floating-point addition is not associative, so a sum depends on how rows were batched. Here every number becomes an
+integer times a power of two first, and integers add exactly:
+
+  1. `quantise_rows` holds a row as whole numbers of at most 18 bits and one power of two. The power comes from the
+     row alone, so it is the same in every batch.
+  2. Products of such rows, and their sums over up to 2**16 rows, stay below 2**53. A float64 matrix product (BLAS) of
+     them is exact, whatever order it adds in.
+  3. `ExactMatrix` does the same for a product with fixed weights: the bits of a row's answer never depend on its
+     batch.
+  4. `ExactSum` adds arbitrary float64 numbers in fixed point, without any error, and rounds once at the end.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from millcert.errors import InternalError, InvalidSampleError
+
+#: A quantised value is a whole number in [-2**QUANTISED_BITS, 2**QUANTISED_BITS].
+QUANTISED_BITS = 18
+#: Row exponents are multiples of this: few distinct ones, so few matrix products; it costs at most 3 of the 18 bits.
+EXPONENT_STEP = 4
+#: Rows in one exact product: 2**(2 * 18 + 16) < 2**53.
+MAX_PRODUCT_ROWS = 2**16
+#: Widest row that `ExactMatrix` takes: leaves 18 bits for the weights.
+MAX_WIDTH = 2**16
+
+#: Float64 rows below 2**-482 are taken as zero: their squares would not be numbers any more. No float32 is so small.
+_LOWEST_ROW_EXPONENT = -500
+
+_FLOAT_BITS = 53
+_DIGIT_BITS = 32
+_DIGIT_MASK = (1 << _DIGIT_BITS) - 1
+#: The smallest positive float64 is 2**-1074; digit 0 of a fixed-point number counts in these.
+_LOWEST_EXPONENT = -1074
+#: Values in one count of digits: each digit is below 2**32, so 2**20 of them sum below 2**53.
+_MAX_SUM_ROWS = 2**20
+
+
+def quantise_rows(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return rows as whole numbers and exponents: `rows ~ whole * 2.0**exponent[:, None]`.
+
+    Args:
+        rows: float32 or float64, shape (m, d), finite, below 2**400 in magnitude.
+
+    Returns:
+        whole: float64 (m, d), whole numbers of magnitude at most 2**18.
+        exponent: int64 (m,), multiples of 4; depends on the row's largest magnitude alone; 0 for a row of zeros.
+
+    Error: at most half a unit, 2.0**(exponent - 1), so at most 2**-15 of the row's largest magnitude (2**-18 at best).
+    Coordinates below that are lost: a row should not mix columns of very different scales. As rounding noise it adds
+    at most 2**-30 / 12 of the mean squared row maximum to each variance.
+
+    Raises:
+        InvalidSampleError: a value is not finite or too large.
+
+    Cost: about 0.3 microseconds a row at d = 128.
+    """
+    if rows.shape[0] == 0 or rows.shape[1] == 0:
+        return np.zeros(rows.shape), np.zeros(rows.shape[0], dtype=np.int64)
+    largest = np.maximum(rows.max(axis=1), -rows.min(axis=1)).astype(np.float64)
+    if not (largest < 2.0**400).all():  # also catches NaN
+        raise InvalidSampleError("A value is not finite, or larger than 2**400.", hint="Rescale the embedding.")
+    _, power = np.frexp(largest)
+    exponent = -(-power.astype(np.int64) // EXPONENT_STEP) * EXPONENT_STEP - QUANTISED_BITS
+    exponent[largest == 0] = 0
+    np.maximum(exponent, _LOWEST_ROW_EXPONENT, out=exponent)
+    whole = np.multiply(rows, np.ldexp(1.0, -exponent)[:, None], dtype=np.float64)
+    return np.rint(whole, out=whole), exponent
+
+
+@dataclass(frozen=True, eq=False)
+class ExactMatrix:
+    """Fixed weights for a product whose bits do not depend on the batch: `matrix.apply(rows) ~ rows @ weights`.
+
+    Make one with `ExactMatrix.of`. Weights are rounded to whole multiples of one power of two a column; with
+    d = 128 columns of input they keep 27 bits, so the error is about that of float32.
+
+    whole: float64 (d, k), whole numbers.
+    scale: float64 (k,), powers of two.
+    """
+
+    whole: np.ndarray
+    scale: np.ndarray
+
+    @classmethod
+    def of(cls, weights: np.ndarray) -> "ExactMatrix":
+        """Return the exact form of weights, shape (d, k), finite.
+
+        Raises:
+            InvalidSampleError: more than 65,536 rows of weights.
+            InternalError: weights are not finite.
+        """
+        width, columns = weights.shape
+        if width > MAX_WIDTH:
+            raise InvalidSampleError(f"An embedding may have at most {MAX_WIDTH} columns, got {width}.")
+        if not np.isfinite(weights).all():
+            raise InternalError("Projection weights must be finite.")
+        bits = _FLOAT_BITS - QUANTISED_BITS - max(1, width).bit_length()
+        largest = np.abs(weights).max(axis=0, initial=0.0) if columns else np.zeros(0)
+        _, power = np.frexp(largest)
+        exponent = np.where(largest > 0, np.maximum(power.astype(np.int64) - bits, _LOWEST_ROW_EXPONENT), 0)
+        return cls(np.rint(weights * np.ldexp(1.0, -exponent)), np.ldexp(1.0, exponent))
+
+    def apply(self, rows: np.ndarray) -> np.ndarray:
+        """Return `rows @ weights`, float64 (m, k); the same bits for a row in any batch.
+
+        Error: that of `quantise_rows` on the rows and of the rounded weights; the product itself is exact.
+        """
+        whole, exponent = quantise_rows(rows)
+        return self.apply_quantised(whole, exponent)
+
+    def apply_quantised(self, whole: np.ndarray, exponent: np.ndarray) -> np.ndarray:
+        """Return the product for rows that `quantise_rows` already split."""
+        return (whole @ self.whole) * np.ldexp(1.0, exponent)[:, None] * self.scale
+
+
+def sum_squares(values: np.ndarray) -> np.ndarray:
+    """Return the sum of squares of each row, float64 (m,), added from the first column to the last.
+
+    A plain `.sum(axis=1)` picks its order by the shape, so the answer for a row could depend on its batch.
+    """
+    total = np.zeros(values.shape[0])
+    for column in range(values.shape[1]):
+        total += values[:, column] * values[:, column]
+    return total
+
+
+@dataclass(frozen=True, eq=False)
+class ExactSum:
+    """The exact sum of float64 vectors; immutable, picklable, mergeable in any order.
+
+    Value: fixed point in base 2**32, correctly rounded once by `value`. Two sums of the same numbers are equal in every
+    field, whatever the order and the batches were.
+
+    digits: int64 (width, D), base 2**32 digits from low to high; all in [0, 2**32) but the highest, which has the sign.
+    lowest: position of the first digit; digit j of the array counts 2**(32 * (lowest + j) - 1074).
+    count: how many vectors were added.
+
+    Size: 8 bytes x width x D, where D is 3 to 5 for probabilities and at most 68.
+    Cost of `add`: about 0.1 microseconds a number.
+    """
+
+    digits: np.ndarray
+    lowest: int
+    count: int
+
+    @classmethod
+    def zero(cls, width: int) -> "ExactSum":
+        """Return the sum of no vectors."""
+        return cls(np.zeros((width, 1), dtype=np.int64), 0, 0)
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes."""
+        return self.digits.nbytes
+
+    def add(self, values: np.ndarray) -> "ExactSum":
+        """Return the sum with vectors added.
+
+        Args:
+            values: float64 (m, width), or (m,) where the width is 1; finite.
+
+        Raises:
+            InvalidSampleError: another width, or a value that is not finite.
+        """
+        table = np.asarray(values, dtype=np.float64)
+        if table.ndim == 1:
+            table = table[:, None]
+        width = self.digits.shape[0]
+        if table.ndim != 2 or table.shape[1] != width:
+            raise InvalidSampleError(f"Expected vectors of width {width}, got an array of shape {values.shape}.")
+        if not np.isfinite(table).all():
+            raise InvalidSampleError("A value to add is not finite.")
+        total = self
+        for start in range(0, table.shape[0], _MAX_SUM_ROWS):
+            total = total._plus(_digits_of(table[start : start + _MAX_SUM_ROWS]))
+        return total
+
+    def merge(self, others: Iterable["ExactSum"]) -> "ExactSum":
+        """Return the sum of all vectors of this and the others."""
+        total = self
+        for other in others:
+            total = total._plus(other)
+        return total
+
+    def subtract(self, other: "ExactSum") -> "ExactSum":
+        """Return the sum without the vectors of the other, which must be a part of this."""
+        if other.count > self.count:
+            raise InternalError(f"Cannot take a sum of {other.count} vectors out of one of {self.count}.")
+        return self._plus(ExactSum(-other.digits, other.lowest, -other.count))
+
+    def value(self) -> np.ndarray:
+        """Return the sum, float64 (width,), correctly rounded; infinite where it is beyond the range of float64."""
+        place = _DIGIT_BITS * self.lowest + _LOWEST_EXPONENT
+        return np.array([_to_float(_to_int(row), place) for row in self.digits], dtype=np.float64)
+
+    def _plus(self, other: "ExactSum") -> "ExactSum":
+        if other.digits.shape[0] != self.digits.shape[0]:
+            raise InvalidSampleError(
+                f"Cannot add sums of width {other.digits.shape[0]} and {self.digits.shape[0]}.",
+                hint="All samples must have the same number of columns.",
+            )
+        lowest = min(self.lowest, other.lowest)
+        highest = max(self.lowest + self.digits.shape[1], other.lowest + other.digits.shape[1])
+        digits = np.zeros((self.digits.shape[0], highest - lowest), dtype=np.int64)
+        for part in (self, other):
+            offset = part.lowest - lowest
+            digits[:, offset : offset + part.digits.shape[1]] += part.digits
+        return _canonical(digits, lowest, self.count + other.count)
+
+
+def _digits_of(table: np.ndarray) -> ExactSum:
+    """Return the exact sum of at most 2**20 rows."""
+    rows, width = table.shape
+    if not rows or not width or not table.any():
+        return ExactSum(np.zeros((width, 1), dtype=np.int64), 0, rows)
+    fraction, power = np.frexp(table)
+    mantissa = (fraction * 2.0**_FLOAT_BITS).astype(np.int64)
+    place = power.astype(np.int64) - _FLOAT_BITS - _LOWEST_EXPONENT
+    # A subnormal's mantissa ends in zeros, so shift it up to place 0 without loss.
+    low = np.minimum(place, 0)
+    mantissa >>= -low
+    place -= low
+    digit, shift = place // _DIGIT_BITS, place % _DIGIT_BITS
+    first = int(digit[mantissa != 0].min())
+    digit = np.where(mantissa != 0, digit - first, 0)
+    size = int(digit.max()) + 3
+    slot = (digit + np.arange(width) * size).ravel()
+    low_half = (mantissa & _DIGIT_MASK).astype(np.uint64) << shift.astype(np.uint64)
+    high_half = (mantissa >> _DIGIT_BITS) << shift
+    terms = (
+        (slot, (low_half & np.uint64(_DIGIT_MASK)).ravel()),
+        (slot + 1, (low_half >> np.uint64(_DIGIT_BITS)).ravel()),
+        (slot + 1, (high_half & _DIGIT_MASK).ravel()),
+        (slot + 2, (high_half >> _DIGIT_BITS).ravel()),
+    )
+    digits = np.zeros(width * size, dtype=np.int64)
+    for where, what in terms:  # each below 2**32 in magnitude, so a float64 count of 2**20 is exact
+        digits += np.bincount(where, weights=what.astype(np.float64), minlength=width * size).astype(np.int64)
+    return _canonical(digits.reshape(width, size), first, rows)
+
+
+def _canonical(digits: np.ndarray, lowest: int, count: int) -> ExactSum:
+    """Carry, then drop empty digits at both ends, so that equal sums have equal fields."""
+    digits = np.concatenate([digits, np.zeros((digits.shape[0], 1), dtype=np.int64)], axis=1)
+    for place in range(digits.shape[1] - 1):
+        carry = digits[:, place] >> _DIGIT_BITS
+        digits[:, place] &= _DIGIT_MASK
+        digits[:, place + 1] += carry
+    # A top digit of 0 or -1 is only the sign of the digit below it, where that has room for a sign.
+    while digits.shape[1] > 1 and np.abs(_fold(digits[:, -2:])).max(initial=0) < 2 ** (_DIGIT_BITS + 20):
+        digits = np.concatenate([digits[:, :-2], _fold(digits[:, -2:])[:, None]], axis=1)
+    used = np.flatnonzero(digits.any(axis=0))
+    if not len(used):
+        return ExactSum(np.zeros((digits.shape[0], 1), dtype=np.int64), 0, count)
+    first = int(used[0])
+    return ExactSum(np.ascontiguousarray(digits[:, first:]), lowest + first, count)
+
+
+def _fold(top: np.ndarray) -> np.ndarray:
+    """Return the two highest digits as one, saturated where that does not fit."""
+    high = np.clip(top[:, 1], -(2**30), 2**30)
+    return high * 2**_DIGIT_BITS + top[:, 0]
+
+
+def _to_int(digits: np.ndarray) -> int:
+    total = 0
+    for digit in digits[::-1].tolist():
+        total = (total << _DIGIT_BITS) + digit
+    return total
+
+
+def _to_float(whole: int, exponent: int) -> float:
+    """Return whole * 2**exponent, correctly rounded (Python divides integers with one rounding)."""
+    try:
+        return whole / (1 << -exponent) if exponent < 0 else float(whole << exponent)
+    except OverflowError:
+        return float("inf") if whole > 0 else float("-inf")
