@@ -1,0 +1,339 @@
+"""What a policy says: the models behind the YAML file, frozen and closed.
+
+Rules this module keeps:
+  1. No default admits data: what loosens the gate must be written down.
+  2. Unknown keys and empty lists of rules are refused.
+  3. Every fault of a section is reported, also those between its keys, however many others there are.
+  4. A validated policy has one canonical JSON form, whatever the YAML looked like.
+
+docs/policy.md explains each key and its consequence.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias, cast
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from millcert import policy_path
+from millcert.errors import UntrustedSourceError
+from millcert.policy_faults import KeyPath
+from millcert.policy_section import (
+    Count,
+    Fault,
+    Fraction,
+    FreeForm,
+    Positive,
+    Section,
+    Text,
+    at_least,
+    shown,
+    whole_number,
+)
+
+if TYPE_CHECKING:
+    from millcert.checks.base import Role
+
+#: Identities that no policy means; a pattern that matches all of them matches everybody.
+_STRANGERS = (
+    "mallory@stranger.example",
+    "https://stranger.example/mallory/repository/.github/workflows/x.yml@refs/heads/x",
+)
+
+
+def _pattern(value: str) -> str:
+    if fault := policy_path.pattern_fault(value):
+        raise ValueError(f"{fault}, got {shown(value)}")
+    return value
+
+
+def _below_root(value: str) -> str:
+    if fault := policy_path.relative_path_fault(value):
+        raise ValueError(f"{fault}, got {shown(value)}")
+    return value
+
+
+def _beside_policy(value: str) -> str:
+    if value.startswith("/") or "://" in value or "\\" in value:
+        raise ValueError(f"expected a path relative to the policy file, got {shown(value)}")
+    return value
+
+
+RootPath: TypeAlias = Annotated[Text, AfterValidator(_below_root)]
+PolicyPath: TypeAlias = Annotated[Text, AfterValidator(_beside_policy)]
+
+
+class Columns(Section):
+    """Which column of the data has which role (checks/columns.py says what each must hold)."""
+
+    label: Text | None = None
+    source: Text | None = None
+    embedding_self: Text | None = None
+    embedding_external: Text | None = None
+    pred_probs: Text | None = None
+
+    @classmethod
+    def rules(cls, raw: Mapping[str, Any]) -> Iterable[Fault]:
+        """One column has one role: the same embedding under two roles would claim two views of the data."""
+        seen: dict[object, str] = {}
+        for role, column in raw.items():
+            if isinstance(column, str) and seen.setdefault(column, role) != role:
+                yield (role,), f"the column {str(column)!r} already has the role {seen[column]}"
+
+
+class ImageShape(Section):
+    """How a numeric list column is drawn in the report.
+
+    shape: height, width and, for colour, 3. max_value: the value drawn as white; 0 is black.
+    """
+
+    shape: Annotated[tuple[Count, ...], at_least(2), Field(max_length=3)]
+    max_value: Positive
+
+    @classmethod
+    def rules(cls, raw: Mapping[str, Any]) -> Iterable[Fault]:
+        """A picture has one or three channels and a size that a report can hold."""
+        shape = raw.get("shape")
+        if not isinstance(shape, (list, tuple)):
+            return
+        for position, side in enumerate(shape):
+            try:
+                length = whole_number(side)
+            except ValueError:
+                continue
+            if position < 2 and isinstance(length, int) and length > 4096:
+                yield ("shape", position), f"expected at most 4096 pixels, got {length}"
+            if position == 2 and length not in {1, 3}:
+                yield ("shape", position), f"expected 1 or 3 channels, got {length}"
+
+
+class Dataset(Section):
+    """What the data set is and how its columns are read. `max_malformed_fraction`: of all records."""
+
+    name: Annotated[Text, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,127}$")]
+    columns: Columns = Columns()
+    classes: Annotated[tuple[Text, ...], at_least(2)] | None = None
+    schema_file: Annotated[PolicyPath | None, Field(alias="schema")] = None
+    images: Mapping[Text, ImageShape] = {}
+    max_malformed_fraction: Fraction
+
+    @classmethod
+    def rules(cls, raw: Mapping[str, Any]) -> Iterable[Fault]:
+        """A class stands once in the order of probabilities."""
+        classes = raw.get("classes")
+        if isinstance(classes, (list, tuple)):
+            yield from _repeats(classes, ("classes",), "class")
+
+
+class Trust(Section):
+    """The Sigstore trusted root, pinned by digest."""
+
+    trusted_root: PolicyPath
+    trusted_root_sha256: Annotated[Text, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Signer(Section):
+    """An identity that may sign a source. `identity` is compared exactly; `identity_pattern` must match all of it."""
+
+    issuer: Annotated[Text, Field(pattern=r"^https://[^\s]+$")]
+    identity: Text | None = None
+    identity_pattern: Text | None = None
+
+    @classmethod
+    def rules(cls, raw: Mapping[str, Any]) -> Iterable[Fault]:
+        """Exactly one way to name the signer, and never everybody."""
+        yield from _exactly_one(raw, "identity", "identity_pattern")
+        pattern = raw.get("identity_pattern")
+        if isinstance(pattern, str):
+            try:
+                compiled = re.compile(pattern)
+            except (re.error, OverflowError, RecursionError) as error:
+                yield ("identity_pattern",), f"expected a regular expression: {error}"
+                return
+            if all(compiled.fullmatch(stranger) for stranger in _STRANGERS):
+                yield ("identity_pattern",), "the pattern matches every identity; name who may sign"
+
+
+def _one_or_many(value: object) -> object:
+    return [value] if isinstance(value, (Mapping, Signer)) else value
+
+
+class SourceRule(Section):
+    """Who vouches for the files below a path: a signer, or by explicit acceptance nobody."""
+
+    name: Annotated[Text, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=128)]
+    path: Annotated[Text, AfterValidator(_pattern)]
+    signed_by: (
+        Annotated[
+            tuple[Signer, ...],
+            at_least(1),
+            BeforeValidator(_one_or_many, json_schema_input_type=Signer | Annotated[list[Signer], Field(min_length=1)]),
+        ]
+        | None
+    ) = None
+    manifest: RootPath | None = None
+    bundle: RootPath | None = None
+    unsigned: Literal["accept_as_unknown"] | None = None
+
+    @classmethod
+    def rules(cls, raw: Mapping[str, Any]) -> Iterable[Fault]:
+        """Signed or knowingly unsigned; only a signature has a manifest and a bundle."""
+        yield from _exactly_one(raw, "signed_by", "unsigned")
+        if "unsigned" in raw and "signed_by" not in raw:
+            for key in ("manifest", "bundle"):
+                if raw.get(key) is not None:
+                    yield (key,), "only a signed source has one; name its signer under signed_by"
+
+    @property
+    def is_signed(self) -> bool:
+        """Whether the rule demands a signature."""
+        return self.signed_by is not None
+
+    def matches(self, path: str) -> bool:
+        """Tell whether the rule speaks for a file; `path` is POSIX, relative to the data set's root."""
+        return policy_path.matches(self.path, path)
+
+
+class Expectations(Section):
+    """A Great Expectations suite and what its failure means."""
+
+    suite: PolicyPath
+    on_failure: Literal["reject", "warn"] = "reject"
+
+
+class CheckRule(Section):
+    """One check, its limit, and what becomes of what it flags.
+
+    over_limit: None means by the check's own severity.
+    """
+
+    check: Annotated[Text, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+    max_flagged_fraction: Fraction
+    over_limit: Literal["reject", "warn"] | None = None
+    on_flagged: Literal["quarantine", "report"] = "quarantine"
+    config: FreeForm = Field(default_factory=dict)
+
+
+class VerdictLimits(Section):
+    """How much may be held back, and how much may come from nobody known, before the data set is rejected."""
+
+    max_quarantined_fraction: Fraction
+    max_unknown_provenance_fraction: Fraction
+
+
+class Ledger(Section):
+    """Which ledger the verdict goes to. Origin: C2SP tlog-checkpoint, signed-note (no plus, no white space)."""
+
+    origin: Annotated[Text, Field(pattern=r"^[^+\s]+$", max_length=256)]
+
+
+class Limits(Section):
+    """Bounds on reading; None leaves the reader's own bound."""
+
+    max_file_bytes: Count | None = None
+    max_record_bytes: Count | None = None
+    max_batch_bytes: Count | None = None
+    max_decoded_bytes: Count | None = None
+    max_decoded_ratio: Positive | None = None
+
+
+class Policy(Section):
+    """A whole policy. See `millcert.policy.load_policy`; the digest also binds the files that the policy names."""
+
+    ROLES: ClassVar[tuple[str, ...]] = tuple(Columns.model_fields)
+
+    version: Annotated[Literal[1], BeforeValidator(whole_number)]
+    dataset: Dataset
+    trust: Trust | None = None
+    sources: Annotated[tuple[SourceRule, ...], at_least(1)]
+    expectations: Expectations | None = None
+    checks: Annotated[tuple[CheckRule, ...], at_least(1)]
+    verdict: VerdictLimits
+    ledger: Ledger
+    limits: Limits = Limits()
+
+    @classmethod
+    def rules(cls, raw: Mapping[str, Any]) -> Iterable[Fault]:
+        """Names and patterns are unique, no check stands twice, a trusted root is there exactly where it is used."""
+        sources = list(_sections(raw.get("sources")))
+        for key in ("name", "path"):
+            seen: dict[object, int] = {}
+            for position, rule in sources:
+                value = rule.get(key)
+                if isinstance(value, str) and seen.setdefault(value, position) != position:
+                    yield ("sources", position, key), f"{str(value)!r} is already the {key} of sources[{seen[value]}]"
+        checks = list(_sections(raw.get("checks")))
+        for number, (position, rule) in enumerate(checks):
+            twins = [other for other, earlier in checks[:number] if _means_the_same(rule, earlier)]
+            if twins:
+                yield ("checks", position, "check"), f"checks[{twins[0]}] is the same check with the same config"
+        is_signed = any(rule.get("signed_by") is not None for _, rule in sources)
+        if is_signed and raw.get("trust") is None:
+            yield ("trust",), "the section is required because a source is signed_by somebody"
+        if sources and not is_signed and raw.get("trust") is not None:
+            yield ("trust",), "no source is signed_by anybody, so nothing would be verified against this trusted root"
+
+    def roles(self) -> "Mapping[Role, str]":
+        """Return role -> the user's column, for the roles that the policy maps."""
+        return cast("Mapping[Role, str]", self.dataset.columns.model_dump(exclude_none=True))
+
+    def rules_matching(self, path: str) -> tuple[SourceRule, ...]:
+        """Return every source rule that speaks for a file; the gate goes on only where it is exactly one."""
+        return tuple(rule for rule in self.sources if rule.matches(path))
+
+    def source_of(self, path: str) -> SourceRule:
+        """Return the one rule that speaks for a file.
+
+        Raises:
+            UntrustedSourceError: no rule matches, or more than one does.
+        """
+        found = self.rules_matching(path)
+        if len(found) == 1:
+            return found[0]
+        names = [rule.name for rule in found]
+        who = f"the rules {', '.join(names)} all match" if names else "no rule of the policy matches"
+        raise UntrustedSourceError(
+            f"Every file must match exactly one source rule; for {path!r} {who}.",
+            hint="Change the `path` patterns under `sources`; `millcert policy explain POLICY FILE` shows the matches.",
+            path=path,
+            rules=names,
+        )
+
+    def to_document(self) -> dict[str, Any]:
+        """Return the policy as JSON values under the file's own keys; keys that say nothing are left out."""
+        document: dict[str, Any] = self.model_dump(mode="json", by_alias=True, exclude={"checks"}, exclude_none=True)
+        document["checks"] = []
+        for rule in self.checks:
+            item = rule.model_dump(mode="json", exclude={"config"}, exclude_none=True)
+            document["checks"].append({**item, "config": rule.model_dump(mode="json")["config"]})
+        return document
+
+
+def _exactly_one(raw: Mapping[str, Any], first: str, second: str) -> Iterator[Fault]:
+    given = [key for key in (first, second) if raw.get(key) is not None]
+    if len(given) == 2:
+        yield (second,), f"give {first} or {second}, not both"
+    elif not given and not (first in raw or second in raw):
+        yield (), f"give {first} or {second}; neither is there"
+
+
+def _repeats(values: Iterable[object], place: KeyPath, noun: str) -> Iterator[Fault]:
+    seen: set[object] = set()
+    for position, value in enumerate(values):
+        if isinstance(value, str):
+            if value in seen:
+                yield (*place, position), f"the {noun} {str(value)!r} stands here again"
+            seen.add(value)
+
+
+def _means_the_same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return one.get("check") == other.get("check") and (one.get("config") or {}) == (other.get("config") or {})
+
+
+def _sections(value: object) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    if isinstance(value, (list, tuple)):
+        for position, item in enumerate(value):
+            if isinstance(item, Section):
+                yield position, item.model_dump(by_alias=True, exclude_none=True)
+            elif isinstance(item, Mapping):
+                yield position, item
