@@ -11,7 +11,6 @@ Rules this module keeps:
 Format: docs/formats/manifest.md.
 """
 
-import hashlib
 import json
 import re
 import unicodedata
@@ -23,6 +22,8 @@ from itertools import pairwise
 from typing import NoReturn
 
 from millcert.errors import DigestMismatchError, ManifestError
+from millcert.provenance.merkle import leaf_hash, root_of
+from millcert.provenance.strict_json import parse_json_object
 
 #: The largest manifest that is parsed, about a million files. Our choice: bounds memory to some GB before any check.
 MAX_MANIFEST_BYTES = 256 * 1024 * 1024
@@ -99,9 +100,9 @@ class Manifest:
     def root(self) -> str:
         """The root that a certificate names: hex, 64 digits. Cost: about 5 microseconds a file, once."""
         head = {"files": len(self.files), "name": self.name, "type": _DOMAIN, "version": _VERSION}
-        leaves = [_leaf_hash(_canonical(head))]
-        leaves += [_leaf_hash(_canonical(_entry_json(entry))) for entry in self.files]
-        return _tree_root(leaves).hex()
+        leaves = [leaf_hash(_canonical(head))]
+        leaves += [leaf_hash(_canonical(_entry_json(entry))) for entry in self.files]
+        return root_of(leaves).hex()
 
     def to_json(self) -> bytes:
         """Return the manifest's file: RFC 8785 JSON in UTF-8, without a final newline; equal manifests, equal bytes."""
@@ -126,7 +127,7 @@ def parse_manifest(data: bytes) -> Manifest:
 
     Cost: about 20 microseconds a file.
     """
-    document = _load(data)
+    document = parse_json_object(data, what="manifest", max_bytes=MAX_MANIFEST_BYTES, error=ManifestError)
     _check_keys(document, required={"version", "name", "files", "root"}, optional=set(), where="The manifest")
     version = document["version"]
     if type(version) is not int or version != _VERSION:
@@ -229,44 +230,6 @@ def _canonical(value: Mapping[str, object]) -> bytes:
     # For ASCII keys, integers below 2^53 and text without control characters this is RFC 8785, eight times as fast
     # as a general encoder (tests/provenance/test_manifest.py holds the equality).
     return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
-
-
-def _leaf_hash(data: bytes) -> bytes:
-    return hashlib.sha256(b"\x00" + data).digest()
-
-
-def _tree_root(leaves: list[bytes]) -> bytes:
-    # RFC 6962 section 2.1, bottom up: an odd last node moves up unchanged.
-    level = leaves
-    while len(level) > 1:
-        pairs = [hashlib.sha256(b"\x01" + level[i] + level[i + 1]).digest() for i in range(0, len(level) - 1, 2)]
-        level = pairs + level[len(pairs) * 2 :]
-    return level[0]
-
-
-def _load(data: bytes) -> dict[str, object]:
-    if len(data) > MAX_MANIFEST_BYTES:
-        _refuse(f"The manifest has {len(data)} bytes; at most {MAX_MANIFEST_BYTES} are read.")
-    try:
-        document = json.loads(data.decode("utf-8"), object_pairs_hook=_unique_keys, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        raise ManifestError(f"The manifest is not JSON in UTF-8: {error}.", hint="Was the right file given?") from error
-    if not isinstance(document, dict):
-        _refuse(f"The manifest must be a JSON object, got {type(document).__name__}.")
-    return document
-
-
-def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    unique = dict(pairs)
-    if len(unique) != len(pairs):
-        keys = sorted(key for key, _ in pairs)
-        repeated = next(key for key, following in pairwise(keys) if key == following)
-        _refuse(f"The key {repeated!r:.80} is given twice in one object.")
-    return unique
-
-
-def _no_constant(text: str) -> NoReturn:
-    _refuse(f"{text} is no JSON number.")
 
 
 def _parse_entry(item: object, index: int) -> FileEntry:

@@ -152,15 +152,15 @@ def test_optional_keys_may_be_left_out_and_white_space_is_free() -> None:
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        (b"", "not JSON"),
-        (b"\xff{}", "not JSON"),
-        (b"\xef\xbb\xbf{}", "not JSON"),
-        (b"[]", "must be a JSON object"),
-        (b"[" * 100_000, "not JSON"),
+        (b"", "not a strict JSON object"),
+        (b"\xff{}", "not a strict JSON object"),
+        (b"\xef\xbb\xbf{}", "not a strict JSON object"),
+        (b"[]", "expected an object, got list"),
+        (b"[" * 100_000, "not a strict JSON object"),
         (b"{}", "lacks files, name, root, version"),
-        (b'{"version":' + b"9" * 5000 + b"}", "not JSON"),
-        (b'{"version":NaN}', "NaN is no JSON number"),
-        (b'{"version":1,"version":1}', "'version' is given twice"),
+        (b'{"version":' + b"9" * 5000 + b"}", "not a strict JSON object"),
+        (b'{"version":NaN}', "NaN is not JSON"),
+        (b'{"version":1,"version":1}', "'version' appears twice"),
         (json.dumps(document(version=2)).encode(), "version 2"),
         (json.dumps(document(version=True)).encode(), "version True"),
         (json.dumps(document(version=1.0)).encode(), "version 1.0"),
@@ -201,7 +201,7 @@ def test_a_malformed_manifest_is_refused_with_what_and_where(data: bytes, says: 
 
 def test_a_key_that_is_given_twice_in_a_file_is_refused() -> None:
     data = two_files().to_json().replace(b'"rows":null', b'"rows":null,"rows":7', 1)
-    with pytest.raises(ManifestError, match="'rows' is given twice"):
+    with pytest.raises(ManifestError, match="'rows' appears twice"):
         parse_manifest(data)
 
 
