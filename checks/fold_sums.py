@@ -1,0 +1,120 @@
+"""Out-of-fold models from one read: the sums of all folds less those of one fold train that fold's model.
+
+Rows go to a fold by their digest, so exact duplicates share a fold and cannot vouch for each other.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from millcert.checks.class_columns import in_order
+from millcert.checks.discriminant import Discriminant
+from millcert.checks.exact import quantise_rows
+from millcert.checks.moments import Moments
+from millcert.errors import NotEnoughSamplesError
+
+
+@dataclass(frozen=True)
+class OutOfFold:
+    """One model for each fold, trained on all the others.
+
+    classes: the columns of the probabilities.
+    skipped: classes that are left out -> their samples.
+    discriminants: one for each fold.
+    """
+
+    classes: tuple[str, ...]
+    skipped: Mapping[str, int]
+    discriminants: tuple[Discriminant, ...]
+
+
+def fold_of(key: np.ndarray, folds: int) -> np.ndarray:
+    """Return the fold of each sample, int64 (n,): the first 8 bytes of its digest modulo the number of folds.
+
+    Args:
+        key: uint64 (n,), the first 8 bytes of the sample digest, big-endian.
+        folds: at least 2.
+    """
+    return (key % np.uint64(folds)).astype(np.int64)
+
+
+def sum_by_fold(label: pa.StringArray, embedding: np.ndarray, fold: np.ndarray) -> dict[str, Moments]:
+    """Return the sums of each fold ("3": with products) and of each class in it ("3/cat": without).
+
+    Args:
+        label: (n,).
+        embedding: float32 (n, d).
+        fold: int64 (n,).
+    """
+    encoded = label.dictionary_encode()
+    names, codes = encoded.dictionary.to_pylist(), encoded.indices.to_numpy(zero_copy_only=False)
+    whole, exponent = quantise_rows(embedding)
+    width = embedding.shape[1]
+    sums: dict[str, Moments] = {}
+    for index in np.unique(fold).tolist():
+        in_fold = np.flatnonzero(fold == index)
+        sums[str(index)] = Moments.zero(width).add_rows(embedding[in_fold])
+        for code in np.unique(codes[in_fold]).tolist():
+            rows = in_fold[codes[in_fold] == code]
+            without = Moments.zero(width, keeps_products=False)
+            sums[f"{index}/{names[code]}"] = without.add_quantised(whole[rows], exponent[rows])
+    return sums
+
+
+def fit_folds(
+    sums: Mapping[str, Moments], *, folds: int, classes: tuple[str, ...], skip_rare: bool, shrinkage: float | None
+) -> OutOfFold:
+    """Return the models of all folds.
+
+    A class is rare where all its rows are in one fold: that fold's model cannot know it.
+
+    Args:
+        sums: of all the data, by the keys of `sum_by_fold`.
+        folds: how many folds there are, rows in them or not.
+        classes: the wanted order of columns, or empty for the labels in order; those without rows are left out.
+        skip_rare: leave rare classes out, and do not raise.
+        shrinkage: see `Discriminant.fit`.
+
+    Raises:
+        NotEnoughSamplesError: fewer than 2 classes are left, or a class is rare.
+    """
+    by_class: dict[str, dict[int, Moments]] = {}
+    for key, part in sums.items():
+        fold, is_of_class, label = key.partition("/")
+        if is_of_class:
+            by_class.setdefault(label, {})[int(fold)] = part
+    rare = sorted(label for label, parts in by_class.items() if len(parts) == 1)
+    if rare and not skip_rare:
+        raise NotEnoughSamplesError(
+            f"All samples of {len(rare)} classes fall into one of {folds} folds: {', '.join(map(repr, rare[:5]))}. "
+            "No model can be trained for them.",
+            hint="Merge or remove classes this small, give more folds, or set rare_classes to skip.",
+            classes=tuple(rare),
+        )
+    judged = [label for label in by_class if label not in rare]
+    order = tuple(label for label in classes if label in judged) if classes else in_order(judged)
+    if len(order) < 2:
+        raise NotEnoughSamplesError(
+            f"Label noise needs 2 classes with samples in 2 folds, found {len(order)}.",
+            hint="Check which column of the policy is the label.",
+        )
+    totals = {label: _sum_of(parts.values()) for label, parts in by_class.items()}
+    pooled = {int(key): part for key, part in sums.items() if "/" not in key}
+    everything = _sum_of(pooled.values())
+    models = []
+    for index in range(folds):
+        rest = [_less(totals[label], by_class[label].get(index)) for label in (*order, *rare)]
+        training = _less(everything, pooled.get(index))
+        models.append(Discriminant.fit(training, rest, columns=len(order), shrinkage=shrinkage))
+    return OutOfFold(order, {label: totals[label].count for label in rare}, tuple(models))
+
+
+def _sum_of(parts: Iterable[Moments]) -> Moments:
+    first, *others = parts
+    return first.merge(others)
+
+
+def _less(total: Moments, part: Moments | None) -> Moments:
+    return total if part is None else total.subtract(part)

@@ -1,0 +1,184 @@
+"""Which samples confident learning flags: the seven filters of cleanlab's `find_label_issues`, as cuts that merge.
+
+A filter that ranks takes the lowest n values of a cell. The cells of a class are its likely other classes (value:
+p(given) - p(other)) and the class itself (value: p(given)); n follows from the calibrated joint, so it is known
+before the values are read.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, TypeAlias, get_args
+
+import numpy as np
+
+from millcert.checks.confident_learning import (
+    agrees_with_given,
+    confident_class,
+    normalized_margin,
+    prune_limits,
+    self_confidence,
+)
+from millcert.checks.margin_cutoff import Cutoffs, LowestValues
+
+FilterBy: TypeAlias = Literal[
+    "prune_by_noise_rate",
+    "prune_by_class",
+    "both",
+    "confident_learning",
+    "predicted_neq_given",
+    "low_normalized_margin",
+    "low_self_confidence",
+]
+
+FILTERS: tuple[str, ...] = get_args(FilterBy)
+
+
+class Rows(NamedTuple):
+    """Samples to judge.
+
+    position: int64 (n,), place in the batch.
+    label: int64 (n,), column of the given class.
+    pred_probs: float64 (n, K).
+    tie: uint64 (n,), what orders equal values; equal for samples that cannot be told apart.
+    """
+
+    position: np.ndarray
+    label: np.ndarray
+    pred_probs: np.ndarray
+    tie: np.ndarray
+
+    def where(self, mask: np.ndarray) -> "Rows":
+        """Return the samples of a mask, bool (n,), or of positions."""
+        return Rows(*(field[mask] for field in self))
+
+
+class ClassCut(NamedTuple):
+    """The cells of a class that are cut, as columns of pred_probs, and where."""
+
+    cells: np.ndarray
+    cutoffs: Cutoffs
+
+
+@dataclass(frozen=True)
+class LabelFilter:
+    """One of the filters.
+
+    filter_by: its name in cleanlab.
+    min_examples_per_class: classes with no more samples than this are not pruned, and none is pruned below it.
+    """
+
+    filter_by: FilterBy
+    min_examples_per_class: int
+
+    @property
+    def ranks(self) -> bool:
+        """Whether flags depend on how a sample ranks among others, which takes a pass of its own."""
+        return self.filter_by not in ("confident_learning", "predicted_neq_given")
+
+    @property
+    def ranks_all_classes_together(self) -> bool:
+        """Whether there is one cell for all samples."""
+        return self.filter_by in ("low_normalized_margin", "low_self_confidence")
+
+    def quality(self, rows: Rows) -> np.ndarray:
+        """Return cleanlab's label quality score, float64 (n,), in [0, 1]; low is suspect."""
+        if self.filter_by == "low_normalized_margin":
+            return normalized_margin(rows.label, rows.pred_probs)
+        return self_confidence(rows.label, rows.pred_probs)
+
+    def limits(self, calibrated_joint: np.ndarray, label_counts: np.ndarray, issues: int) -> np.ndarray:
+        """Return how many samples each cell takes, int64 (K, K): row = given class; (K, 1) with one cell for all.
+
+        Args:
+            calibrated_joint: int64 (K, K).
+            label_counts: int64 (K,).
+            issues: the number of confident off-diagonal samples.
+        """
+        if self.ranks_all_classes_together:
+            return np.full((len(label_counts), 1), issues, dtype=np.int64)
+        limits = prune_limits(calibrated_joint, min_examples_per_class=self.min_examples_per_class)
+        own = np.maximum(label_counts - limits.diagonal(), 0)
+        if self.filter_by == "prune_by_class":
+            limits[:] = 0
+        np.fill_diagonal(limits, 0 if self.filter_by == "prune_by_noise_rate" else own)
+        limits[label_counts <= self.min_examples_per_class] = 0
+        return limits
+
+    def add_lowest(self, part: LowestValues | None, limits: np.ndarray, rows: Rows) -> LowestValues:
+        """Return the lowest values of one class's cells with samples of that class added.
+
+        Args:
+            part: None before the first samples.
+            limits: the class's row of `limits`.
+            rows: samples that were all given one class, at least one.
+        """
+        cells = np.flatnonzero(limits)
+        part = LowestValues.zero(limits[cells]) if part is None else part
+        can_be_flagged = ~agrees_with_given(rows.label, rows.pred_probs)
+        given = self_confidence(rows.label, rows.pred_probs)
+        return part.add(self._values(rows, cells), rows.tie, given, can_be_flagged)
+
+    def any_flagged(self, part: LowestValues, cut: ClassCut, index: int) -> bool:
+        """Return whether any sample behind the lowest values of one class will be flagged.
+
+        Args:
+            part: the class's lowest values.
+            cut: where its cells are cut.
+            index: the class.
+        """
+        table = part.records()
+        value, tie = cut.cutoffs.value[table["cell"]], cut.cutoffs.tie[table["cell"]]
+        flagged = (table["value"] < value) | ((table["value"] == value) & (table["tie"] <= tie))
+        if not self.ranks_all_classes_together:
+            flagged &= table["can_be_flagged"]
+        if self.filter_by == "both":
+            own = np.flatnonzero(cut.cells == index)
+            if not len(own):
+                return False
+            value, tie = cut.cutoffs.value[own[0]], cut.cutoffs.tie[own[0]]
+            in_class = (table["given"] < value) | ((table["given"] == value) & (table["tie"] <= tie))
+            flagged &= in_class & (table["cell"] != own[0])
+        return bool(flagged.any())
+
+    def flags(self, rows: Rows, thresholds: np.ndarray, cuts: tuple[ClassCut, ...]) -> np.ndarray:
+        """Return which samples are flagged, bool (n,).
+
+        Args:
+            rows: any samples.
+            thresholds: float64 (K,), mean self-confidence of each class.
+            cuts: one for each class, or one for all; empty for a filter that does not rank.
+        """
+        if self.ranks_all_classes_together:
+            reached = cuts[0].cutoffs.reaches(self._values(rows, cuts[0].cells), rows.tie)
+            return np.asarray(reached.any(axis=1))
+        if self.filter_by == "predicted_neq_given":
+            flagged = rows.pred_probs.argmax(axis=1) != rows.label
+        elif self.filter_by == "confident_learning":
+            guess = confident_class(rows.pred_probs, thresholds)
+            flagged = (guess >= 0) & (guess != rows.label)
+        else:
+            flagged = np.zeros(len(rows.label), dtype=np.bool_)
+            for index in np.unique(rows.label).tolist():
+                of_class = np.flatnonzero(rows.label == index)
+                flagged[of_class] = self._class_flags(rows.where(of_class), index, cuts[index])
+        return flagged & ~agrees_with_given(rows.label, rows.pred_probs)
+
+    def _class_flags(self, rows: Rows, index: int, cut: ClassCut) -> np.ndarray:
+        reached = cut.cutoffs.reaches(self._values(rows, cut.cells), rows.tie)
+        own = cut.cells == index
+        by_rate = np.asarray(reached[:, ~own].any(axis=1))
+        by_class = np.asarray(reached[:, own].any(axis=1))
+        if self.filter_by == "both":
+            return by_rate & by_class
+        return by_class if self.filter_by == "prune_by_class" else by_rate
+
+    def _values(self, rows: Rows, cells: np.ndarray) -> np.ndarray:
+        """Return what each cell ranks by, float64 (n, cells).
+
+        The samples are of one class; of any, where there is one cell for all.
+        """
+        if self.ranks_all_classes_together:
+            return np.repeat(self.quality(rows)[:, None], len(cells), axis=1)
+        given = self_confidence(rows.label, rows.pred_probs)[:, None]
+        values: np.ndarray = given - rows.pred_probs[:, cells]
+        values[:, cells == rows.label[0]] = given
+        return values
