@@ -19,6 +19,7 @@ from millcert import policy_path
 from millcert.errors import UntrustedSourceError
 from millcert.policy_faults import KeyPath
 from millcert.policy_section import (
+    PRINTABLE,
     Count,
     Fault,
     Fraction,
@@ -110,7 +111,7 @@ class ImageShape(Section):
 class Dataset(Section):
     """What the data set is and how its columns are read. `max_malformed_fraction`: of all records."""
 
-    name: Annotated[Text, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,127}$")]
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,127}$"), PRINTABLE]
     columns: Columns = Columns()
     classes: Annotated[tuple[Text, ...], at_least(2)] | None = None
     schema_file: Annotated[PolicyPath | None, Field(alias="schema")] = None
@@ -129,13 +130,13 @@ class Trust(Section):
     """The Sigstore trusted root, pinned by digest."""
 
     trusted_root: PolicyPath
-    trusted_root_sha256: Annotated[Text, Field(pattern=r"^[0-9a-f]{64}$")]
+    trusted_root_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$"), PRINTABLE]
 
 
 class Signer(Section):
     """An identity that may sign a source. `identity` is compared exactly; `identity_pattern` must match all of it."""
 
-    issuer: Annotated[Text, Field(pattern=r"^https://[^\s]+$")]
+    issuer: Annotated[str, Field(pattern=r"^https://[^\s]+$", max_length=2048), PRINTABLE]
     identity: Text | None = None
     identity_pattern: Text | None = None
 
@@ -161,7 +162,7 @@ def _one_or_many(value: object) -> object:
 class SourceRule(Section):
     """Who vouches for the files below a path: a signer, or by explicit acceptance nobody."""
 
-    name: Annotated[Text, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=128)]
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=128), PRINTABLE]
     path: Annotated[Text, AfterValidator(_pattern)]
     signed_by: (
         Annotated[
@@ -207,7 +208,7 @@ class CheckRule(Section):
     over_limit: None means by the check's own severity.
     """
 
-    check: Annotated[Text, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+    check: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=128), PRINTABLE]
     max_flagged_fraction: Fraction
     over_limit: Literal["reject", "warn"] | None = None
     on_flagged: Literal["quarantine", "report"] = "quarantine"
@@ -224,7 +225,7 @@ class VerdictLimits(Section):
 class Ledger(Section):
     """Which ledger the verdict goes to. Origin: C2SP tlog-checkpoint, signed-note (no plus, no white space)."""
 
-    origin: Annotated[Text, Field(pattern=r"^[^+\s]+$", max_length=256)]
+    origin: Annotated[str, Field(pattern=r"^[^+\s]+$", max_length=256), PRINTABLE]
 
 
 class Limits(Section):
@@ -263,10 +264,7 @@ class Policy(Section):
                 if isinstance(value, str) and seen.setdefault(value, position) != position:
                     yield ("sources", position, key), f"{str(value)!r} is already the {key} of sources[{seen[value]}]"
         checks = list(_sections(raw.get("checks")))
-        for number, (position, rule) in enumerate(checks):
-            twins = [other for other, earlier in checks[:number] if _means_the_same(rule, earlier)]
-            if twins:
-                yield ("checks", position, "check"), f"checks[{twins[0]}] is the same check with the same config"
+        yield from _repeated_checks(checks)
         is_signed = any(rule.get("signed_by") is not None for _, rule in sources)
         if is_signed and raw.get("trust") is None:
             yield ("trust",), "the section is required because a source is signed_by somebody"
@@ -326,8 +324,12 @@ def _repeats(values: Iterable[object], place: KeyPath, noun: str) -> Iterator[Fa
             seen.add(value)
 
 
-def _means_the_same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    return one.get("check") == other.get("check") and (one.get("config") or {}) == (other.get("config") or {})
+def _repeated_checks(checks: Iterable[tuple[int, Mapping[str, Any]]]) -> Iterator[Fault]:
+    seen: dict[object, int] = {}
+    for position, rule in checks:
+        name = rule.get("check")
+        if isinstance(name, str) and seen.setdefault(name, position) != position:
+            yield ("checks", position, "check"), f"{name} is checks[{seen[name]}] already; a check stands once"
 
 
 def _sections(value: object) -> Iterator[tuple[int, Mapping[str, Any]]]:

@@ -41,6 +41,21 @@ def matches(pattern: str, path: str) -> bool:
     return _compiled(pattern).fullmatch(path) is not None
 
 
+def why_not(pattern: str, path: str) -> str:
+    """Return in words where a pattern and a path that it does not match part."""
+    wanted, given = pattern.split("/"), path.split("/")
+    for position, segment in enumerate(wanted):
+        if segment == "**":
+            return (
+                f'it does not end as "{pattern}" does' if position < len(given) else f'"{pattern}" means what is below'
+            )
+        if position == len(given):
+            return f'"{pattern}" means something deeper'
+        if re.fullmatch(_segment(segment), given[position], re.DOTALL) is None:
+            return f'"{given[position]}" is not "{segment}"'
+    return f'"{pattern}" means nothing that deep'
+
+
 @functools.lru_cache(maxsize=1024)
 def _compiled(pattern: str) -> re.Pattern[str]:
     """Translate to a regular expression; repeated stars are one, so that matching stays polynomial."""

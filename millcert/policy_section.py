@@ -35,7 +35,11 @@ Fault: TypeAlias = tuple[KeyPath, str]
 MAX_INTEGER = 2**53 - 1
 
 _MAX_TEXT = 4096
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
+#: Control characters, halves of surrogate pairs, and what hides or reorders text for the people who review a policy
+#: (Unicode line and paragraph separators, bidirectional controls).
+_UNPRINTABLE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u200e\u200f\u061c\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
+)
 
 
 def _text(value: str) -> str:
@@ -142,7 +146,10 @@ def _phrase(error: ErrorDetails) -> str:
     return phrases.get(kind, error["msg"])
 
 
-Text: TypeAlias = Annotated[str, AfterValidator(_text), Field(min_length=1, max_length=_MAX_TEXT)]
+#: Comes last in an annotation: constraints behind a function are not in the JSON Schema.
+PRINTABLE = AfterValidator(_text)
+
+Text: TypeAlias = Annotated[str, Field(min_length=1, max_length=_MAX_TEXT), PRINTABLE]
 Fraction: TypeAlias = Annotated[
     float, BeforeValidator(_number), AfterValidator(_fraction), Field(json_schema_extra={"minimum": 0, "maximum": 1})
 ]

@@ -1,0 +1,184 @@
+"""A policy in words: what the gate will do under it, limit by limit, and which rule speaks for a file."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from millcert import policy_path
+from millcert.policy_model import CheckRule, Policy, Signer, SourceRule
+
+if TYPE_CHECKING:
+    from millcert.checks.base import Check
+
+#: How many files of each kind an explanation lists by name; all are counted.
+LISTED_FILES = 20
+
+
+class Paragraph(NamedTuple):
+    """A heading and its sentences."""
+
+    heading: str
+    sentences: tuple[str, ...]
+
+
+class FileMatch(NamedTuple):
+    """Which rules speak for a file.
+
+    path: POSIX, relative to the data set's root. rules: names of the rules that match; sound only if exactly one.
+    status: "signed", "unknown", "no_rule", "several_rules", or "provenance" for a manifest or bundle that a rule names.
+    why: one sentence.
+    """
+
+    path: str
+    rules: tuple[str, ...]
+    status: str
+    why: str
+
+
+def explain_policy(policy: Policy, checks: Mapping[int, "Check"]) -> tuple[Paragraph, ...]:
+    """Return what a policy makes the gate do.
+
+    Args:
+        policy: a validated policy.
+        checks: position in `policy.checks` -> the configured check.
+    """
+    return (
+        Paragraph("data set", tuple(_dataset(policy))),
+        Paragraph("sources", tuple(_sources(policy))),
+        Paragraph("expectations", tuple(_expectations(policy))),
+        *(
+            Paragraph(f"check {rule.check}", tuple(_check(rule, checks[position])))
+            for position, rule in enumerate(policy.checks)
+        ),
+        Paragraph("verdict", tuple(_verdict(policy))),
+        Paragraph("not covered", tuple(_not_covered(checks.values()))),
+    )
+
+
+def explain_file(policy: Policy, path: str) -> FileMatch:
+    """Return which rules speak for a file and why; `path` is POSIX, relative to the data set's root."""
+    for rule in policy.sources:
+        if path in {rule.manifest, rule.bundle}:
+            kind = "manifest" if path == rule.manifest else "bundle"
+            return FileMatch(path, (rule.name,), "provenance", f"{rule.name} names it as its {kind}")
+    found = policy.rules_matching(path)
+    names = tuple(rule.name for rule in found)
+    if len(found) == 1:
+        status = "signed" if found[0].is_signed else "unknown"
+        return FileMatch(path, names, status, f'{found[0].name} matches by its path "{found[0].path}"')
+    if found:
+        patterns = ", ".join(f'{rule.name} ("{rule.path}")' for rule in found)
+        return FileMatch(path, names, "several_rules", f"more than one rule matches: {patterns}")
+    reasons = "; ".join(f"{rule.name}: {policy_path.why_not(rule.path, path)}" for rule in policy.sources)
+    return FileMatch(path, names, "no_rule", f"no rule matches ({reasons})")
+
+
+def file_lines(matches: Sequence[FileMatch]) -> Iterator[str]:
+    """Yield lines about files: the faults first, then counts by rule with some names."""
+    faults = [match for match in matches if match.status in {"no_rule", "several_rules"}]
+    for match in faults[:LISTED_FILES]:
+        yield f"REFUSED  {_shown(match.path)}: {_shown(match.why)}"
+    if len(faults) > LISTED_FILES:
+        yield f"REFUSED  and {len(faults) - LISTED_FILES:,} files more"
+    for name in sorted({match.rules[0] for match in matches if len(match.rules) == 1}):
+        mine = [match for match in matches if match.rules == (name,)]
+        if len(matches) <= LISTED_FILES:
+            yield from (f"{match.status:<9}{_shown(match.path)}: {_shown(match.why)}" for match in mine)
+        else:
+            yield f"{mine[0].status:<9}{len(mine):,} files of {name}, such as {_shown(mine[0].path)}"
+
+
+def _shown(text: str) -> str:
+    """Show characters that do not print by their number: a file name must not command the terminal."""
+    return "".join(character if character.isprintable() else f"\\u{ord(character):04x}" for character in text)
+
+
+def _dataset(policy: Policy) -> Iterator[str]:
+    dataset = policy.dataset
+    roles = policy.roles()
+    named = ", ".join(f"{role} from column {column!r}" for role, column in roles.items())
+    yield f"It is called {dataset.name}; {named or 'no column has a role, so only files and expectations are tested'}."
+    if dataset.classes:
+        yield f"It has {len(dataset.classes)} classes; pred_probs has a column for each, in the order of the policy."
+    if dataset.schema_file:
+        yield f"The types of its columns are those of {dataset.schema_file}."
+    yield _limit("record is malformed", "of the records are malformed", dataset.max_malformed_fraction)
+
+
+def _sources(policy: Policy) -> Iterator[str]:
+    yield "Every file must match exactly one of these rules, or the gate refuses the data set (exit code 3)."
+    for rule in policy.sources:
+        yield f'"{rule.path}" is source {rule.name}: {_source(rule)}'
+    if policy.trust is not None:
+        yield (
+            f"Signatures are verified against {policy.trust.trusted_root} with SHA-256 "
+            f"{policy.trust.trusted_root_sha256} and against nothing else."
+        )
+
+
+def _source(rule: SourceRule) -> str:
+    if rule.signed_by is None:
+        return "nobody needs to vouch for it; its samples count as of unknown provenance."
+    signers = " or ".join(_signer(signer) for signer in rule.signed_by)
+    return (
+        f"its files must be exactly those of a manifest signed by {signers}; "
+        f"another signer, no signature or one changed byte is refused (exit code 3)."
+    )
+
+
+def _signer(signer: Signer) -> str:
+    if signer.identity is not None:
+        return f"{signer.identity} (vouched for by {signer.issuer})"
+    return f"an identity that matches {signer.identity_pattern} in full (vouched for by {signer.issuer})"
+
+
+def _expectations(policy: Policy) -> Iterator[str]:
+    if policy.expectations is None:
+        yield "None: neither schema, ranges nor drift are tested."
+        return
+    outcome = (
+        "a failed critical expectation rejects the data set; others are reported."
+        if policy.expectations.on_failure == "reject"
+        else "failures are reported and never reject the data set."
+    )
+    yield f"The suite {policy.expectations.suite} is evaluated over all samples; {outcome}"
+
+
+def _check(rule: CheckRule, check: "Check") -> Iterator[str]:
+    over = rule.over_limit or check.severity
+    by = "" if rule.over_limit else " (by the check's own severity)"
+    outcome = f"the data set is rejected{by}" if over == "reject" else f"the verdict carries a warning{by}"
+    share = f"more than {rule.max_flagged_fraction:.4%} of the samples are flagged"
+    yield f"If {'any sample is flagged' if rule.max_flagged_fraction == 0 else share}, {outcome}."
+    if rule.on_flagged == "quarantine":
+        yield "Every flagged sample is held back in quarantine and not trained on."
+    else:
+        yield "Flagged samples are listed in the findings and still admitted."
+    yield f"It reads {', '.join(sorted(check.columns))} and needs {check.passes} passes over the data before it scores."
+    if rule.config:
+        yield f"Its configuration differs from the defaults in: {', '.join(sorted(rule.config))}."
+
+
+def _verdict(policy: Policy) -> Iterator[str]:
+    verdict = policy.verdict
+    yield _limit("sample is quarantined", "of the samples are quarantined", verdict.max_quarantined_fraction)
+    limit = verdict.max_unknown_provenance_fraction
+    yield _limit("sample is of unknown provenance", "of the samples are of unknown provenance", limit)
+    if limit == 0 and any(not rule.is_signed for rule in policy.sources):
+        names = ", ".join(rule.name for rule in policy.sources if not rule.is_signed)
+        yield f"So one sample from {names} is enough to reject: sign the source, or raise the limit knowingly."
+    yield f"The verdict is logged in the ledger {policy.ledger.origin}; a check that cannot run leaves it inconclusive."
+
+
+def _limit(one: str, share: str, limit: float) -> str:
+    if limit >= 1:
+        return f"There is no limit: however many {share}, that rejects nothing."
+    return f"If {f'any {one}' if limit == 0 else f'more than {limit:.4%} {share}'}, the data set is rejected."
+
+
+def _not_covered(checks: Iterable["Check"]) -> Iterator[str]:
+    from millcert.checks.coverage import ATTACK_FAMILIES, not_covered
+
+    families = not_covered(check.covers for check in checks)
+    yield from (f"{family}: {ATTACK_FAMILIES[family]}." for family in families)
+    if not families:
+        yield "Every attack family that millcert knows is looked for by some check."

@@ -1,0 +1,291 @@
+"""A first policy for a data set: what can be seen of it, and a commented file that admits nothing by itself.
+
+Looks at names of files and folders, and at the columns of one file; of the samples at the first record at most. What it
+guesses it marks with CHECK; what nobody can guess (who may sign) stays as a comment.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from millcert.errors import UsageError
+
+#: Folders beyond this are put under one rule; directory entries beyond the second are not looked at.
+MAX_SOURCES = 50
+MAX_ENTRIES = 20_000
+
+_MAX_LINE_BYTES = 1 << 20
+#: Characters that a pattern may not hold, or a file should not; `?` stands for any one.
+_SPECIAL = re.compile(r"[^ -~]|[\[\]{}\\]")
+_LABEL_NAMES = ("label", "labels", "class", "target", "y", "category", "label_id")
+_EXTERNAL_HINTS = ("external", "clip", "dino", "sentence", "pretrained")
+_EMBEDDING_HINTS = ("emb", "feature", "vector", "representation")
+
+
+@dataclass(frozen=True)
+class DatasetSketch:
+    """What can be seen of a data set without reading it.
+
+    folders: top-level folders with data files, sorted. has_root_files: whether data files stand beside them.
+    columns: name -> "text", "number", "vector" or "other", from `columns_of`; empty where no file could be read.
+    """
+
+    name: str
+    folders: tuple[str, ...]
+    has_root_files: bool
+    columns: Mapping[str, str]
+    columns_of: str
+
+
+#: What stands in for a data set that is not there yet.
+EXAMPLE = DatasetSketch("my-dataset", (), True, {"label": "text", "embedding": "vector"}, "")
+
+
+def sketch_dataset(dataset: Path) -> DatasetSketch:
+    """Return what can be seen of a data set: a folder, or one file.
+
+    Raises:
+        UsageError: there is nothing there, or no file of a format that is read.
+    """
+    from millcert.pipelines.formats.base import FORMATS
+
+    if not dataset.exists():
+        raise UsageError(f"There is no data set at {dataset}.", hint="Give a folder or a data file.", path=str(dataset))
+    root = dataset if dataset.is_dir() else dataset.parent
+    files = sorted(_data_files(root)) if dataset.is_dir() else [dataset.name]
+    if not files:
+        raise UsageError(
+            f"{dataset} has no file of a format that is read ({', '.join(FORMATS)}).",
+            hint="Leave the data set out to get a policy to fill in.",
+            path=str(dataset),
+        )
+    folders = sorted({name.split("/")[0] for name in files if "/" in name})
+    columns, columns_of = _first_columns(root, files)
+    slug = re.sub(r"[^a-z0-9._-]+", "-", dataset.resolve().name.split(".")[0].lower()).strip("-._")
+    return DatasetSketch(
+        slug[:128] or "my-dataset", tuple(folders), any("/" not in f for f in files), columns, columns_of
+    )
+
+
+def guess_roles(columns: Mapping[str, str]) -> dict[str, str]:
+    """Return role -> column, guessed from names and kinds of columns."""
+    roles: dict[str, str] = {}
+    lowered: dict[str, str] = {}
+    for column in columns:
+        lowered.setdefault(column.lower(), column)
+    label = next((lowered[name] for name in _LABEL_NAMES if name in lowered), None)
+    if label is not None and columns[label] in {"text", "number"}:
+        roles["label"] = label
+    for name, kind in columns.items():
+        if kind != "vector":
+            continue
+        low = name.lower()
+        if "prob" in low:
+            roles.setdefault("pred_probs", name)
+        elif any(hint in low for hint in _EMBEDDING_HINTS):
+            is_external = any(hint in low for hint in _EXTERNAL_HINTS)
+            roles.setdefault("embedding_external" if is_external else "embedding_self", name)
+    return roles
+
+
+def policy_template(sketch: DatasetSketch) -> str:
+    """Return the text of a commented policy: valid if a check fits the columns, and admitting nothing until edited."""
+    roles = guess_roles(sketch.columns)
+    seen = (
+        f"# Columns of {_comment(sketch.columns_of)}: {_comment(', '.join(sketch.columns))}\n"
+        if sketch.columns_of
+        else ""
+    )
+    return _TEXT.format(
+        name=sketch.name,
+        seen=seen,
+        columns="".join(f"    {role}: {_quoted(column)}  # CHECK\n" for role, column in roles.items())
+        or "    {}  # label: NAME, embedding_self: NAME, embedding_external: NAME, pred_probs: NAME\n",
+        sources="".join(_source_rules(sketch)),
+        checks="".join(_check_rules(roles))
+        or "  []  # no check fits the columns above: name them, then see `millcert check list`\n",
+    )
+
+
+def _source_rules(sketch: DatasetSketch) -> Iterator[str]:
+    patterns: list[tuple[str, str]] = []
+    if len(sketch.folders) > MAX_SOURCES or not sketch.folders:
+        patterns = [(sketch.name, "**")]
+    else:
+        patterns = [(folder, _SPECIAL.sub("?", folder) + "/**") for folder in sketch.folders]
+        if sketch.has_root_files:
+            patterns.append((sketch.name, "*"))
+    taken: set[str] = set()
+    for wish, pattern in patterns:
+        slug = re.sub(r"[^a-z0-9._-]+", "-", wish.lower()).strip("-._")[:100] or "source"
+        name, number = slug, 2
+        while name in taken:
+            name, number = f"{slug}-{number}", number + 1
+        taken.add(name)
+        yield f"  - name: {_quoted(name)}\n    path: {_quoted(pattern)}\n    unsigned: accept_as_unknown\n"
+
+
+def _check_rules(roles: Mapping[str, str]) -> Iterator[str]:
+    if "label" not in roles:
+        return
+    if "embedding_self" in roles:
+        yield (
+            "  - check: robust_spectral\n    max_flagged_fraction: 0.05\n    over_limit: reject\n"
+            "    on_flagged: quarantine\n"
+        )
+    view = next((role for role in ("pred_probs", "embedding_external", "embedding_self") if role in roles), None)
+    if view is not None:
+        yield (
+            "  - check: label_noise\n    max_flagged_fraction: 0.1\n    over_limit: warn\n    on_flagged: quarantine\n"
+            f"    config: {{view: {view}}}\n"
+        )
+
+
+def _data_files(root: Path) -> Iterator[str]:
+    """Yield data files below a folder, as POSIX paths; links are not followed."""
+    from millcert.pipelines.formats.base import format_of_name
+
+    count = 0
+    for folder, folders, names in os.walk(root):
+        folders.sort()
+        for name in sorted(names):
+            count += 1
+            if count > MAX_ENTRIES:
+                return
+            if format_of_name(name) is not None and not name.startswith("."):
+                yield (Path(folder) / name).relative_to(root).as_posix()
+
+
+def _first_columns(root: Path, files: Sequence[str]) -> tuple[dict[str, str], str]:
+    """Return the columns of the first file that tells them, and that file's path; nothing is fatal here."""
+    import pyarrow as pa
+
+    for name in files[:3]:
+        try:
+            columns = _columns(root / name)
+        except (OSError, ValueError, RecursionError, pa.ArrowException):
+            continue
+        columns = {column: kind for column, kind in columns.items() if column.isprintable()}
+        if columns:
+            return columns, name
+    return {}, ""
+
+
+def _columns(path: Path) -> dict[str, str]:
+    from millcert.pipelines.formats.base import format_of_name
+
+    kind = format_of_name(path.name)
+    if path.suffix.lower() in {".gz", ".zst"}:
+        return {}
+    if kind == "parquet":
+        import pyarrow.parquet as pq
+
+        return _arrow_columns(pq.read_schema(path))
+    if kind == "arrow":
+        return _arrow_columns(_ipc_schema(path))
+    with path.open("rb") as stream:
+        line = stream.readline(_MAX_LINE_BYTES).decode("utf-8-sig")
+        second = stream.readline(_MAX_LINE_BYTES).decode("utf-8", errors="replace")
+    return _json_columns(line) if kind == "jsonl" else _csv_columns(line, second)
+
+
+def _ipc_schema(path: Path) -> object:
+    import pyarrow as pa
+
+    with pa.OSFile(str(path)) as source:
+        try:
+            return pa.ipc.open_file(source).schema
+        except pa.ArrowInvalid:
+            source.seek(0)
+            return pa.ipc.open_stream(source).schema
+
+
+def _arrow_columns(schema: object) -> dict[str, str]:
+    import pyarrow as pa
+
+    found: dict[str, str] = {}
+    for field in pa.schema(schema):
+        kind = field.type
+        if pa.types.is_dictionary(kind):
+            kind = kind.value_type
+        if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+            found[field.name] = "vector" if pa.types.is_floating(kind.value_type) else "other"
+        elif pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_boolean(kind):
+            found[field.name] = "text"
+        else:
+            found[field.name] = "number" if pa.types.is_integer(kind) else "other"
+    return found
+
+
+def _json_columns(line: str) -> dict[str, str]:
+    record = json.loads(line)
+    return {str(name): _kind(value) for name, value in record.items()} if isinstance(record, dict) else {}
+
+
+def _csv_columns(header: str, record: str) -> dict[str, str]:
+    import csv
+
+    names = next(csv.reader([header]), [])
+    values = next(csv.reader([record]), [])
+    padded = values + [""] * (len(names) - len(values))
+    return {
+        name: "number" if value.lstrip("-").isdigit() else "text" for name, value in zip(names, padded, strict=False)
+    }
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, list):
+        return "vector" if value and all(isinstance(item, (int, float)) for item in value) else "other"
+    if isinstance(value, (str, bool)):
+        return "text"
+    return "number" if isinstance(value, int) else "other"
+
+
+def _quoted(text: str) -> str:
+    """Return a YAML scalar: JSON's double-quoted strings are YAML's (YAML 1.2.2 section 1.2)."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _comment(text: str) -> str:
+    return "".join(character if character.isprintable() else "?" for character in text)[:500]
+
+
+_TEXT = """\
+# What the gate demands of this data set. docs/policy.md explains each key and its consequence.
+# Lines with CHECK hold a guess. Fractions are from 0 to 1. As written, this policy rejects: its sources are unsigned
+# and max_unknown_provenance_fraction is 0.
+version: 1
+
+dataset:
+  name: {name}
+{seen}  columns:
+{columns}  # classes: ["0", "1"]        # the order of the columns of pred_probs
+  # schema: schema.json           # column -> Arrow type, for JSONL and CSV
+  # images: {{pixels: {{shape: [8, 8], max_value: 16}}}}
+  max_malformed_fraction: 0.0
+
+# Whose signatures count. Required as soon as one source is signed; the digest pins the file.
+# trust:
+#   trusted_root: trusted_root.json
+#   trusted_root_sha256: 0000000000000000000000000000000000000000000000000000000000000000
+
+# Every file must match exactly one rule. To demand a signature, replace `unsigned` with
+#     signed_by: {{issuer: "https://accounts.example.org", identity: "data-release@example.org"}}
+sources:
+{sources}
+# A Great Expectations suite, evaluated over all samples in the same read.
+# expectations: {{suite: suite.json, on_failure: reject}}
+
+# `millcert check list` shows all checks and the columns that each reads.
+checks:
+{checks}
+verdict:
+  max_quarantined_fraction: 0.1
+  max_unknown_provenance_fraction: 0.0
+
+ledger:
+  origin: example.org/training-data  # CHECK: your ledger's name
+"""
