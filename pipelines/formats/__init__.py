@@ -1,1 +1,96 @@
-"""Readers and writers of file formats: bytes in, record batches out, within stated bounds."""
+"""Readers and writers of file formats: bytes in, record batches out, within stated bounds.
+
+The formats are Parquet, Arrow IPC (file and stream), JSONL and CSV, the last two also compressed with gzip or zstd.
+Everything works on local seekable files; where the bytes come from is the business of millcert.pipelines.spool.
+"""
+
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import pyarrow as pa
+
+from millcert.errors import UsageError
+from millcert.pipelines.formats import jsonl, jsonl_schema, parquet
+from millcert.pipelines.formats.base import (
+    HEAD_BYTES,
+    Decoded,
+    DecodedBudget,
+    Format,
+    Malformed,
+    RawSlice,
+    ReadLimits,
+    SchemaFacts,
+    detect_format,
+)
+from millcert.pipelines.formats.schema import merge_schemas, schema_from_json, schema_to_json
+
+__all__ = [
+    "HEAD_BYTES",
+    "Decoded",
+    "Format",
+    "Malformed",
+    "RawSlice",
+    "ReadLimits",
+    "SchemaFacts",
+    "decode",
+    "detect_format",
+    "merge_schemas",
+    "read_schema",
+    "schema_from_json",
+    "schema_to_json",
+]
+
+
+def read_schema(format: Format, file: BinaryIO, limits: ReadLimits, *, name: str = "the file") -> SchemaFacts:  # noqa: A002 - the field's word
+    """Return what a file says of its columns: from its header where it has types, else from all its values.
+
+    Args:
+        format: as `detect_format` returned it.
+        file: seekable, at any position; the file of `read_verified`, which nobody else can change.
+        limits: bounds.
+        name: of the file, for errors.
+
+    Raises:
+        UsageError: a type is not read, or the values of a column have no common type.
+        HostileDataError: the file is damaged or breaks a bound.
+        StoreError: reading failed.
+    """
+    if format == "parquet":
+        return parquet.read_schema(file, limits, name=name)
+    if format == "jsonl":
+        return jsonl_schema.read_schema(file, limits, _budget(file, limits, name), name=name)
+    raise UsageError(f"{name}: the format {format!r} is not read.")
+
+
+def decode(
+    format: Format,  # noqa: A002 - the field's word
+    file: BinaryIO,
+    schema: pa.Schema,
+    limits: ReadLimits,
+    *,
+    name: str = "the file",
+) -> Iterator[Decoded]:
+    """Yield the records of a file as batches in one schema; see the rules in millcert.pipelines.formats.base.
+
+    Args:
+        format: as `detect_format` returned it.
+        file: seekable, at any position; the file of `read_verified`, which nobody else can change.
+        schema: canonical, from `merge_schemas` or `schema_from_json`.
+        limits: bounds.
+        name: of the file, for errors.
+
+    Raises:
+        UsageError: the schema does not fit the file's own types, or the format cannot carry one of its types.
+        HostileDataError: the file is damaged or breaks a bound. Batches may have been yielded before that.
+        StoreError: reading failed.
+    """
+    budget = _budget(file, limits, name)
+    if format == "parquet":
+        return parquet.decode(file, schema, limits, budget, name=name)
+    if format == "jsonl":
+        return jsonl.decode(file, schema, limits, budget, name=name)
+    raise UsageError(f"{name}: the format {format!r} is not read.")
+
+
+def _budget(file: BinaryIO, limits: ReadLimits, name: str) -> DecodedBudget:
+    return DecodedBudget(name, file.seek(0, 2), limits)

@@ -1,0 +1,148 @@
+"""Parquet: row groups streamed in slices whose size is bounded before they are decoded.
+
+Steps:
+  1. The footer's size and the depth of its schema are checked before the library parses it.
+  2. Each column chunk's pages are scanned: they give bounds that do not rest on the footer (parquet_pages.py).
+  3. The number of rows to decode at a time follows from the bounds, so that no step decodes more than allowed.
+  4. What is decoded is validated, measured and cut (slices.py).
+"""
+
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from millcert.errors import HostileDataError, UsageError
+from millcert.pipelines.formats.base import (
+    Decoded,
+    DecodedBudget,
+    ReadLimits,
+    SchemaFacts,
+    buffer_of,
+    translate_errors,
+)
+from millcert.pipelines.formats.canonical import canonical_schema
+from millcert.pipelines.formats.parquet_pages import ChunkFacts, longest_row, scan_chunk
+from millcert.pipelines.formats.parquet_thrift import schema_depth
+from millcert.pipelines.formats.slices import bounded_slices
+
+_MAGIC, _TAIL_BYTES = b"PAR1", 8
+
+
+def read_schema(file: BinaryIO, limits: ReadLimits, *, name: str) -> SchemaFacts:
+    """Return the canonical schema of a Parquet file.
+
+    Raises:
+        HostileDataError: it is no Parquet file, or its footer breaks a bound.
+        UsageError: it is encrypted, or has a type that is not read.
+    """
+    return SchemaFacts(canonical_schema(stored_schema(file, limits, name=name), limits, name=name), is_inferred=False)
+
+
+def stored_schema(file: BinaryIO, limits: ReadLimits, *, name: str) -> pa.Schema:
+    """Return the file's own schema, with its metadata: what a copy of the file is written with."""
+    with translate_errors(name, "Parquet file"):
+        return _open(buffer_of(file), limits, name).schema_arrow
+
+
+def decode(
+    file: BinaryIO, schema: pa.Schema, limits: ReadLimits, budget: DecodedBudget, *, name: str
+) -> Iterator[Decoded]:
+    """Yield the rows of a Parquet file.
+
+    Raises:
+        HostileDataError: a page is damaged, the footer lies, or decoding breaks a bound.
+
+    Cost: one read; memory up to `max_record_bytes` plus the open pages, at most `max_block_bytes`.
+    """
+    with translate_errors(name, "Parquet file"):
+        buffer = buffer_of(file)
+        parquet = _open(buffer, limits, name)
+        data = memoryview(buffer).cast("B")  # Arrow calls its bytes signed
+        row = 0
+        for group in range(parquet.num_row_groups):
+            row_count = parquet.metadata.row_group(group).num_rows
+            step = _rows_at_a_time(data, parquet, group, limits, name)
+            seen = 0
+            batches = parquet.iter_batches(batch_size=step, row_groups=[group], use_threads=False)
+            for batch in batches:
+                yield from bounded_slices(batch, row + seen, schema, limits, budget, name=name)
+                seen += batch.num_rows
+            if seen != row_count:
+                raise HostileDataError(
+                    f"{name}: the footer says {row_count} rows in row group {group}, it holds {seen}.", path=name
+                )
+            row += row_count
+
+
+def _open(buffer: pa.Buffer, limits: ReadLimits, name: str) -> pq.ParquetFile:
+    """Step 1."""
+    data = memoryview(buffer).cast("B")  # Arrow calls its bytes signed
+    tail = bytes(data[-_TAIL_BYTES:])
+    if tail[4:] == b"PARE":
+        raise UsageError(f"{name}: the Parquet file is encrypted.", hint="Give it decrypted.", path=name)
+    if len(data) < len(_MAGIC) + _TAIL_BYTES or bytes(data[:4]) != _MAGIC or tail[4:] != _MAGIC:
+        raise HostileDataError(f"{name}: not a Parquet file: its magic bytes are missing.", path=name)
+    footer_bytes = int.from_bytes(tail[:4], "little")
+    if footer_bytes > min(limits.max_metadata_bytes, len(data) - len(_MAGIC) - _TAIL_BYTES):
+        raise HostileDataError(
+            f"{name}: the footer claims {footer_bytes} bytes; allowed are {limits.max_metadata_bytes} and no more "
+            f"than the file has.",
+            hint="Raise the limit max_metadata_bytes, or write fewer row groups.",
+            path=name,
+        )
+    depth = schema_depth(data[len(data) - _TAIL_BYTES - footer_bytes : len(data) - _TAIL_BYTES])
+    # A list takes two levels of groups and a map two, so the stored tree may be about twice as deep as the type.
+    if depth > 2 * limits.max_nesting + 1:
+        raise HostileDataError(f"{name}: the schema is nested {depth} levels deep.", hint="See max_nesting.", path=name)
+    parquet = pq.ParquetFile(
+        pa.BufferReader(buffer),
+        pre_buffer=False,
+        thrift_string_size_limit=max(1, footer_bytes),
+        thrift_container_size_limit=max(1, footer_bytes),
+        page_checksum_verification=True,
+    )
+    if not 0 < parquet.metadata.num_columns <= limits.max_columns:
+        raise HostileDataError(
+            f"{name}: expected 1 to {limits.max_columns} columns, found {parquet.metadata.num_columns}.",
+            hint="Raise the limit max_columns if the data is meant to be so wide.",
+            path=name,
+        )
+    return parquet
+
+
+def _rows_at_a_time(data: memoryview, parquet: pq.ParquetFile, group: int, limits: ReadLimits, name: str) -> int:
+    """Steps 2 and 3: return how many rows may be decoded at once."""
+    metadata = parquet.metadata.row_group(group)
+    row_count = metadata.num_rows
+    budget_bytes = max(limits.max_batch_bytes, limits.max_record_bytes)
+    unscanned_bytes = limits.max_block_bytes // 2
+    facts: list[ChunkFacts] = []
+    for index in range(metadata.num_columns):
+        chunk, column = metadata.column(index), parquet.schema.column(index)
+        bounds = scan_chunk(data, chunk, column, max_page_bytes=limits.max_block_bytes)
+        if bounds.values_per_row == 1 and bounds.values != row_count:
+            raise HostileDataError(
+                f"{name}: column {chunk.path_in_schema!r} has {bounds.values} values for {row_count} rows.", path=name
+            )
+        if bounds.values_per_row is None:
+            if bounds.total_bytes <= unscanned_bytes:
+                # Even if one row held the whole chunk, it would fit: the mean is good enough a guess.
+                unscanned_bytes -= bounds.total_bytes
+                per_row = -(-bounds.values // max(1, row_count))
+            else:
+                per_row = longest_row(data, chunk, column, max_page_bytes=limits.max_block_bytes)
+            bounds = bounds._replace(values_per_row=max(1, per_row))
+        facts.append(bounds)
+    open_bytes = sum(each.open_bytes for each in facts)
+    widest_bytes = sum((each.values_per_row or 1) * each.bytes_per_value for each in facts)
+    if max(open_bytes, widest_bytes) > limits.max_block_bytes:
+        raise HostileDataError(
+            f"{name}: row group {group} needs {max(open_bytes, widest_bytes)} bytes decoded at once; allowed are "
+            f"{limits.max_block_bytes}.",
+            hint="Write smaller pages or smaller rows, or raise the limit max_block_bytes.",
+            path=name,
+            row_group=group,
+        )
+    return int(max(1, min(limits.max_batch_rows, budget_bytes // max(1, widest_bytes))))
