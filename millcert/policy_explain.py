@@ -147,7 +147,7 @@ def _check(rule: CheckRule, check: "Check") -> Iterator[str]:
     over = rule.over_limit or check.severity
     by = "" if rule.over_limit else " (by the check's own severity)"
     outcome = f"the data set is rejected{by}" if over == "reject" else f"the verdict carries a warning{by}"
-    share = f"more than {rule.max_flagged_fraction:.4%} of the samples are flagged"
+    share = f"more than {_percent(rule.max_flagged_fraction)} of the samples are flagged"
     yield f"If {'any sample is flagged' if rule.max_flagged_fraction == 0 else share}, {outcome}."
     if rule.on_flagged == "quarantine":
         yield "Every flagged sample is held back in quarantine and not trained on."
@@ -169,10 +169,14 @@ def _verdict(policy: Policy) -> Iterator[str]:
     yield f"The verdict is logged in the ledger {policy.ledger.origin}; a check that cannot run leaves it inconclusive."
 
 
+def _percent(fraction: float) -> str:
+    return f"{fraction * 100:g} %"
+
+
 def _limit(one: str, share: str, limit: float) -> str:
     if limit >= 1:
         return f"There is no limit: however many {share}, that rejects nothing."
-    return f"If {f'any {one}' if limit == 0 else f'more than {limit:.4%} {share}'}, the data set is rejected."
+    return f"If {f'any {one}' if limit == 0 else f'more than {_percent(limit)} {share}'}, the data set is rejected."
 
 
 def _not_covered(checks: Iterable["Check"]) -> Iterator[str]:

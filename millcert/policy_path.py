@@ -6,9 +6,8 @@ literal and case counts. Brackets, braces and backslashes are refused: other too
 """
 
 import functools
-import itertools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Sequence
 
 _SPECIAL = frozenset("[]{}\\")
 
@@ -37,8 +36,11 @@ def relative_path_fault(path: str) -> str | None:
 
 
 def matches(pattern: str, path: str) -> bool:
-    """Tell whether a file's manifest path (POSIX, relative to the data set's root) is one that the pattern means."""
-    return _compiled(pattern).fullmatch(path) is not None
+    """Tell whether a file's manifest path (POSIX, relative to the data set's root) is one that the pattern means.
+
+    Cost: at most length of pattern times length of path, whatever the pattern.
+    """
+    return _match(_segments(pattern), path.split("/"), "**", _segment_matches)
 
 
 def why_not(pattern: str, path: str) -> str:
@@ -51,29 +53,40 @@ def why_not(pattern: str, path: str) -> str:
             )
         if position == len(given):
             return f'"{pattern}" means something deeper'
-        if re.fullmatch(_segment(segment), given[position], re.DOTALL) is None:
+        if not _segment_matches(segment, given[position]):
             return f'"{given[position]}" is not "{segment}"'
     return f'"{pattern}" means nothing that deep'
 
 
 @functools.lru_cache(maxsize=1024)
-def _compiled(pattern: str) -> re.Pattern[str]:
-    """Translate to a regular expression; repeated stars are one, so that matching stays polynomial."""
-    segments = [segment for segment, group in itertools.groupby(pattern.split("/")) for _ in _kept(segment, group)]
-    expression = ""
-    for segment in segments[:-1]:
-        expression += "(?:[^/]+/)*" if segment == "**" else _segment(segment) + "/"
-    expression += "(?:[^/]+/)*[^/]+" if segments[-1] == "**" else _segment(segments[-1])
-    return re.compile(expression, re.DOTALL)
+def _segments(pattern: str) -> tuple[str, ...]:
+    """Return a pattern's segments; a ** at the end stands for at least one, so it is followed by any one."""
+    segments = tuple(pattern.split("/"))
+    return (*segments, "*") if segments[-1] == "**" else segments
 
 
-def _kept(segment: str, group: Iterator[str]) -> Iterable[str]:
-    return ("**",) if segment == "**" else group
+def _segment_matches(pattern: str, segment: str) -> bool:
+    return pattern in {"*", segment} or _match(pattern, segment, "*", _character_matches)
 
 
-def _segment(segment: str) -> str:
-    return "".join(_translate(character) for character in segment)
+def _character_matches(pattern: str, character: str) -> bool:
+    return pattern in {"?", character}
 
 
-def _translate(character: str) -> str:
-    return {"*": "[^/]*", "?": "[^/]"}.get(character, re.escape(character))
+def _match(pattern: Sequence[str], text: Sequence[str], star: str, is_match: Callable[[str, str], bool]) -> bool:
+    """Match greedily: on a mismatch only the last star takes one item more, as an earlier one could gain nothing."""
+    at, position = 0, 0
+    after_star, taken = -1, 0
+    while position < len(text):
+        if at < len(pattern) and pattern[at] == star:
+            at += 1
+            after_star, taken = at, position
+        elif at < len(pattern) and is_match(pattern[at], text[position]):
+            at += 1
+            position += 1
+        elif after_star >= 0:
+            taken += 1
+            at, position = after_star, taken
+        else:
+            return False
+    return all(rest == star for rest in pattern[at:])

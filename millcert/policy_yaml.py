@@ -151,9 +151,10 @@ def read_yaml(text: str, origin: str) -> tuple[Document, list[PolicyFault]]:
         problem = ", ".join(part for part in (error.context, error.problem) if part)
         reader.fault(place, (), f"this is not YAML: {problem}")
     except yaml.reader.ReaderError as error:
-        before = text.removeprefix("\ufeff")[: error.position]
+        body = text.removeprefix("\ufeff")
+        before = body[: error.position]
         place = Place(before.count("\n") + 1, error.position - (before.rfind("\n") + 1) + 1)
-        reader.fault(place, (), f"the character U+{ord(error.character):04X} is not allowed in YAML")
+        reader.fault(place, (), f"the character U+{ord(body[error.position]):04X} is not allowed in YAML")
     document = Document(reader.root, reader.keys, reader.values, frozenset(reader.faulty), is_whole=is_whole)
     return document, reader.faults
 
