@@ -1,0 +1,29 @@
+"""Attack families, and which of them a set of checks cannot see on the columns that are there.
+
+A verdict that is silent about what it could not see invites trust that it has not earned (research/detection.md 6,
+item 4).
+"""
+
+from collections.abc import Iterable
+
+#: The families that a verdict speaks about, with the words for people. `Check.covers` names some of these.
+ATTACK_FAMILIES = {
+    "label_noise": "honest label errors",
+    "targeted_label_flips": "labels flipped on purpose in one source or between two classes",
+    "backdoor_dirty_label": "a trigger with a wrong label (BadNets, blend), implanted in a model trained on the data",
+    "backdoor_adaptive": "a trigger with cover samples that keep their right label",
+    "backdoor_clean_label": "a trigger with the right label",
+    "backdoor_text": "inserted words or sentences, syntactic or style triggers",
+    "bad_source": "one source whose samples differ from all others' in their class",
+    "duplicate_flood": "many copies or near copies of few samples",
+}
+
+
+def not_covered(covers: Iterable[Iterable[str]]) -> tuple[str, ...]:
+    """Return the families that none of the checks covers, sorted.
+
+    Args:
+        covers: `covers` of every check that ran to its end.
+    """
+    seen = {family for families in covers for family in families}
+    return tuple(sorted(set(ATTACK_FAMILIES) - seen))

@@ -1,0 +1,98 @@
+"""Write the pages that are made of the code: the command line's reference, and a page for each check.
+
+`python docs/generate.py` writes them, `--check` fails if one differs from what the code says now.
+"""
+
+import argparse
+import dataclasses
+import inspect
+import sys
+from pathlib import Path
+
+import click
+from click.testing import CliRunner
+
+from millcert.checks.coverage import ATTACK_FAMILIES
+from millcert.checks.registry import list_checks
+from millcert.cli.main import COMMANDS, cli
+
+DOCS = Path(__file__).parent
+WIDTH = 100
+
+
+def main() -> int:
+    """Write or compare; return 1 if a page differs."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="Fail instead of writing.")
+    only_check: bool = parser.parse_args().check
+    pages = {DOCS / "cli.md": command_reference(), **check_pages()}
+    stale = [path for path, text in pages.items() if not path.exists() or path.read_text() != text]
+    stale += [path for path in (DOCS / "checks").glob("*.md") if path not in pages]
+    if only_check and stale:
+        names = ", ".join(str(path.relative_to(DOCS.parent)) for path in stale)
+        sys.stderr.write(f"Out of date: {names}. Run `python docs/generate.py`.\n")
+        return 1
+    for path, text in pages.items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    for path in set(stale) - set(pages):
+        path.unlink()
+    return 0
+
+
+def command_reference() -> str:
+    """Return `docs/cli.md`: the help of every command, as it prints it."""
+    parts = ["# Command line\n\nMade of `--help` by docs/generate.py.\n", _help([])]
+    for name in COMMANDS:
+        parts.append(_help([name]))
+        command = cli.get_command(click.Context(cli), name)
+        if isinstance(command, click.Group):
+            parts += [_help([name, sub]) for sub in sorted(command.commands)]
+    return "\n".join(parts)
+
+
+def _help(words: list[str]) -> str:
+    result = CliRunner().invoke(cli, [*words, "--help"], prog_name="millcert", terminal_width=WIDTH)
+    if result.exit_code != 0:
+        raise SystemExit(f"millcert {' '.join(words)} --help failed: {result.output}")
+    title = " ".join(["millcert", *words])
+    return f"## {title}\n\n```text\n{result.output.rstrip()}\n```\n"
+
+
+def check_pages() -> dict[Path, str]:
+    """Return a page for each registered check, and the list of them."""
+    pages: dict[Path, str] = {}
+    rows = []
+    for kind in list_checks():
+        fields = [
+            f"| `{field.name}` | `{getattr(field.type, '__name__', field.type)}` | {_default(field)} |"
+            for field in dataclasses.fields(kind)  # type: ignore[arg-type]
+        ]
+        covers = "".join(f"- {ATTACK_FAMILIES.get(family, family)}\n" for family in sorted(kind.covers))
+        module = inspect.getdoc(inspect.getmodule(kind)) or ""
+        pages[DOCS / "checks" / f"{kind.name}.md"] = (
+            f"# {kind.name}\n\nMade of the docstrings by docs/generate.py.\n\n"
+            f"Version {kind.version}. A flag means: {kind.severity}.\n\n## What it does\n\n```text\n{module}\n```\n\n"
+            f"## Details\n\n```text\n{inspect.getdoc(kind)}\n```\n\n## Attacks it can see\n\n{covers}\n"
+            f"## Configuration\n\n| field | type | default |\n|---|---|---|\n" + "\n".join(fields) + "\n"
+        )
+        summary = (inspect.getdoc(kind) or "").split("\n", 1)[0]
+        rows.append(f"| [{kind.name}]({kind.name}.md) | {kind.severity} | {summary} |")
+    pages[DOCS / "checks" / "README.md"] = (
+        "# Checks\n\nMade of the docstrings by docs/generate.py.\n\n| check | a flag means | what it flags |\n|---|---|---|\n"
+        + "\n".join(rows)
+        + "\n"
+    )
+    return pages
+
+
+def _default(field: "dataclasses.Field[object]") -> str:
+    if field.default is not dataclasses.MISSING:
+        return f"`{field.default!r}`"
+    if field.default_factory is not dataclasses.MISSING:
+        return f"`{field.default_factory()!r}`"
+    return "required"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

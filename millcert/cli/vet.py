@@ -1,0 +1,133 @@
+"""`millcert vet`: run the gate over a data set."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from millcert.cli.output import emit, json_option
+from millcert.errors import UsageError
+
+if TYPE_CHECKING:
+    from millcert.pipelines.driver import VetResult
+
+
+@click.command(
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+    epilog="Exit codes: 0 admitted, 1 rejected, 2 usage or policy error, 3 integrity failure, 4 inconclusive, 5 a store "
+    "or service failed (retry is safe), 70 a bug of millcert. Everything that is not 0 blocks training.",
+)
+@click.argument("arguments", metavar="DATASET... [BEAM OPTIONS]", nargs=-1, type=click.UNPROCESSED, required=True)
+@click.option("--policy", "policy_path", required=True, type=click.Path(path_type=Path), help="The policy file.")
+@click.option("--out", required=True, help="Folder to publish to; it must not exist, or see --replace.")
+@click.option(
+    "--state",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Folder of keys and ledger.  [default: $MILLCERT_HOME or .millcert]",
+)
+@click.option("--replace", is_flag=True, help="Replace an earlier output at --out.")
+@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Local worker processes.")
+@click.option("--quiet", is_flag=True, help="No progress on standard error.")
+@json_option
+def vet(
+    arguments: tuple[str, ...],
+    policy_path: Path,
+    out: str,
+    state: Path | None,
+    workers: int,
+    *,
+    replace: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Vet DATASET (files, folders or globs) under a policy and publish the verdict.
+
+    Options that millcert does not know go to Apache Beam, such as --runner=FlinkRunner --flink_master=host:8081.
+    """
+    # Great Expectations 1.24 sends nothing; older and newer ones might.
+    os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
+    from millcert.policy import load_policy
+
+    loaded = load_policy(policy_path)  # before Beam is imported: a wrong policy is told in a moment
+    from millcert.cli.progress import RunProgress
+    from millcert.gate import vet as run_gate
+    from millcert.pipelines.driver import VetOptions
+    from millcert.pipelines.runner import split_arguments
+
+    datasets, beam_arguments = split_arguments(arguments)
+    if not datasets:
+        raise UsageError("No data set was named.", hint="Name files, folders or globs: millcert vet data/ --policy ...")
+    options = VetOptions(
+        datasets=datasets,
+        out=out,
+        state=state or Path(os.environ.get("MILLCERT_HOME") or ".millcert"),
+        replace=replace,
+        workers=workers,
+        beam_arguments=beam_arguments,
+    )
+    result = run_gate(loaded, options, watcher=None if quiet else RunProgress())
+    emit(_payload(result), describe(result), as_json=as_json)
+    raise SystemExit(result.verdict.exit_code)
+
+
+def _payload(result: "VetResult") -> dict[str, Any]:
+    admitted = result.verdict.decision == "admitted"
+    return {
+        "version": 1,
+        "decision": result.verdict.decision,
+        "exit_code": result.verdict.exit_code,
+        "verdict_digest": result.verdict.digest,
+        "verdict": result.verdict.to_mapping(),
+        "out": result.out,
+        "certificate": f"{result.out}/certificate.json" if admitted else None,
+        "report": f"{result.out}/report.html",
+        "findings": result.findings,
+        "malformed": result.malformed,
+        "ledger": {"origin": result.recorded.origin, "index": result.recorded.index},
+    }
+
+
+def describe(result: "VetResult") -> str:
+    """Return the answer for a terminal: the decision, why, what each check says, where things are, what to do next."""
+    verdict = result.verdict
+    counts = verdict.samples
+    lines = [
+        f"{verdict.decision}  {verdict.dataset}  {counts.seen:,} samples = {counts.admitted:,} admitted + "
+        f"{counts.quarantined:,} quarantined + {counts.malformed:,} malformed"
+    ]
+    lines += [f"  reason: {reason.message}" for reason in verdict.reasons]
+    width = max([len(source.name) for source in verdict.sources] + [len(check.name) for check in verdict.checks] + [12])
+    for source in verdict.sources:
+        by = f"signed by {source.identity}" if source.status == "verified" else "unsigned, accepted by the policy"
+        lines.append(
+            f"  {source.name:<{width}}  {source.status.upper():<12} {source.samples:,} samples, "
+            f"{source.flagged:,} flagged; {by}"
+        )
+    if verdict.expectations is not None:
+        status = "PASSED" if verdict.expectations.success else "FAILED"
+        lines.append(
+            f"  {'expectations':<{width}}  {status:<12} {verdict.expectations.evaluated} evaluated, "
+            f"{verdict.expectations.unsuccessful} unsuccessful"
+        )
+    for check in verdict.checks:
+        lines.append(
+            f"  {check.name:<{width}}  {check.status.upper():<12} {check.flagged:,} flagged "
+            f"({check.flagged_fraction:.2%}, limit {check.max_flagged_fraction:.2%})"
+        )
+        lines += [
+            f"  {'':<{width}}  {'':<12} suspicious: {group['group']}, about {group['estimated_count']:g} samples "
+            f"({group['count_low']:g} to {group['count_high']:g})"
+            for group in check.evidence[:5]
+            if group["is_suspicious"] and check.severity == "reject"
+        ]
+    if verdict.not_covered:
+        lines.append(f"  not covered: {', '.join(verdict.not_covered)}")
+    lines.append(f"  verdict: {verdict.digest}   ledger: {result.recorded.origin} #{result.recorded.index}")
+    lines.append(f"  report: {result.out}/report.html   findings: {result.out}/findings.parquet")
+    if verdict.decision == "admitted":
+        lines.append(f"  next: millcert admit {result.out}/admitted --certificate {result.out}/certificate.json")
+    else:
+        lines.append(f"  next: open {result.out}/report.html, then mend the data or the policy and run again")
+    return "\n".join(lines)

@@ -1,0 +1,206 @@
+"""The verdict: what the gate decided about a data set, and every figure that it decided on.
+
+A verdict is a value. It holds no clock, no host name and no path of the machine that ran the job, so the same data
+under the same policy and code gives the same canonical bytes and the same digest on every runner, worker count and
+retry.
+"""
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, TypeAlias
+
+import rfc8785
+
+from millcert.errors import InternalError
+
+Decision: TypeAlias = Literal["admitted", "rejected", "inconclusive"]
+CheckStatus: TypeAlias = Literal["passed", "warned", "failed", "inconclusive"]
+SourceStatus: TypeAlias = Literal["verified", "unknown"]
+
+EXIT_CODES: Mapping[Decision, int] = {"admitted": 0, "rejected": 1, "inconclusive": 4}
+
+#: Figures keep this many significant digits in a verdict: far more than any decision needs, and few enough that the
+#: last bits of a linear algebra library on another machine do not change the digest.
+SIGNIFICANT_DIGITS = 6
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why the decision is what it is. code: stable, dotted; message: for people."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True)
+class SampleCounts:
+    """Where every sample went. `seen` = admitted + quarantined + malformed, or the verdict is not written."""
+
+    seen: int
+    admitted: int
+    quarantined: int
+    malformed: int
+    unknown_provenance: int
+
+    def __post_init__(self) -> None:
+        if self.seen != self.admitted + self.quarantined + self.malformed:
+            raise InternalError(
+                f"Samples do not add up: {self.seen} read, but {self.admitted} admitted + {self.quarantined} "
+                f"quarantined + {self.malformed} malformed.",
+                hint="Please report this; nothing was admitted.",
+            )
+
+
+@dataclass(frozen=True)
+class SourceSummary:
+    """One source: who vouches for it, and what was found in it.
+
+    status: "verified" by a signature that the policy trusts, or "unknown" where the policy accepts it unsigned.
+    identity, issuer, signed_at: of the signature; "" where there is none.
+    manifest_root: root of the source's actual files, hex.
+    """
+
+    name: str
+    status: SourceStatus
+    identity: str
+    issuer: str
+    signed_at: str
+    manifest_root: str
+    files: int
+    samples: int
+    flagged: int
+    malformed: int
+
+
+@dataclass(frozen=True)
+class CheckSummary:
+    """One check over the whole data set.
+
+    flagged_fraction: flagged / scored samples, in [0, 1]. config_digest: SHA-256 of the check's canonical
+    configuration.
+    evidence: one mapping a group, suspicious groups first, at most `MAX_EVIDENCE`; `groups` counts all of them.
+    """
+
+    name: str
+    version: str
+    config_digest: str
+    severity: str
+    status: CheckStatus
+    scored: int
+    flagged: int
+    flagged_fraction: float
+    max_flagged_fraction: float
+    on_flagged: str
+    over_limit: str
+    message: str
+    groups: int
+    suspicious_groups: int
+    estimated_count: float
+    evidence: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class ExpectationSummary:
+    """The suite's outcome; `outcomes` holds one mapping an expectation, in the suite's order."""
+
+    suite_digest: str
+    success: bool
+    evaluated: int
+    unsuccessful: int
+    on_failure: str
+    outcomes: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The decision with all that it rests on. Field names are the keys of `verdict.json`."""
+
+    version: int
+    dataset: str
+    decision: Decision
+    reasons: tuple[Reason, ...]
+    policy_digest: str
+    trusted_root_sha256: str
+    code_version: str
+    schema_id: str
+    input_root: str
+    output_root: str
+    files: int
+    size_bytes: int
+    reads: int
+    samples: SampleCounts
+    sources: tuple[SourceSummary, ...]
+    expectations: ExpectationSummary | None
+    checks: tuple[CheckSummary, ...]
+    not_covered: tuple[str, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code of the command line for this decision."""
+        return EXIT_CODES[self.decision]
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return the verdict as plain JSON values, floats rounded to 6 significant digits."""
+        return canonical_value(asdict(self))
+
+    def to_json(self) -> bytes:
+        """Return the canonical JSON (RFC 8785) of the verdict."""
+        return rfc8785.dumps(self.to_mapping())
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON, hex."""
+        return hashlib.sha256(self.to_json()).hexdigest()
+
+
+def canonical_value(value: Any) -> Any:
+    """Return `value` as JSON values whose canonical form does not depend on the machine.
+
+    Floats keep 6 significant digits; integral floats become integers; infinities and NaN become strings, because JSON
+    has no number for them and a verdict must not lose that they were there.
+    """
+    if isinstance(value, Mapping):
+        return {str(key): canonical_value(item) for key, item in value.items()}
+    if isinstance(value, str | bool) or value is None:
+        return value
+    if isinstance(value, int):
+        return value if abs(value) <= 2**53 else str(value)
+    if isinstance(value, float):
+        return _rounded(value)
+    if isinstance(value, Sequence):
+        return [canonical_value(item) for item in value]
+    raise InternalError(f"A verdict cannot hold a {type(value).__name__}.")
+
+
+def _rounded(value: float) -> float | int | str:
+    if not math.isfinite(value):
+        return str(value)
+    rounded = float(f"{value:.{SIGNIFICANT_DIGITS}g}")
+    return int(rounded) if rounded.is_integer() and abs(rounded) <= 2**53 else rounded
+
+
+def verdict_from_mapping(raw: Mapping[str, Any]) -> Verdict:
+    """Return the verdict that `Verdict.to_mapping` made `raw` of.
+
+    Raises:
+        KeyError, TypeError: a field is missing, unknown or of another shape; the caller says where the mapping is from.
+    """
+    values = dict(raw)
+    expectations = values["expectations"]
+    return Verdict(
+        **{
+            **values,
+            "reasons": tuple(Reason(**reason) for reason in values["reasons"]),
+            "samples": SampleCounts(**values["samples"]),
+            "sources": tuple(SourceSummary(**source) for source in values["sources"]),
+            "expectations": None
+            if expectations is None
+            else ExpectationSummary(**{**expectations, "outcomes": tuple(expectations["outcomes"])}),
+            "checks": tuple(
+                CheckSummary(**{**check, "evidence": tuple(check["evidence"])}) for check in values["checks"]
+            ),
+            "not_covered": tuple(values["not_covered"]),
+        }
+    )

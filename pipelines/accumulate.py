@@ -1,0 +1,188 @@
+"""One pass: every accumulator of every check, and of the expectations, from one read.
+
+The maths stands in the checks; here are only the Beam shapes. Each worker folds its batches into one accumulator a
+check, and only the parts of those, keyed by (check, group), cross the shuffle: never a sample. Merging is exact, so
+the order in which parts meet cannot change the model (checks/base.py, rule 3).
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeAlias
+
+import apache_beam as beam
+import pyarrow as pa
+from apache_beam.pvalue import AsList, AsSingleton, PBegin, PCollection, TaggedOutput
+from apache_beam.transforms.window import GlobalWindow
+from apache_beam.utils.windowed_value import WindowedValue
+
+from millcert.checks.base import Accumulator, Check
+from millcert.errors import InternalError, MillcertError
+from millcert.pipelines.dataset import DatasetFacts
+from millcert.pipelines.plan import VetPlan
+from millcert.pipelines.read import FILE_KEY, role_batch, user_batch
+from millcert.pipelines.records import CheckFailure
+
+#: The key under which the expectations' metrics travel; no check may have this name (names have no slash).
+EXPECTATIONS = "expectations/metrics"
+
+#: check name -> its model after a pass, or why it has none; `EXPECTATIONS` -> the merged metrics.
+Models: TypeAlias = Mapping[str, Any]
+PartKey: TypeAlias = tuple[str, str]
+
+
+class AccumulatePass(beam.PTransform):
+    """Fold sample batches into parts.
+
+    In: sample batches of pass `number` (1-based). Out: ((check, group), accumulator of that group alone), one a key.
+    """
+
+    def __init__(self, plan: VetPlan, number: int, dataset: AsSingleton, models: AsSingleton | None) -> None:
+        super().__init__()
+        self._plan = plan
+        self._number = number
+        self._dataset = dataset
+        self._models = models
+
+    def expand(self, batches: PCollection[pa.RecordBatch]) -> PCollection[tuple[PartKey, Any]]:
+        """Accumulate on the workers that read, then merge by key."""
+        pair = tuple[tuple[str, str], Any]
+        added = batches | "Accumulate" >> beam.ParDo(
+            _Accumulate(self._plan, self._number), self._dataset, self._models
+        ).with_outputs("metrics", main="checks")
+        added.checks.element_type = added.metrics.element_type = pair
+        merged = added.checks | "Merge" >> beam.CombinePerKey(_MergeParts(self._plan)).with_output_types(pair)
+        # How metrics merge stands in the data set's metric plan, which is known only while the pipeline runs; a
+        # combiner that waits for it would make the local runner change engines, so these few parts are grouped instead.
+        metrics = (
+            added.metrics
+            | "GroupMetrics" >> beam.GroupByKey()
+            | "MergeMetrics" >> beam.Map(_merge_metrics, self._dataset).with_output_types(pair)
+        )
+        return [merged, metrics] | "Parts" >> beam.Flatten()
+
+
+def _merge_metrics(grouped: tuple[PartKey, Iterable[Any]], dataset: DatasetFacts) -> tuple[PartKey, Any]:
+    key, parts = grouped
+    if dataset.metrics is None:
+        raise InternalError("Metrics arrived without a plan.")
+    return key, (EXPECTATIONS, dataset.metrics.merge(part for _, part in parts))
+
+
+class _Accumulate(beam.DoFn):
+    def __init__(self, plan: VetPlan, number: int) -> None:
+        super().__init__()
+        self._plan = plan
+        self._number = number
+
+    def start_bundle(self) -> None:
+        self._accumulators: dict[str, Accumulator] = {}
+
+    def process(self, batch: pa.RecordBatch, dataset: DatasetFacts, models: Models | None) -> None:
+        roles = role_batch(batch)
+        for planned in active_checks(self._plan, self._number, models):
+            check = planned.check
+            model = None if models is None else models[check.name]
+            acc = self._accumulators.get(check.name)
+            self._accumulators[check.name] = check.add(check.empty() if acc is None else acc, roles, model)
+        if self._number == 1 and dataset.metrics is not None:
+            acc = self._accumulators.get(EXPECTATIONS)
+            file = (batch.schema.metadata or {})[FILE_KEY].decode()
+            rows = batch.column(0).to_numpy()
+            metrics = dataset.metrics
+            self._accumulators[EXPECTATIONS] = metrics.add(
+                metrics.empty() if acc is None else acc, user_batch(batch), file, rows
+            )
+
+    def finish_bundle(self) -> Iterator[Any]:
+        window = GlobalWindow()
+        for name, acc in self._accumulators.items():
+            for group, part in acc.items():
+                value = WindowedValue(((name, group), (name, {group: part})), window.max_timestamp(), [window])
+                yield TaggedOutput("metrics", value) if name == EXPECTATIONS else value
+        self._accumulators = {}
+
+
+class _MergeParts(beam.CombineFn):
+    def __init__(self, plan: VetPlan) -> None:
+        super().__init__()
+        self._checks: dict[str, Check] = {planned.check.name: planned.check for planned in plan.checks}
+
+    # Beam does not tell a CombineFn its key, so each accumulator carries the check's name with it.
+    def create_accumulator(self) -> tuple[str, Any]:
+        return ("", {})
+
+    def add_input(self, accumulator: tuple[str, Any], element: tuple[str, Any]) -> tuple[str, Any]:
+        return self.merge_accumulators([accumulator, element])
+
+    def merge_accumulators(self, accumulators: Iterable[tuple[str, Any]]) -> tuple[str, Any]:
+        present = [accumulator for accumulator in accumulators if accumulator[1]]
+        if not present:
+            return self.create_accumulator()
+        name = present[0][0]
+        if len(present) == 1:
+            return present[0]
+        parts = [part for _, part in present]
+        return (name, self._checks[name].merge(parts))
+
+    def extract_output(self, accumulator: tuple[str, Any]) -> tuple[str, Any]:
+        return accumulator
+
+
+class FitModels(beam.PTransform):
+    """Fit every check on the merged parts of a pass.
+
+    In: the pass's parts. Out: one `Models`: new models of the checks that this pass fed, the old ones of the rest.
+    """
+
+    def __init__(
+        self, plan: VetPlan, number: int, parts: PCollection[tuple[PartKey, Any]], models: AsSingleton | None
+    ) -> None:
+        super().__init__()
+        self._plan = plan
+        self._number = number
+        self._parts = parts
+        self._models = models
+
+    def expand(self, begin: PBegin) -> PCollection[Models]:
+        """Fit on one worker."""
+        return (
+            begin
+            | "Once" >> beam.Create([None])
+            | "Fit"
+            >> beam.Map(_fit, AsList(self._parts), self._models, self._plan, self._number).with_output_types(
+                dict[str, Any]
+            )
+        )
+
+
+def _fit(
+    _: None, parts: list[tuple[PartKey, Any]], models: Models | None, plan: VetPlan, number: int
+) -> dict[str, Any]:
+    return fit_models(plan, number, parts, models)
+
+
+def fit_models(plan: VetPlan, number: int, parts: list[tuple[PartKey, Any]], models: Models | None) -> dict[str, Any]:
+    """Return the models after pass `number`; a check whose statistic is undefined becomes a `CheckFailure`."""
+    fitted: dict[str, Any] = dict(models or {})
+    by_check: dict[str, dict[str, Any]] = {}
+    for (name, _), (_, accumulator) in sorted(parts, key=lambda part: part[0]):
+        by_check.setdefault(name, {}).update(accumulator)
+    for planned in active_checks(plan, number, models):
+        check = planned.check
+        before = None if models is None else models[check.name]
+        try:
+            fitted[check.name] = check.fit(by_check.get(check.name, check.empty()), before)
+        except MillcertError as error:
+            fitted[check.name] = CheckFailure(error.code, error.message)
+    if number == 1:
+        fitted[EXPECTATIONS] = by_check.get(EXPECTATIONS)
+    return fitted
+
+
+def active_checks(plan: VetPlan, number: int, models: Models | None) -> list[Any]:
+    """Return the planned checks that pass `number` feeds: they need that many passes and have not failed."""
+    return [
+        planned
+        for planned in plan.checks
+        if planned.check.passes >= number
+        and not (models is not None and isinstance(models.get(planned.check.name), CheckFailure))
+    ]

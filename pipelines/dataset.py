@@ -1,0 +1,294 @@
+"""Before any sample is read: are the files what their sources signed, and what do they hold?
+
+Order, so that no byte of an unverified file reaches a parser:
+  1. HashFiles      every file's bytes, data and auxiliary, through SHA-256;
+  2. VerifySources  each source's files against its signed manifest, under the policy's trust rules;
+  3. DescribeFiles  the schema of each verified file, from bytes that meet the digest of step 1;
+  4. PlanDataset    one schema for all files, the columns that play the roles, the metrics that expectations need.
+A failure at any step is a `Fault` in `DatasetFacts`; later passes then read nothing and the driver raises it.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.pvalue import AsList, AsSingleton, PCollection
+
+from millcert.checks.metric_plan import MetricPlan
+from millcert.errors import InternalError, ManifestError, MillcertError, StoreError, UntrustedSourceError, UsageError
+from millcert.pipelines.formats import SchemaFacts, decode, merge_schemas, read_schema
+from millcert.pipelines.plan import PlannedSource, VetPlan
+from millcert.pipelines.records import Fault, FileDigest, FileSchema, WorkItem, fault_from
+from millcert.pipelines.roles import RolePlan, is_list, plan_roles, vector_width
+from millcert.pipelines.spool import read_verified
+from millcert.provenance.manifest import FileEntry, Manifest, parse_manifest
+from millcert.provenance.trust import VerifiedSource, verify_source
+
+#: A manifest of a million files has about 200 MB; a bundle some 10 kB. Beyond these it is no manifest and no bundle.
+MAX_MANIFEST_BYTES = 512 * 1024 * 1024
+MAX_BUNDLE_BYTES = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class VerifiedFiles:
+    """The outcome of steps 1 and 2.
+
+    files: every file by name, data and auxiliary, with its digest. signed: source -> the manifest that its signer
+    signed.
+    """
+
+    files: Mapping[str, WorkItem]
+    sources: Mapping[str, VerifiedSource]
+    signed: Mapping[str, Manifest]
+    faults: tuple[Fault, ...]
+
+
+@dataclass(frozen=True)
+class DatasetFacts:
+    """What every pass knows of the data set: the outcome of all four steps."""
+
+    files: Mapping[str, WorkItem]
+    sources: Mapping[str, VerifiedSource]
+    signed: Mapping[str, Manifest]
+    faults: tuple[Fault, ...]
+    schema: pa.Schema = field(default_factory=lambda: pa.schema([]))
+    roles: RolePlan = field(default_factory=lambda: RolePlan(()))
+    metrics: MetricPlan | None = None
+
+    def item(self, name: str) -> WorkItem:
+        """Return the file of that name with the digest that every read must meet."""
+        found = self.files.get(name)
+        if found is None or not found.sha256:
+            raise InternalError(f"File {name!r} was not hashed before it was read.")
+        return found
+
+
+class HashFiles(beam.PTransform):
+    """In: WorkItem without digest. Out: FileDigest. Reads every file once."""
+
+    def __init__(self, plan: VetPlan) -> None:
+        super().__init__()
+        self._plan = plan
+
+    def expand(self, items: PCollection[WorkItem]) -> PCollection[FileDigest]:
+        """Break fusion, so that files spread over the workers, and hash."""
+        return items | "Spread" >> beam.Reshuffle() | "Hash" >> beam.ParDo(_HashFile(self._plan))
+
+
+class _HashFile(beam.DoFn):
+    def __init__(self, plan: VetPlan) -> None:
+        super().__init__()
+        self._plan = plan
+
+    def process(self, item: WorkItem) -> Iterator[FileDigest]:
+        try:
+            with read_verified(item.uri, expected_sha256=None, limits=self._plan.limits) as spooled:
+                yield FileDigest(item._replace(sha256=spooled.sha256, size_bytes=spooled.size_bytes), None)
+        except MillcertError as error:
+            yield FileDigest(item, fault_from(error, file=item.name))
+
+
+class VerifySources(beam.PTransform):
+    """In: FileDigest of all files. Out: one `VerifiedFiles`."""
+
+    def __init__(self, plan: VetPlan) -> None:
+        super().__init__()
+        self._plan = plan
+
+    def expand(self, digests: PCollection[FileDigest]) -> PCollection[VerifiedFiles]:
+        """Verify every source on one worker: some milliseconds a source."""
+        once = digests.pipeline | "Once" >> beam.Create([None])
+        return once | "Verify" >> beam.Map(_verify_once, AsList(digests), self._plan).with_output_types(VerifiedFiles)
+
+
+def _verify_once(_: None, digests: list[FileDigest], plan: VetPlan) -> VerifiedFiles:
+    return verify_files(plan, digests)
+
+
+def verify_files(plan: VetPlan, digests: list[FileDigest]) -> VerifiedFiles:
+    """Return what is known of all files, with a fault for each source that is not what the policy trusts."""
+    files = {digest.item.name: digest.item for digest in sorted(digests, key=lambda digest: digest.item.name)}
+    faults = [digest.fault for digest in digests if digest.fault is not None]
+    expected = {item.name for item in (*plan.items, *plan.auxiliary)}
+    if set(files) != expected:
+        raise InternalError(f"{len(expected)} files were to be hashed, {len(files)} were.")
+    sources: dict[str, VerifiedSource] = {}
+    signed: dict[str, Manifest] = {}
+    if not faults:
+        for planned in plan.sources:
+            name = planned.rule.name
+            try:
+                sources[name], manifest = _verify(plan, planned, files)
+                if manifest is not None:
+                    signed[name] = manifest
+            except MillcertError as error:
+                faults.append(fault_from(error, file=name))
+    return VerifiedFiles(files, sources, signed, tuple(sorted(faults)))
+
+
+def _verify(
+    plan: VetPlan, planned: PlannedSource, files: Mapping[str, WorkItem]
+) -> tuple[VerifiedSource, Manifest | None]:
+    outside = [
+        item.name
+        for item in files.values()
+        if item.source == planned.rule.name and not item.name.startswith(planned.prefix)
+    ]
+    if outside and planned.manifest_uri:
+        raise ManifestError(
+            f"Source {planned.rule.name!r}: {outside[0]!r} is outside {planned.prefix!r}, the folder of its manifest.",
+            hint="Put the manifest at the top of the source's folder, or name it in the policy (sources[].manifest).",
+        )
+    actual = Manifest(
+        name=planned.rule.name,
+        files=tuple(
+            FileEntry(path=item.name.removeprefix(planned.prefix), size_bytes=item.size_bytes, sha256=item.sha256)
+            for item in files.values()
+            if item.source == planned.rule.name
+        ),
+    )
+    manifest = _read_small(planned.manifest_uri, MAX_MANIFEST_BYTES)
+    bundle = _read_small(planned.bundle_uri, MAX_BUNDLE_BYTES)
+    if planned.rule.signed_by is not None and plan.trust_root is None:
+        raise UntrustedSourceError(
+            f"Source {planned.rule.name!r} must be signed, but the policy pins no trusted root.",
+            hint="Add trust.trusted_root and trust.trusted_root_sha256 to the policy.",
+        )
+    verified = verify_source(actual, manifest, bundle, planned.rule, plan.trust_root, is_selection=planned.is_selection)
+    signed = parse_manifest(manifest) if manifest is not None and verified.status == "verified" else None
+    return verified, signed
+
+
+def _read_small(uri: str, max_bytes: int) -> bytes | None:
+    """Return the bytes of a small file, None if there is none."""
+    if not uri:
+        return None
+    try:
+        if not FileSystems.exists(uri):
+            return None
+        with FileSystems.open(uri, compression_type="uncompressed") as stream:
+            data = stream.read(max_bytes + 1)
+    except OSError as error:
+        raise StoreError(
+            f"Cannot read {uri}: {error}", hint="Check the path and the rights, then run again."
+        ) from error
+    if len(data) > max_bytes:
+        raise ManifestError(f"{uri} has more than {max_bytes:,} bytes.", hint="That is no manifest and no bundle.")
+    return bytes(data)
+
+
+class DescribeFiles(beam.PTransform):
+    """In: WorkItem of data files. Out: FileSchema. Reads every file once, from verified bytes only."""
+
+    def __init__(self, plan: VetPlan, verified: AsSingleton) -> None:
+        super().__init__()
+        self._plan = plan
+        self._verified = verified
+
+    def expand(self, items: PCollection[WorkItem]) -> PCollection[FileSchema]:
+        """Break fusion, so that files spread over the workers, and read the schema."""
+        return (
+            items | "Spread" >> beam.Reshuffle() | "Describe" >> beam.ParDo(_DescribeFile(self._plan), self._verified)
+        )
+
+
+class _DescribeFile(beam.DoFn):
+    def __init__(self, plan: VetPlan) -> None:
+        super().__init__()
+        self._plan = plan
+
+    def process(self, item: WorkItem, verified: VerifiedFiles) -> Iterator[FileSchema]:
+        if verified.faults:
+            return
+        plan, known = self._plan, verified.files[item.name]
+        try:
+            with read_verified(known.uri, expected_sha256=known.sha256, limits=plan.limits) as spooled:
+                facts = read_schema(item.format, spooled.file, plan.limits)
+                if plan.declared_schema is not None and facts.is_inferred:
+                    facts = SchemaFacts(plan.declared_schema, is_inferred=False)
+                widths = _first_widths(plan, item, spooled.file, facts.schema)
+            yield FileSchema(item.name, facts.schema.serialize().to_pybytes(), facts.is_inferred, widths, None)
+        except MillcertError as error:
+            yield FileSchema(item.name, b"", False, {}, fault_from(error, file=item.name))
+
+
+def _first_widths(plan: VetPlan, item: WorkItem, file: Any, schema: pa.Schema) -> dict[str, int]:
+    wanted = {
+        role: column
+        for role, column in plan.roles.items()
+        if schema.get_field_index(column) >= 0 and is_list(schema.field(column).type)
+    }
+    found: dict[str, int] = {
+        role: schema.field(column).type.list_size
+        for role, column in wanted.items()
+        if pa.types.is_fixed_size_list(schema.field(column).type)
+    }
+    if len(found) == len(wanted):
+        return found
+    for decoded in decode(item.format, file, schema, plan.limits):
+        for role, column in wanted.items():
+            if role not in found:
+                width = vector_width(decoded.batch.column(schema.get_field_index(column)))
+                if width:
+                    found[role] = width
+        if len(found) == len(wanted):
+            break
+    return found
+
+
+class PlanDataset(beam.PTransform):
+    """In: FileSchema of all data files. Out: one `DatasetFacts`."""
+
+    def __init__(self, plan: VetPlan, verified: AsSingleton) -> None:
+        super().__init__()
+        self._plan = plan
+        self._verified = verified
+
+    def expand(self, schemas: PCollection[FileSchema]) -> PCollection[DatasetFacts]:
+        """Merge what the files say on one worker."""
+        once = schemas.pipeline | "Once" >> beam.Create([None])
+        return once | "Plan" >> beam.Map(_plan_once, self._verified, AsList(schemas), self._plan).with_output_types(
+            DatasetFacts
+        )
+
+
+def _plan_once(_: None, verified: VerifiedFiles, schemas: list[FileSchema], plan: VetPlan) -> DatasetFacts:
+    return plan_dataset(plan, verified, schemas)
+
+
+def plan_dataset(plan: VetPlan, verified: VerifiedFiles, schemas: list[FileSchema]) -> DatasetFacts:
+    """Return one schema, role plan and metric plan for all files; disagreements and wrong columns are faults."""
+    faults = list(verified.faults)
+    faults += [described.fault for described in schemas if described.fault is not None]
+    if faults:
+        return DatasetFacts(verified.files, verified.sources, verified.signed, tuple(sorted(faults)))
+    ordered = sorted(schemas, key=lambda described: described.name)
+    widths: dict[str, int] = {}
+    for described in ordered:
+        for role, width in described.widths.items():
+            widths.setdefault(role, width)
+    try:
+        if not ordered:
+            raise UsageError("The data set has no data file.", hint="Name a file, a folder or a glob that has some.")
+        schema = merge_schemas(
+            [
+                (described.name, SchemaFacts(pa.ipc.read_schema(pa.py_buffer(described.schema)), described.is_inferred))
+                for described in ordered
+            ]
+        )
+        roles = plan_roles(plan.roles, schema, widths)
+        metrics = _plan_metrics(plan, schema)
+    except MillcertError as error:
+        return DatasetFacts(verified.files, verified.sources, verified.signed, (fault_from(error),))
+    return DatasetFacts(verified.files, verified.sources, verified.signed, (), schema, roles, metrics)
+
+
+def _plan_metrics(plan: VetPlan, schema: pa.Schema) -> MetricPlan | None:
+    if plan.suite is None:
+        return None
+    from millcert.checks.expectations import plan_suite  # heavy: Great Expectations loads on this one worker only
+
+    return plan_suite(plan.suite, schema)

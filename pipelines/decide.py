@@ -1,0 +1,321 @@
+"""From what the passes found to a verdict. Pure: no clock, no file, no Beam.
+
+Steps (each block below repeats its number):
+  1. Every file that was to be read was read, and every sample is in exactly one of admitted, quarantined, malformed.
+  2. The files are still what their sources signed, row counts and row trees included where the manifest states them.
+  3. Expectations: the suite's own success, by severity.
+  4. Checks: each against its limit; a check that could not be fitted leaves the verdict inconclusive.
+  5. Limits of the whole: malformed, quarantined, unknown provenance; nothing left is no data set.
+  6. The decision: any reason to reject rejects; else any missing evidence is inconclusive; else admitted.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from millcert.checks.base import GroupEvidence
+from millcert.checks.coverage import not_covered
+from millcert.checks.sample_digest import schema_id
+from millcert.errors import InconclusiveError, InternalError, MillcertError
+from millcert.pipelines.accumulate import EXPECTATIONS, Models
+from millcert.pipelines.dataset import DatasetFacts
+from millcert.pipelines.plan import PlannedCheck, VetPlan
+from millcert.pipelines.records import CheckFailure, Fault, FileOutcome, ShardFacts, fault_from
+from millcert.provenance.manifest import FileEntry, Manifest, compare_manifests
+from millcert.verdict import (
+    CheckStatus,
+    CheckSummary,
+    Decision,
+    ExpectationSummary,
+    Reason,
+    SampleCounts,
+    SourceSummary,
+    Verdict,
+)
+
+#: Groups of evidence that a verdict lists for one check; suspicious ones first. All of them are counted.
+MAX_EVIDENCE = 100
+
+
+class Ruling(NamedTuple):
+    """The verdict with what is published beside it; or faults, and no verdict.
+
+    suite_result: Great Expectations' own result JSON, None without a suite.
+    """
+
+    verdict: Verdict | None
+    faults: tuple[Fault, ...]
+    input_manifest: Manifest | None
+    output_manifest: Manifest | None
+    suite_result: Mapping[str, Any] | None
+
+
+class _Judged(NamedTuple):
+    rejects: list[Reason]
+    missing: list[Reason]
+
+
+def rule(
+    plan: VetPlan,
+    dataset: DatasetFacts,
+    models: Models,
+    shards: Sequence[ShardFacts],
+    outcomes: Sequence[FileOutcome],
+    faults: Sequence[Fault],
+) -> Ruling:
+    """Return the ruling on a run.
+
+    Args:
+        plan: of the run.
+        dataset: what was verified and planned before any sample was read.
+        models: after the last pass.
+        shards: one a data file, from the first full read.
+        outcomes: one a data file, from the scoring read.
+        faults: of all reads.
+    """
+    every_fault = sorted({*dataset.faults, *faults})
+    if every_fault:
+        return Ruling(None, tuple(every_fault), None, None, None)
+    try:
+        return _rule(plan, dataset, models, _by_name(plan, shards), _by_name(plan, outcomes))
+    except MillcertError as error:
+        return Ruling(None, (fault_from(error),), None, None, None)
+
+
+def _rule(
+    plan: VetPlan,
+    dataset: DatasetFacts,
+    models: Models,
+    shards: Mapping[str, ShardFacts],
+    outcomes: Mapping[str, FileOutcome],
+) -> Ruling:
+    # 1. Every file was read to its end, twice, with the same result.
+    for name, outcome in outcomes.items():
+        if outcome.rows != shards[name].records:
+            raise InternalError(
+                f"{name}: {shards[name].records} records at the first read, {outcome.rows} at the last."
+            )
+    counts = SampleCounts(
+        seen=sum(outcome.rows for outcome in outcomes.values()),
+        admitted=sum(outcome.admitted for outcome in outcomes.values()),
+        quarantined=sum(outcome.quarantined for outcome in outcomes.values()),
+        malformed=sum(outcome.malformed for outcome in outcomes.values()),
+        unknown_provenance=sum(
+            outcome.rows for outcome in outcomes.values() if dataset.sources[outcome.source].status == "unknown"
+        ),
+    )
+    # 2. The input as it was read, rows and all.
+    identifier = schema_id(dataset.schema).hex()
+    given = _input_manifest(plan, dataset, shards, identifier)
+    _compare_rows(plan, dataset, given)
+    judged = _Judged([], [])
+    # 3. to 5.
+    expectations, suite_result = _expectations(plan, dataset, models, judged)
+    checks = tuple(_check(planned, models, outcomes, judged) for planned in plan.checks)
+    _limits(plan, counts, judged)
+    # 6. The decision.
+    decision: Decision = "rejected" if judged.rejects else "inconclusive" if judged.missing else "admitted"
+    output = _output_manifest(plan, dataset, outcomes, identifier) if decision == "admitted" else None
+    verdict = Verdict(
+        version=1,
+        dataset=plan.dataset,
+        decision=decision,
+        reasons=(*judged.rejects, *judged.missing),
+        policy_digest=plan.policy_digest,
+        trusted_root_sha256="" if plan.trust_root is None else plan.trust_root.sha256,
+        code_version=plan.code_version,
+        schema_id=identifier,
+        input_root=given.root,
+        output_root="" if output is None else output.root,
+        files=len(given.files),
+        size_bytes=sum(entry.size_bytes for entry in given.files),
+        reads=plan.reads,
+        samples=counts,
+        sources=_sources(dataset, outcomes),
+        expectations=expectations,
+        checks=checks,
+        not_covered=not_covered(
+            planned.check.covers
+            for planned in plan.checks
+            if not isinstance(models.get(planned.check.name), CheckFailure)
+        ),
+    )
+    return Ruling(verdict, (), given, output, suite_result)
+
+
+def _by_name(plan: VetPlan, records: Sequence[Any]) -> dict[str, Any]:
+    found = {record.name: record for record in records}
+    expected = {item.name for item in plan.items}
+    if set(found) != expected or len(found) != len(records):
+        missing = sorted(expected - set(found))
+        raise InternalError(f"{len(records)} of {len(expected)} files were read; missing: {missing[:5]}.")
+    return dict(sorted(found.items()))
+
+
+def _input_manifest(
+    plan: VetPlan, dataset: DatasetFacts, shards: Mapping[str, ShardFacts], identifier: str
+) -> Manifest:
+    entries = []
+    for name, item in sorted(dataset.files.items()):
+        shard = shards.get(name)
+        entries.append(
+            FileEntry(name, item.size_bytes, item.sha256)
+            if shard is None
+            else FileEntry(name, item.size_bytes, item.sha256, shard.rows, shard.row_tree_root, identifier)
+        )
+    return Manifest(plan.dataset, tuple(entries))
+
+
+def _compare_rows(plan: VetPlan, dataset: DatasetFacts, given: Manifest) -> None:
+    entries = {entry.path: entry for entry in given.files}
+    for planned in plan.sources:
+        signed = dataset.signed.get(planned.rule.name)
+        if signed is None:
+            continue
+        actual = tuple(
+            replace(seen, path=entry.path)
+            for entry in signed.files
+            if (seen := entries.get(planned.prefix + entry.path)) is not None
+        )
+        compare_manifests(signed, Manifest(signed.name, actual), is_selection=planned.is_selection)
+
+
+def _output_manifest(
+    plan: VetPlan, dataset: DatasetFacts, outcomes: Mapping[str, FileOutcome], identifier: str
+) -> Manifest:
+    entries = [
+        FileEntry(
+            name,
+            outcome.output_size_bytes,
+            outcome.output_sha256,
+            outcome.admitted,
+            outcome.output_row_tree_root,
+            identifier,
+        )
+        for name, outcome in outcomes.items()
+    ]
+    for auxiliary in plan.auxiliary:
+        item = dataset.item(auxiliary.name)
+        entries.append(FileEntry(item.name, item.size_bytes, item.sha256))
+    return Manifest(plan.dataset, tuple(sorted(entries, key=lambda entry: entry.path.encode())))
+
+
+def _expectations(
+    plan: VetPlan, dataset: DatasetFacts, models: Models, judged: _Judged
+) -> tuple[ExpectationSummary | None, Mapping[str, Any] | None]:
+    # 3. Expectations.
+    if plan.suite is None or dataset.metrics is None:
+        return None, None
+    from millcert.checks.expectations import evaluate_suite  # heavy: Great Expectations loads on this one worker only
+
+    metrics = models.get(EXPECTATIONS)
+    try:
+        result = evaluate_suite(plan.suite, dataset.metrics, metrics or dataset.metrics.empty(), dataset.schema)
+    except InconclusiveError as error:
+        judged.missing.append(Reason("expectations.inconclusive", error.message))
+        return None, None
+    failed = [outcome for outcome in result.outcomes if not outcome.success]
+    grave = [outcome for outcome in failed if outcome.severity == "critical"]
+    if grave and plan.suite_on_failure == "reject":
+        names = ", ".join(f"{outcome.type}({outcome.column})" for outcome in grave[:5])
+        judged.rejects.append(Reason("expectations.failed", f"{len(grave)} critical expectations failed: {names}"))
+    summary = ExpectationSummary(
+        suite_digest=plan.suite.digest,
+        success=not failed,
+        evaluated=len(result.outcomes),
+        unsuccessful=len(failed),
+        on_failure=plan.suite_on_failure,
+        outcomes=tuple(outcome._asdict() for outcome in result.outcomes),
+    )
+    return summary, result.json
+
+
+def _check(planned: PlannedCheck, models: Models, outcomes: Mapping[str, FileOutcome], judged: _Judged) -> CheckSummary:
+    # 4. Checks.
+    check, model = planned.check, models.get(planned.check.name)
+    scored = sum(outcome.scored.get(check.name, 0) for outcome in outcomes.values())
+    flagged = sum(outcome.flagged.get(check.name, 0) for outcome in outcomes.values())
+    fraction = flagged / scored if scored else 0.0
+    evidence: tuple[GroupEvidence, ...] = ()
+    status: CheckStatus = "passed"
+    message = ""
+    if isinstance(model, CheckFailure):
+        status, message = "inconclusive", model.message
+        judged.missing.append(Reason("check.inconclusive", f"{check.name}: {model.message}"))
+    else:
+        evidence = check.evidence(model)
+        if flagged:
+            status = "warned"
+            message = f"{flagged:,} of {scored:,} samples flagged"
+        if fraction > planned.max_flagged_fraction:
+            message = f"{flagged:,} of {scored:,} samples flagged; the policy allows {planned.max_flagged_fraction:g}"
+            if planned.over_limit == "reject":
+                status = "failed"
+                judged.rejects.append(Reason("check.over_limit", f"{check.name}: {message}"))
+    suspicious = [group for group in evidence if group.is_suspicious]
+    shown = sorted(evidence, key=lambda group: (not group.is_suspicious, -group.estimated_count, group.group))
+    return CheckSummary(
+        name=check.name,
+        version=check.version,
+        config_digest=planned.config_digest,
+        severity=check.severity,
+        status=status,
+        scored=scored,
+        flagged=flagged,
+        flagged_fraction=fraction,
+        max_flagged_fraction=planned.max_flagged_fraction,
+        on_flagged=planned.on_flagged,
+        over_limit=planned.over_limit,
+        message=message,
+        groups=len(evidence),
+        suspicious_groups=len(suspicious),
+        estimated_count=sum(group.estimated_count for group in suspicious),
+        evidence=tuple(group._asdict() for group in shown[:MAX_EVIDENCE]),
+    )
+
+
+def _limits(plan: VetPlan, counts: SampleCounts, judged: _Judged) -> None:
+    # 5. Limits of the whole.
+    if counts.admitted == 0:
+        judged.rejects.append(Reason("samples.none_admitted", f"of {counts.seen:,} samples none could be admitted"))
+    limits = (
+        ("samples.malformed", "malformed", counts.malformed, plan.max_malformed_fraction),
+        ("samples.quarantined", "quarantined", counts.quarantined, plan.max_quarantined_fraction),
+        (
+            "samples.unknown_provenance",
+            "of unknown provenance",
+            counts.unknown_provenance,
+            plan.max_unknown_provenance_fraction,
+        ),
+    )
+    for code, words, count, limit in limits:
+        if counts.seen and count / counts.seen > limit:
+            judged.rejects.append(
+                Reason(
+                    code,
+                    f"{count:,} of {counts.seen:,} samples ({count / counts.seen:.2%}) are {words}; limit {limit:g}",
+                )
+            )
+
+
+def _sources(dataset: DatasetFacts, outcomes: Mapping[str, FileOutcome]) -> tuple[SourceSummary, ...]:
+    summaries = []
+    for name in sorted(dataset.sources):
+        verified = dataset.sources[name]
+        mine = [outcome for outcome in outcomes.values() if outcome.source == name]
+        signature = verified.signature
+        summaries.append(
+            SourceSummary(
+                name=name,
+                status=verified.status,
+                identity="" if signature is None else signature.identity,
+                issuer="" if signature is None else signature.issuer,
+                signed_at="" if signature is None else signature.signed_at or "",
+                manifest_root=verified.manifest_root,
+                files=sum(item.source == name for item in dataset.files.values()),
+                samples=sum(outcome.rows for outcome in mine),
+                flagged=sum(outcome.flagged_any for outcome in mine),
+                malformed=sum(outcome.malformed for outcome in mine),
+            )
+        )
+    return tuple(summaries)

@@ -1,0 +1,250 @@
+"""One run from the first argument to the published output: plan, run, record, certify, publish.
+
+The pipeline computes; this driver alone holds keys and the ledger, so no worker ever sees them. Order, and what is
+true if we crash behind a step:
+  1. plan          nothing was written.
+  2. pipeline      only the staging folder has anything; the next run removes it.
+  3. record        the ledger says what was decided; nothing is published. A later run records its own decision.
+  4. certify       the certificate exists in staging and in the ledger only.
+  5. publish       everything appears at once (publish.py).
+"""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import apache_beam as beam
+import pyarrow as pa
+import pyarrow.parquet as pq
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from millcert.errors import InternalError, MillcertError, StoreError
+from millcert.pipelines.formats import ReadLimits
+from millcert.pipelines.output import PartWriter, copy_spooled, open_output, translate_store_errors
+from millcert.pipelines.plan import VetPlan
+from millcert.pipelines.planning import Workspace, plan_run, refuse_unreadable
+from millcert.pipelines.publish import is_local, promote, staging_for, write_file
+from millcert.pipelines.recording import Recorded, Recorder
+from millcert.pipelines.records import error_from
+from millcert.pipelines.ruling import RunResult, read_ruling
+from millcert.pipelines.runner import pipeline_options
+from millcert.pipelines.score import FINDINGS_SCHEMA, MALFORMED_SCHEMA, part_name
+from millcert.pipelines.spool import read_verified
+from millcert.pipelines.vet import RULING_FILE, build_pipeline
+from millcert.policy import LoadedPolicy
+from millcert.provenance.manifest import Manifest
+from millcert.verdict import Verdict
+
+
+@dataclass(frozen=True)
+class VetOptions:
+    """How a run is carried out; nothing here changes its verdict.
+
+    datasets: files, folders or globs. out: the folder to publish to. state: keys and ledger. replace: an earlier
+    output at
+    `out` may be replaced. workers: processes of the local runner. beam_arguments: Beam's own options. now: the clock,
+    used for the ledger and the certificate only.
+    """
+
+    datasets: tuple[str, ...]
+    out: str
+    state: Path
+    replace: bool = False
+    workers: int = 1
+    beam_arguments: tuple[str, ...] = ()
+    now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
+
+
+@dataclass(frozen=True)
+class Published:
+    """What a report is made of: the run's result, what the ledger says of it, and where the parts are."""
+
+    plan: VetPlan
+    result: RunResult
+    recorded: Recorded
+    folder: str
+
+
+@dataclass(frozen=True)
+class VetResult:
+    """What a run decided and where it put it."""
+
+    verdict: Verdict
+    out: str
+    recorded: Recorded
+    findings: int
+    malformed: int
+
+
+class Watcher(Protocol):
+    """Is told how a run goes; `RunProgress` on a terminal, nothing by default."""
+
+    def start(self, plan: VetPlan) -> None:
+        """Say that the pipeline starts; progress records appear at `plan.progress_path`."""
+        ...
+
+    def stop(self) -> None:
+        """Say that the pipeline ended, whether well or not."""
+        ...
+
+
+class _NoWatcher:
+    def start(self, plan: VetPlan) -> None:
+        """Do nothing."""
+
+    def stop(self) -> None:
+        """Do nothing."""
+
+
+def vet_dataset(
+    loaded: LoadedPolicy,
+    options: VetOptions,
+    *,
+    render_report: Callable[[Published], str] | None = None,
+    watcher: Watcher | None = None,
+    after: Callable[[str], None] = lambda _: None,
+) -> VetResult:
+    """Run the gate over a data set and publish what it decided.
+
+    Args:
+        loaded: the policy with the files that it names.
+        options: how to run.
+        render_report: makes `report.html` of what is published; no report without it.
+        watcher: is told how the run goes.
+        after: called with the name of each step that was done; fault tests stop there.
+
+    Raises:
+        MillcertError: by its class; nothing is published then. A rejection is not an error but a verdict.
+
+    Cost: `plan.reads` full reads of the data; memory does not grow with the number of samples.
+    """
+    recorder = Recorder.open(options.state, loaded.policy.ledger.origin)
+    beam_options = pipeline_options(list(options.beam_arguments), workers=options.workers)
+    with staging_for(options.out, replace=options.replace) as staging, _progress_file() as progress_path:
+        plan = plan_run(loaded, options.datasets, Workspace(staging, progress_path))
+        refuse_unreadable(plan)
+        after("planned")
+        result = run_pipeline(plan, beam_options, watcher or _NoWatcher())
+        after("computed")
+        if result.verdict is None:
+            raise error_from(list(result.faults))
+        published = f"{staging}/publish"
+        findings = _merge_parts(staging, "findings", FINDINGS_SCHEMA, result.files)
+        malformed = _merge_parts(staging, "malformed", MALFORMED_SCHEMA, result.files)
+        _settle_admitted(plan, result, published)
+        after("parts merged")
+        recorded = recorder.record(plan, result, options.now())
+        after("recorded")
+        _write_documents(result, recorded, published)
+        after("documents written")
+        if render_report is not None:
+            write_file(f"{published}/report.html", render_report(Published(plan, result, recorded, published)).encode())
+        after("report written")
+        promote(published, options.out, after=after)
+    return VetResult(result.verdict, options.out, recorded, findings, malformed)
+
+
+def run_pipeline(plan: VetPlan, options: PipelineOptions, watcher: Watcher) -> RunResult:
+    """Run the pipeline to its end and return its result.
+
+    Raises:
+        StoreError: the runner failed for a reason of its own (a worker died, a cluster went away).
+        MillcertError: a worker ran into a bug of ours.
+    """
+    watcher.start(plan)
+    try:
+        outcome = build_pipeline(plan, options).run()
+        state = outcome.wait_until_finish()
+    except MillcertError:
+        raise
+    except Exception as error:
+        raise _runner_error(error) from error
+    finally:
+        watcher.stop()
+    if state != beam.runners.runner.PipelineState.DONE:
+        raise StoreError(f"The runner ended the job in state {state}.", hint="Run again; nothing was published.")
+    try:
+        with FileSystems.open(f"{plan.staging}/{RULING_FILE}", compression_type="uncompressed") as stream:
+            return read_ruling(bytes(stream.read()))
+    except OSError as error:
+        raise StoreError(
+            f"The job ended without a ruling: {error}", hint="Run again; nothing was published."
+        ) from error
+
+
+def _runner_error(error: Exception) -> MillcertError:
+    # Workers turn every foreseen failure into a value, so what arrives here is the machine's fault or ours.
+    text = str(error)
+    if isinstance(error, OSError) or "No space left" in text or "grpc" in type(error).__module__:
+        return StoreError(f"The runner failed: {text}", hint="Run again; nothing was published.")
+    return InternalError(f"The job failed: {text}", hint="This is a bug of millcert; please report it.")
+
+
+def _merge_parts(staging: str, kind: str, schema: pa.Schema, files: Sequence[str]) -> int:
+    """Join the files' parts in the order of the files' names, in bounded memory; return how many rows there are."""
+    target = f"{staging}/publish/{kind}.parquet"
+    with PartWriter(target, schema) as merged:
+        for name in sorted(files, key=str.encode):
+            part = f"{staging}/parts/{kind}/{part_name(name)}"
+            with translate_store_errors(part):
+                if not FileSystems.exists(part):
+                    continue
+                with FileSystems.open(part, compression_type="uncompressed") as stream:
+                    for batch in pq.ParquetFile(stream).iter_batches():
+                        merged.write(batch.cast(schema))
+    if not merged.rows:
+        with translate_store_errors(target), open_output(target) as stream:
+            pq.write_table(schema.empty_table(), stream)
+    return merged.rows
+
+
+def _settle_admitted(plan: VetPlan, result: RunResult, published: str) -> None:
+    """Complete `admitted/` with the auxiliary files, or take it away where the verdict does not admit."""
+    admitted = f"{published}/admitted"
+    if result.verdict is not None and result.verdict.decision == "admitted":
+        for item in plan.auxiliary:
+            _copy_auxiliary(item.uri, f"{admitted}/{item.name}", result.output_manifest, item.name)
+    elif is_local(admitted):
+        shutil.rmtree(admitted, ignore_errors=True)
+    else:
+        found = [entry.path for entry in FileSystems.match([f"{admitted}/**"])[0].metadata_list]
+        if found:
+            FileSystems.delete(found)
+
+
+def _copy_auxiliary(source: str, target: str, manifest: Manifest | None, name: str) -> None:
+    if manifest is None:
+        raise InternalError("An admitted data set has no manifest.")
+    entry = next(entry for entry in manifest.files if entry.path == name)
+    with read_verified(source, expected_sha256=entry.sha256, limits=ReadLimits()) as spooled:
+        copy_spooled(spooled, target)
+
+
+def _write_documents(result: RunResult, recorded: Recorded, published: str) -> None:
+    documents: dict[str, bytes | None] = {
+        "certificate.json": recorded.certificate,
+        "expectations.json": None if result.suite_result is None else _json(result.suite_result),
+        "manifest.json": None if result.input_manifest is None else result.input_manifest.to_json(),
+        "verdict.json": None if result.verdict is None else result.verdict.to_json(),
+    }
+    for name, data in documents.items():
+        if data is not None:
+            write_file(f"{published}/{name}", data)
+
+
+def _json(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, indent=2, sort_keys=True).encode()
+
+
+@contextmanager
+def _progress_file() -> Iterator[str]:
+    """Yield a local file that workers append their progress to; gone at the end."""
+    with tempfile.NamedTemporaryFile(prefix="millcert-progress-") as file:
+        yield file.name

@@ -1,0 +1,141 @@
+"""Writing what a file yields: to a staging folder on any Beam filesystem, hashed while it is written."""
+
+import hashlib
+import io
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from apache_beam.io.filesystem import CompressionTypes
+from apache_beam.io.filesystems import FileSystems
+
+from millcert.errors import StoreError
+from millcert.pipelines.formats import Decoded, open_writer
+from millcert.pipelines.publish import is_local
+from millcert.pipelines.records import WorkItem
+from millcert.pipelines.spool import Spooled
+
+_COPY_BYTES = 1 << 20
+
+
+class PartWriter:
+    """A Parquet file that is made when its first row is written; a part without rows leaves no file.
+
+    Usage: `with PartWriter(uri, schema) as part: part.write(batch)`. The bytes depend on the batches only.
+    """
+
+    def __init__(self, uri: str, schema: pa.Schema) -> None:
+        self._uri = uri
+        self._schema = schema
+        self._stream: BinaryIO | None = None
+        self._writer: pq.ParquetWriter | None = None
+        self.rows = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Append a batch of the part's schema; an empty one does nothing.
+
+        Raises:
+            StoreError: the file system refused.
+        """
+        if not batch.num_rows:
+            return
+        with translate_store_errors(self._uri):
+            if self._writer is None:
+                self._stream = open_output(self._uri)
+                self._writer = pq.ParquetWriter(self._stream, self._schema, compression="zstd", store_schema=True)
+            self._writer.write_batch(batch)
+        self.rows += batch.num_rows
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with translate_store_errors(self._uri):
+            if self._writer is not None:
+                self._writer.close()
+            if self._stream is not None:
+                self._stream.close()
+
+
+class HashingStream(io.RawIOBase):
+    """Hands bytes on to another stream and keeps their SHA-256 and number."""
+
+    def __init__(self, target: BinaryIO) -> None:
+        super().__init__()
+        self._target = target
+        self._hash = hashlib.sha256()
+        self._size_bytes = 0
+
+    def writable(self) -> bool:
+        """Return True."""
+        return True
+
+    def write(self, data: Any) -> int:
+        """Write all of `data`."""
+        view = memoryview(data).cast("B")
+        self._target.write(view)
+        self._hash.update(view)
+        self._size_bytes += len(view)
+        return len(view)
+
+    def tell(self) -> int:
+        """Return how many bytes were written."""
+        return self._size_bytes
+
+    def result(self) -> tuple[str, int]:
+        """Return (sha256 hex, size in bytes)."""
+        return self._hash.hexdigest(), self._size_bytes
+
+
+def copy_spooled(spooled: Spooled, uri: str) -> tuple[str, int]:
+    """Write a verified file unchanged; return its SHA-256 (hex) and size in bytes.
+
+    Raises:
+        StoreError: the file system refused.
+    """
+    with translate_store_errors(uri), open_output(uri) as target:
+        stream = HashingStream(target)
+        spooled.file.seek(0)
+        while chunk := spooled.file.read(_COPY_BYTES):
+            stream.write(chunk)
+    return stream.result()
+
+
+def write_admitted(uri: str, item: WorkItem, spooled: Spooled, kept: Iterable[Decoded]) -> tuple[str, int]:
+    """Write what is kept of a file, in the file's own format; return its SHA-256 (hex) and size in bytes.
+
+    Raises:
+        StoreError: the file system refused.
+        HostileDataError: the file breaks a bound while it is decoded again.
+    """
+    with translate_store_errors(uri), open_output(uri) as target:
+        stream = HashingStream(target)
+        with open_writer(item.format, stream, like=spooled.file, name=item.name) as writer:
+            for decoded in kept:
+                writer.write(decoded)
+    return stream.result()
+
+
+def open_output(uri: str) -> BinaryIO:
+    """Open a file of the staging folder for writing, its folders made where that means something."""
+    if is_local(uri):
+        path = Path(uri)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("wb")
+    stream: BinaryIO = FileSystems.create(uri, compression_type=CompressionTypes.UNCOMPRESSED)
+    return stream
+
+
+@contextmanager
+def translate_store_errors(uri: str) -> Iterator[None]:
+    """Turn an operating system's refusal to write into a StoreError that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"Cannot write {uri}: {error}", hint="Free space or rights, then run again.") from error

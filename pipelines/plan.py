@@ -1,0 +1,86 @@
+"""The plan of one run: everything that was decided before any byte of data is read. Frozen; travels to every worker."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from millcert.checks.base import Check, Role
+from millcert.checks.metric_plan import SuiteSpec
+from millcert.pipelines.formats import ReadLimits
+from millcert.pipelines.records import WorkItem
+from millcert.provenance.trust import SourceRule, TrustRoot
+
+
+@dataclass(frozen=True)
+class PlannedCheck:
+    """A check with what the policy makes of its flags.
+
+    max_flagged_fraction: in [0, 1]; above it the check fails (over_limit "reject") or warns ("warn").
+    on_flagged: "quarantine" holds a flagged sample back, "report" only lists it.
+    """
+
+    check: Check
+    config_digest: str
+    max_flagged_fraction: float
+    over_limit: str
+    on_flagged: str
+
+
+@dataclass(frozen=True)
+class PlannedSource:
+    """A source rule and where its manifest and bundle are: "" where the source is accepted unsigned and has none.
+
+    prefix: the folder of the manifest, as a name prefix ("" or ending in "/"); the manifest's paths are relative to it.
+    is_selection: the run was given some files of the source by name or glob, so files that the manifest lists besides
+    are not missing.
+    """
+
+    rule: SourceRule
+    manifest_uri: str
+    bundle_uri: str
+    prefix: str
+    is_selection: bool
+
+
+@dataclass(frozen=True)
+class VetPlan:
+    """All that a run needs to know.
+
+    items: data files, sorted by name. auxiliary: files that belong to the data set but hold no samples (a Hugging Face
+    folder's state.json); they are hashed, verified and copied. staging: a folder on a Beam filesystem that only this
+    run writes to. progress_path: a local file, or "".
+    """
+
+    dataset: str
+    policy_digest: str
+    code_version: str
+    items: tuple[WorkItem, ...]
+    auxiliary: tuple[WorkItem, ...]
+    sources: tuple[PlannedSource, ...]
+    trust_root: TrustRoot | None
+    roles: Mapping[Role, str]
+    declared_schema: pa.Schema | None
+    suite: SuiteSpec | None
+    suite_on_failure: str
+    checks: tuple[PlannedCheck, ...]
+    limits: ReadLimits
+    max_malformed_fraction: float
+    max_quarantined_fraction: float
+    max_unknown_provenance_fraction: float
+    staging: str
+    progress_path: str
+
+    @property
+    def passes(self) -> int:
+        """Full reads that feed accumulators: the most that any check needs, and at least one."""
+        return max([1, *(planned.check.passes for planned in self.checks)])
+
+    @property
+    def reads(self) -> int:
+        """How often every data file is read from start to end: hash, describe, the passes, score."""
+        return 2 + self.passes + 1
+
+    def source(self, name: str) -> PlannedSource:
+        """Return the planned source of that name."""
+        return next(source for source in self.sources if source.rule.name == name)

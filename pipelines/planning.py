@@ -1,0 +1,187 @@
+"""From a policy and the user's arguments to the plan of a run: everything that can be refused before data is read."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, get_args
+
+import pyarrow as pa
+import rfc8785
+
+from millcert import __version__
+from millcert.checks.base import Check, Role
+from millcert.checks.metric_plan import load_suite
+from millcert.checks.registry import get_check
+from millcert.errors import MissingColumnError, PolicyError, UsageError
+from millcert.pipelines.formats import ReadLimits, schema_from_json
+from millcert.pipelines.plan import PlannedCheck, PlannedSource, VetPlan
+from millcert.pipelines.records import WorkItem
+from millcert.pipelines.spool import DatasetFile, match_files
+from millcert.policy import LoadedPolicy
+from millcert.policy_model import CheckRule, Policy
+from millcert.provenance.trust import SignerRule, SourceRule, load_trust_root, match_sources, provenance_paths
+
+#: What changes the meaning of a verdict besides the policy and the data. Part of every verdict.
+CODE_VERSION = f"millcert/{__version__}"
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Where a run works. staging: a folder that only this run writes to. progress_path: a local file, or ""."""
+
+    staging: str
+    progress_path: str = ""
+
+
+def plan_run(loaded: LoadedPolicy, datasets: Sequence[str], workspace: Workspace) -> VetPlan:
+    """Return the plan of a run.
+
+    Args:
+        loaded: the policy with the files that it names.
+        datasets: files, folders or globs on any Beam filesystem.
+        workspace: where the run works.
+
+    Raises:
+        UsageError, PolicyError, UnknownCheckError, MissingColumnError: the run cannot be carried out as asked.
+        UntrustedSourceError: a file matches no source rule, or several.
+        IntegrityError: the pinned trusted root has another digest.
+    """
+    policy = loaded.policy
+    limits = read_limits(policy)
+    files = match_files(tuple(datasets), limits=limits)
+    rules = tuple(_source_rule(policy, index) for index in range(len(policy.sources)))
+    evidence = provenance_paths(rules)
+    matched = match_sources([file.name for file in files if file.name not in evidence], rules)
+    items = [_work_item(file, matched[file.name]) for file in files if file.name in matched]
+    used = {item.source for item in items}
+    roles = _roles(policy)
+    return VetPlan(
+        dataset=policy.dataset.name,
+        policy_digest=loaded.digest,
+        code_version=CODE_VERSION,
+        items=tuple(item for item in items if item.format != "auxiliary"),
+        auxiliary=tuple(item for item in items if item.format == "auxiliary"),
+        sources=tuple(_planned_source(rule, files, items) for rule in rules if rule.name in used),
+        trust_root=_trust_root(loaded),
+        roles=roles,
+        declared_schema=_declared_schema(loaded),
+        suite=_suite(loaded),
+        suite_on_failure="" if policy.expectations is None else policy.expectations.on_failure,
+        checks=tuple(_planned_check(rule, policy, roles) for rule in policy.checks),
+        limits=limits,
+        max_malformed_fraction=policy.dataset.max_malformed_fraction,
+        max_quarantined_fraction=policy.verdict.max_quarantined_fraction,
+        max_unknown_provenance_fraction=policy.verdict.max_unknown_provenance_fraction,
+        staging=workspace.staging,
+        progress_path=workspace.progress_path,
+    )
+
+
+def read_limits(policy: Policy) -> ReadLimits:
+    """Return the reader's bounds with those that the policy sets."""
+    given = {name: value for name, value in policy.limits.model_dump().items() if value is not None}
+    return replace(ReadLimits(), **given)
+
+
+def _roles(policy: Policy) -> Mapping[Role, str]:
+    columns = policy.dataset.columns.model_dump()
+    return {role: columns[role] for role in get_args(Role) if columns.get(role) is not None}
+
+
+def _planned_check(rule: CheckRule, policy: Policy, roles: Mapping[Role, str]) -> PlannedCheck:
+    config: dict[str, Any] = dict(rule.config)
+    if policy.dataset.classes is not None and "classes" not in config and rule.check == "label_noise":
+        config["classes"] = tuple(policy.dataset.classes)
+    check = get_check(rule.check, config)
+    _refuse_missing_roles(check, roles)
+    severity_default = "reject" if check.severity == "reject" else "warn"
+    return PlannedCheck(
+        check=check,
+        config_digest=hashlib.sha256(rfc8785.dumps(json.loads(json.dumps(asdict(check))))).hexdigest(),  # type: ignore[call-overload]
+        max_flagged_fraction=rule.max_flagged_fraction,
+        over_limit=rule.over_limit or severity_default,
+        on_flagged=rule.on_flagged,
+    )
+
+
+def _refuse_missing_roles(check: Check, roles: Mapping[Role, str]) -> None:
+    missing = sorted(check.columns - set(roles) - {"source", "sample_digest"})
+    if missing:
+        raise MissingColumnError(
+            f"Check {check.name} needs {', '.join(missing)}; the policy maps {', '.join(sorted(roles)) or 'nothing'}.",
+            hint=f"Name the column under dataset.columns.{missing[0]}, or take the check out of the policy.",
+            column=missing[0],
+        )
+
+
+def _source_rule(policy: Policy, index: int) -> SourceRule:
+    rule = policy.sources[index]
+    signers = (
+        None
+        if rule.signed_by is None
+        else tuple(
+            SignerRule(issuer=signer.issuer, identity=signer.identity, identity_pattern=signer.identity_pattern)
+            for signer in rule.signed_by
+        )
+    )
+    return SourceRule(
+        name=rule.name,
+        path_pattern=rule.path,
+        signed_by=signers,
+        unsigned_accepted=rule.unsigned is not None,
+        manifest=rule.manifest or "",
+        bundle=rule.bundle or "",
+    )
+
+
+def _planned_source(rule: SourceRule, files: Sequence[DatasetFile], items: Sequence[WorkItem]) -> PlannedSource:
+    mine = next(item for item in items if item.source == rule.name)
+    # Names are relative to the folder that the user named; the manifest's place is relative to the same folder.
+    base = mine.uri.removesuffix(mine.name)
+    uris = {file.name: file.uri for file in files}
+    manifest, bundle = rule.manifest_path, rule.bundle_path
+    return PlannedSource(
+        rule=rule,
+        manifest_uri=uris.get(manifest, base + manifest),
+        bundle_uri=uris.get(bundle, base + bundle),
+        prefix=f"{rule.directory}/" if rule.directory else "",
+        is_selection=any(file.is_selection for file in files if file.name == mine.name),
+    )
+
+
+def _work_item(file: DatasetFile, rule: SourceRule) -> WorkItem:
+    return WorkItem(
+        name=file.name, uri=file.uri, format=file.format, source=rule.name, size_bytes=file.size_bytes, sha256=""
+    )
+
+
+def _trust_root(loaded: LoadedPolicy) -> Any:
+    trust = loaded.policy.trust
+    if trust is None:
+        return None
+    return load_trust_root(loaded.files["trust.trusted_root"], trust.trusted_root_sha256)
+
+
+def _declared_schema(loaded: LoadedPolicy) -> pa.Schema | None:
+    data = loaded.files.get("dataset.schema")
+    return None if data is None else schema_from_json(data)
+
+
+def _suite(loaded: LoadedPolicy) -> Any:
+    data = loaded.files.get("expectations.suite")
+    return None if data is None else load_suite(data)
+
+
+def refuse_unreadable(plan: VetPlan) -> None:
+    """Refuse a plan that has nothing to read.
+
+    Raises:
+        UsageError: no data file matched.
+        PolicyError: a check would travel under a name that the pipeline keeps for itself.
+    """
+    if not plan.items:
+        raise UsageError("The data set has no data file.", hint="Name a file, a folder or a glob that has some.")
+    names = [planned.check.name for planned in plan.checks]
+    if len(set(names)) != len(names):
+        raise PolicyError("A check stands in the policy twice.", hint="Give each check once.")

@@ -1,0 +1,164 @@
+"""From files to sample batches: every pass re-reads, re-hashes and decodes the same verified bytes.
+
+A sample batch is a `pa.RecordBatch` whose columns are named by what they are:
+  row            int64, the record's index in its file
+  digest         fixed_size_binary[32], the sample digest (only where a pass asks for it)
+  role:NAME      a role that a check asks for (checks/columns.py)
+  column:NAME    one of the user's columns (only where expectations are computed)
+Its schema metadata names the file and the source. Malformed records and rows that cannot play their roles are not in
+it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+from apache_beam.pvalue import AsSingleton, PCollection, PCollectionTuple, TaggedOutput
+
+from millcert.checks.sample_digest import sample_digests
+from millcert.errors import MillcertError
+from millcert.pipelines.dataset import DatasetFacts
+from millcert.pipelines.formats import Decoded, ReadLimits, decode
+from millcert.pipelines.progress import ProgressReporter
+from millcert.pipelines.records import Fault, ShardFacts, WorkItem, fault_from
+from millcert.pipelines.roles import RoleView
+from millcert.pipelines.spool import Spooled, read_verified
+from millcert.provenance.merkle import TreeBuilder, leaf_hash
+
+FILE_KEY = b"millcert.file"
+SOURCE_KEY = b"millcert.source"
+
+
+@dataclass(frozen=True)
+class ReadRequest:
+    """What one pass needs of the data.
+
+    number: of the pass, for progress. wants_columns: the user's columns (expectations). wants_digests: sample digests.
+    wants_shards: emit `ShardFacts` (the first full read does).
+    """
+
+    number: int
+    wants_columns: bool
+    wants_digests: bool
+    wants_shards: bool
+    limits: ReadLimits
+    progress_path: str
+
+
+class ReadSamples(beam.PTransform):
+    """Read work items into sample batches.
+
+    In: WorkItem. Out: tags `batches` (pa.RecordBatch), `shards` (ShardFacts), `faults` (Fault).
+    Reads every file once; nothing is read when `dataset` holds a fault.
+    """
+
+    def __init__(self, request: ReadRequest, dataset: AsSingleton) -> None:
+        super().__init__()
+        self._request = request
+        self._dataset = dataset
+
+    def expand(self, items: PCollection[WorkItem]) -> PCollectionTuple:
+        """Break fusion, so that files spread over the workers, and read."""
+        outputs = (
+            items
+            | "Spread" >> beam.Reshuffle()
+            | "Read"
+            >> beam.ParDo(_ReadFile(self._request), self._dataset).with_outputs("shards", "faults", main="batches")
+        )
+        outputs.batches.element_type = pa.RecordBatch
+        outputs.shards.element_type = ShardFacts
+        outputs.faults.element_type = Fault
+        return outputs
+
+
+class _ReadFile(beam.DoFn):
+    def __init__(self, request: ReadRequest) -> None:
+        super().__init__()
+        self._request = request
+
+    def setup(self) -> None:
+        self._progress = ProgressReporter(self._request.progress_path)
+
+    def teardown(self) -> None:
+        self._progress.close()
+
+    def process(self, item: WorkItem, dataset: DatasetFacts) -> Iterator[Any]:
+        if dataset.faults:
+            return
+        verified = dataset.item(item.name)
+        try:
+            with read_verified(verified.uri, expected_sha256=verified.sha256, limits=self._request.limits) as spooled:
+                yield from self._read(verified, spooled, dataset)
+        except MillcertError as error:
+            yield TaggedOutput("faults", fault_from(error, file=item.name))
+        self._progress.advance(self._request.number, size_bytes=item.size_bytes)
+
+    def _read(self, item: WorkItem, spooled: Spooled, dataset: DatasetFacts) -> Iterator[Any]:
+        request, tree, records = self._request, TreeBuilder(), 0
+        metadata = {FILE_KEY: item.name.encode(), SOURCE_KEY: item.source.encode()}
+        for decoded in decode(item.format, spooled.file, dataset.schema, request.limits):
+            records += len(decoded.rows) + len(decoded.malformed)
+            digests = None
+            if request.wants_digests or request.wants_shards:
+                digests = sample_digests(decoded.batch)
+            if request.wants_shards and digests is not None:
+                for digest in digests:
+                    tree.append(leaf_hash(digest.tobytes()))
+            batch, _ = sample_batch(
+                decoded, digests if request.wants_digests else None, item, dataset, wants_columns=request.wants_columns
+            )
+            self._progress.advance(request.number, rows=len(decoded.rows))
+            if batch.num_rows:
+                yield batch.replace_schema_metadata(metadata)
+        if request.wants_shards:
+            yield TaggedOutput("shards", ShardFacts(item.name, records, tree.size, tree.root().hex()))
+
+
+def sample_batch(
+    decoded: Decoded, digests: np.ndarray | None, item: WorkItem, dataset: DatasetFacts, *, wants_columns: bool
+) -> tuple[pa.RecordBatch, RoleView]:
+    """Return the sample batch of what was decoded, and the view that says which rows are in it."""
+    view = dataset.roles.apply(decoded.batch, item.source)
+    mask = None if view.usable.all() else pa.array(view.usable)
+    names, arrays = ["row"], [pa.array(decoded.rows[view.usable])]
+    if digests is not None:
+        names.append("digest")
+        arrays.append(digest_array(digests if mask is None else digests[view.usable]))
+    for name, column in zip(view.roles.schema.names, view.roles.columns, strict=True):
+        names.append(f"role:{name}")
+        arrays.append(column)
+    if wants_columns:
+        for name, column in zip(decoded.batch.schema.names, decoded.batch.columns, strict=True):
+            names.append(f"column:{name}")
+            arrays.append(column if mask is None else column.filter(mask))
+    return pa.RecordBatch.from_arrays(arrays, names=names), view
+
+
+def role_batch(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Return the columns that checks see, under their role names; `sample_digest` where the batch has digests."""
+    named = [
+        (name.removeprefix("role:"), index) for index, name in enumerate(batch.schema.names) if name.startswith("role:")
+    ]
+    position = batch.schema.get_field_index("digest")
+    if position >= 0:
+        named.append(("sample_digest", position))
+    return pa.RecordBatch.from_arrays([batch.column(index) for _, index in named], names=[name for name, _ in named])
+
+
+def user_batch(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Return the user's columns under their own names."""
+    named = [
+        (name.removeprefix("column:"), index)
+        for index, name in enumerate(batch.schema.names)
+        if name.startswith("column:")
+    ]
+    return pa.RecordBatch.from_arrays([batch.column(index) for _, index in named], names=[name for name, _ in named])
+
+
+def digest_array(digests: np.ndarray) -> pa.Array:
+    """Return digests of shape (n, 32) as fixed_size_binary[32], without copying row by row."""
+    buffer = pa.py_buffer(np.ascontiguousarray(digests).tobytes())
+    return pa.Array.from_buffers(pa.binary(32), len(digests), [None, buffer])

@@ -1,0 +1,184 @@
+"""What a run writes into the ledger, and the certificate that it gets for it.
+
+Leaves hold roots, digests and counts, never a sample: a leaf cannot be taken back (docs/formats/ledger.md). The keys
+are made on first use in the state folder and never leave the machine that submits the job.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from millcert.errors import InternalError
+from millcert.pipelines.plan import VetPlan
+from millcert.pipelines.ruling import RunResult
+from millcert.provenance.certificate import issue_certificate
+from millcert.provenance.keys import load_or_create_key
+from millcert.provenance.ledger import Entry, Ledger, open_ledger
+from millcert.verdict import CheckSummary, SourceSummary, Verdict, canonical_value
+
+LEDGER_FILE = "ledger.db"
+LEDGER_KEY = Path("keys") / "ledger.key"
+GATE_KEY = Path("keys") / "gate.key"
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What the ledger says of a run. index: of the verdict's leaf; certificate: its bytes, None unless admitted."""
+
+    origin: str
+    index: int
+    checkpoint: str
+    certificate: bytes | None
+
+
+@dataclass(frozen=True)
+class Recorder:
+    """Keys and ledger of one state folder."""
+
+    state: Path
+    origin: str
+    ledger_key: Ed25519PrivateKey
+    gate_key: Ed25519PrivateKey
+
+    @classmethod
+    def open(cls, state: Path, origin: str) -> Self:
+        """Return the recorder of a state folder, its keys and ledger made if they are not there.
+
+        Opening before the job runs means that an unusable state folder is known before hours of computing.
+
+        Raises:
+            UsageError: the folder's keys are readable by others, or the ledger has another origin.
+            LedgerError: the ledger is not what was last seen of it.
+            StoreError: it cannot be read or written.
+        """
+        recorder = cls(state, origin, load_or_create_key(state / LEDGER_KEY), load_or_create_key(state / GATE_KEY))
+        with recorder._ledger() as ledger:
+            _ = ledger.size
+        return recorder
+
+    def record(self, plan: VetPlan, result: RunResult, now: datetime) -> Recorded:
+        """Append the run to the ledger and, if it admits, issue the certificate.
+
+        Raises:
+            StoreError: the ledger could not be written; nothing counts then.
+            LedgerError: the ledger is not what was last seen of it.
+        """
+        if result.verdict is None or result.input_manifest is None:
+            raise InternalError("A run without a verdict cannot be recorded.")
+        stamp = now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        entries = run_entries(result.verdict, stamp)
+        with self._ledger() as ledger:
+            appended = ledger.append(entries)
+            certificate = None
+            if result.verdict.decision == "admitted":
+                if result.output_manifest is None:
+                    raise InternalError("An admitted data set has no manifest.")
+                certificate = issue_certificate(
+                    manifest=result.output_manifest,
+                    verdict=result.verdict.to_mapping(),
+                    policy_digest=plan.policy_digest,
+                    trusted_root_digest=None if plan.trust_root is None else plan.trust_root.sha256,
+                    input_root=result.verdict.input_root,
+                    code_version=result.verdict.code_version,
+                    time_verified=stamp,
+                    key=self.gate_key,
+                    ledger=ledger,
+                )
+            return Recorded(self.origin, appended.indexes[-1], ledger.checkpoint().decode(), certificate)
+
+    def _ledger(self) -> Ledger:
+        return open_ledger(self.state / LEDGER_FILE, origin=self.origin, key=self.ledger_key, create=True)
+
+
+def run_entries(verdict: Verdict, recorded_at: str) -> list[Entry]:
+    """Return the leaves of a run: its sources and its input, its checks, and last the verdict."""
+    entries = [_source_entry(verdict, source, recorded_at) for source in verdict.sources]
+    entries.append(
+        Entry(
+            "manifest",
+            verdict.input_root,
+            recorded_at,
+            {
+                "dataset": verdict.dataset,
+                "files": verdict.files,
+                "root": verdict.input_root,
+                "samples": verdict.samples.seen,
+                "schema_id": verdict.schema_id,
+                "size_bytes": verdict.size_bytes,
+            },
+        )
+    )
+    entries += [_check_entry(verdict, check, recorded_at) for check in verdict.checks]
+    if verdict.expectations is not None:
+        body = {
+            "dataset": verdict.dataset,
+            "evaluated": verdict.expectations.evaluated,
+            "input_root": verdict.input_root,
+            "name": "expectations",
+            "suite_digest": verdict.expectations.suite_digest,
+            "unsuccessful": verdict.expectations.unsuccessful,
+        }
+        entries.append(Entry("check_summary", verdict.input_root, recorded_at, body))
+    entries.append(
+        Entry(
+            "verdict",
+            verdict.input_root,
+            recorded_at,
+            _plain(
+                {
+                    "code_version": verdict.code_version,
+                    "dataset": verdict.dataset,
+                    "decision": verdict.decision,
+                    "input_root": verdict.input_root,
+                    "output_root": verdict.output_root,
+                    "policy_digest": verdict.policy_digest,
+                    "reasons": sorted({reason.code for reason in verdict.reasons}),
+                    "samples": verdict.to_mapping()["samples"],
+                    "verdict_digest": verdict.digest,
+                }
+            ),
+        )
+    )
+    return entries
+
+
+def _source_entry(verdict: Verdict, source: SourceSummary, recorded_at: str) -> Entry:
+    body = {
+        "dataset": verdict.dataset,
+        "files": source.files,
+        "identity": source.identity,
+        "issuer": source.issuer,
+        "root": source.manifest_root,
+        "samples": source.samples,
+        "signed_at": source.signed_at,
+        "source": source.name,
+        "status": source.status,
+        "trusted_root_sha256": verdict.trusted_root_sha256,
+    }
+    return Entry("manifest", source.manifest_root, recorded_at, body)
+
+
+def _check_entry(verdict: Verdict, check: CheckSummary, recorded_at: str) -> Entry:
+    body = {
+        "config_digest": check.config_digest,
+        "dataset": verdict.dataset,
+        "estimated_count": check.estimated_count,
+        "flagged": check.flagged,
+        "input_root": verdict.input_root,
+        "max_flagged_fraction": check.max_flagged_fraction,
+        "name": check.name,
+        "scored": check.scored,
+        "severity": check.severity,
+        "status": check.status,
+        "suspicious_groups": check.suspicious_groups,
+        "version": check.version,
+    }
+    return Entry("check_summary", verdict.input_root, recorded_at, _plain(body))
+
+
+def _plain(body: dict[str, Any]) -> dict[str, Any]:
+    plain: dict[str, Any] = canonical_value(body)
+    return plain

@@ -1,0 +1,142 @@
+"""What crosses a stage besides record batches: small values, one a file or one a run.
+
+A worker never raises for what the data does: it emits a `Fault`, and the driver turns that into the error it names. An
+exception inside a Beam stage would lose its class on the way, and on some runners it would be retried for ever.
+"""
+
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+
+from millcert.errors import InternalError, MillcertError
+
+
+class WorkItem(NamedTuple):
+    """One file of the data set: the unit of work of every pass.
+
+    name: the manifest path (POSIX, relative). source: the name of the policy's rule for it. sha256: "" before the
+    file was hashed; afterwards every read of it must meet this digest.
+    """
+
+    name: str
+    uri: str
+    format: str
+    source: str
+    size_bytes: int
+    sha256: str
+
+
+class Fault(NamedTuple):
+    """A broken promise met by a worker, as a value: the code names the error class that the driver raises."""
+
+    code: str
+    message: str
+    hint: str
+    file: str
+
+
+class FileDigest(NamedTuple):
+    """What hashing a file gave. `item.sha256` is set."""
+
+    item: WorkItem
+    fault: Fault | None
+
+
+class FileSchema(NamedTuple):
+    """What a file says of its columns. schema: Arrow IPC schema bytes; widths: role -> list length in its first row."""
+
+    name: str
+    schema: bytes
+    is_inferred: bool
+    widths: dict[str, int]
+    fault: Fault | None
+
+
+class ShardFacts(NamedTuple):
+    """What the first full read of a file found.
+
+    records: all of them. rows: those that decode, whatever role they can play. row_tree_root: hex, RFC 6962 tree over
+    the rows' sample digests, in row order.
+    """
+
+    name: str
+    records: int
+    rows: int
+    row_tree_root: str
+
+
+class FileOutcome(NamedTuple):
+    """Where a file's samples went, and what the checks said of them.
+
+    rows: all records = admitted + quarantined + malformed. flagged, scored: check name -> count; flagged_any: samples
+    that at least one check flagged. histogram: check name -> {bin -> (samples, flagged)}; bins are those of
+    `score_bin`.
+    thresholds: check name -> the lowest threshold that a flagged sample was above, None where there is no such sample.
+    output_*: of the file under admitted/. findings: rows of the file's findings part.
+    """
+
+    name: str
+    source: str
+    rows: int
+    malformed: int
+    admitted: int
+    quarantined: int
+    flagged: dict[str, int]
+    scored: dict[str, int]
+    flagged_any: int
+    histogram: dict[str, dict[int, tuple[int, int]]]
+    thresholds: dict[str, float | None]
+    output_sha256: str
+    output_size_bytes: int
+    output_row_tree_root: str
+    findings: int
+
+
+class CheckFailure(NamedTuple):
+    """Stands where a model would: the check could not be fitted, so the gate is inconclusive."""
+
+    code: str
+    message: str
+
+
+def fault_from(error: MillcertError, *, file: str = "") -> Fault:
+    """Return the value that stands for `error`."""
+    return Fault(code=error.code, message=error.message, hint=error.hint, file=file)
+
+
+def error_from(faults: list[Fault]) -> MillcertError:
+    """Return the error that stands for `faults`: the class of the gravest one, with the messages of all.
+
+    Integrity failures come first, then usage, then the rest, so that the exit code tells the worst that happened.
+    """
+    by_code = _error_classes()
+    ordered = sorted(faults, key=lambda fault: (_gravity(by_code.get(fault.code, InternalError).exit_code), fault))
+    worst = ordered[0]
+    kind = by_code.get(worst.code, InternalError)
+    messages = list(dict.fromkeys(fault.message for fault in ordered))
+    shown = messages[:20] + ([f"... and {len(messages) - 20} more"] if len(messages) > 20 else [])
+    return kind("\n".join(shown), hint=worst.hint, file=worst.file)
+
+
+def _gravity(exit_code: int) -> int:
+    return {3: 0, 70: 1, 2: 2, 5: 3, 4: 4}.get(exit_code, 5)
+
+
+def _error_classes() -> dict[str, type[MillcertError]]:
+    found: dict[str, type[MillcertError]] = {}
+    pending: list[type[MillcertError]] = [MillcertError]
+    while pending:
+        kind = pending.pop()
+        found.setdefault(kind.code, kind)
+        pending.extend(kind.__subclasses__())
+    return found
+
+
+def register() -> None:
+    """Register row coders for the values that are plain enough; the rest are small and use Beam's default."""
+    for kind in (WorkItem, Fault, ShardFacts):
+        row: Any = beam.coders.RowCoder
+        beam.coders.registry.register_coder(kind, row)
+
+
+register()

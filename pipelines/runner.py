@@ -1,0 +1,113 @@
+"""Which engine runs the pipeline: ours to choose, never Beam's to guess.
+
+A bare `beam.Pipeline()` first tries to download and run a binary that nobody verified, and one dead-letter wrapper in
+the graph silently changes the engine (research/engine.md 1.1). So the local runner here is always the in-process
+portable runner, with the pipeline's options handed on to worker processes. Any other runner is taken by its Beam name.
+"""
+
+import argparse
+from collections.abc import Sequence
+
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions, TypeOptions
+from apache_beam.portability.api import beam_provision_api_pb2
+from apache_beam.runners import PipelineRunner, create_runner
+from apache_beam.runners.portability.fn_api_runner import fn_runner
+from apache_beam.runners.portability.portable_runner import JobServiceHandle
+
+from millcert.errors import UsageError
+
+#: Names that mean "on this machine"; all of them run on the in-process portable runner.
+LOCAL_RUNNERS = frozenset({"", "local", "localrunner", "directrunner", "fnapirunner"})
+#: Names that would fetch or start something unverified.
+REFUSED_RUNNERS = {
+    "bundlebaseddirectrunner": "it runs each bundle with another engine, for tests of Beam itself",
+    "daskrunner": "it writes tagged outputs to the wrong output, so malformed rows would be admitted",
+    "interactiverunner": "it keeps every collection in memory",
+}
+
+
+def pipeline_options(arguments: Sequence[str], *, workers: int = 1) -> PipelineOptions:
+    """Return Beam's options for `arguments` (such as `--runner=FlinkRunner`), with millcert's defaults.
+
+    Args:
+        arguments: Beam's own options, as on a command line.
+        workers: worker processes of the local runner; 1 keeps everything in this process.
+
+    Raises:
+        UsageError: an option is unknown to Beam or its value is wrong.
+    """
+    others, known = split_arguments(arguments)
+    if others:
+        raise UsageError(f"Beam takes no argument {others[0]!r}.", hint="Give Beam's options as --name=value.")
+    options = PipelineOptions(list(known))
+    options.view_as(TypeOptions).runtime_type_check = False
+    direct = options.view_as(DirectOptions)
+    if workers > 1:
+        direct.direct_num_workers = workers
+        direct.direct_running_mode = "multi_processing"
+    return options
+
+
+def choose_runner(options: PipelineOptions) -> PipelineRunner:
+    """Return the runner that `options` name; the pinned local one if they name none.
+
+    Raises:
+        UsageError: the runner is one that millcert refuses, with the reason, or unknown.
+    """
+    name = options.view_as(StandardOptions).runner or ""
+    key = name.lower()
+    if key in LOCAL_RUNNERS:
+        return local_runner(options)
+    if key in REFUSED_RUNNERS:
+        raise UsageError(f"Runner {name} is refused: {REFUSED_RUNNERS[key]}.", hint="Leave --runner out to run here.")
+    try:
+        return create_runner(name)
+    except (ValueError, ImportError, AttributeError) as error:
+        raise UsageError(f"Beam knows no runner {name!r}: {error}", hint="Leave --runner out to run here.") from error
+
+
+def local_runner(options: PipelineOptions) -> PipelineRunner:
+    """Return the in-process portable runner; worker processes get the same options as this one."""
+    info = beam_provision_api_pb2.ProvisionInfo(
+        pipeline_options=JobServiceHandle.encode_pipeline_options(
+            options.get_all_options(retain_unknown_options=False),
+        ),
+        retrieval_token="unused-retrieval-token",  # noqa: S106 - Beam's own placeholder, no secret
+    )
+    return fn_runner.FnApiRunner(provision_info=fn_runner.ExtendedProvisionInfo(info))
+
+
+def is_local(options: PipelineOptions) -> bool:
+    """Say whether the pipeline runs on this machine's pinned runner."""
+    return (options.view_as(StandardOptions).runner or "").lower() in LOCAL_RUNNERS
+
+
+def split_arguments(arguments: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Part a command line into what is not an option (data sets) and Beam's own options, each in their order.
+
+    Raises:
+        UsageError: an option is unknown to Beam, or its value is wrong. Beam itself would only log a warning for a
+            misspelt option, and the job would silently run without it.
+    """
+    parser = argparse.ArgumentParser(prog="beam", allow_abbrev=False, exit_on_error=False, add_help=False)
+    kinds = {str(kind): kind for kind in PipelineOptions.__subclasses__()}
+    for kind in kinds.values():
+        kind._add_argparse_args(parser)  # noqa: SLF001 - the only way to ask Beam which options it knows
+    try:
+        _, unknown = parser.parse_known_args(list(arguments))
+    except (argparse.ArgumentError, SystemExit) as error:
+        raise UsageError(f"Beam refused an option: {error}", hint="See Beam's documentation of its options.") from error
+    wrong = [argument for argument in unknown if argument.startswith("-") and argument != "--"]
+    if wrong:
+        raise UsageError(
+            f"Neither millcert nor Beam knows the option {wrong[0]}.",
+            hint="See `millcert vet --help`.",
+            option=wrong[0],
+        )
+    pending, options = list(unknown), []
+    for argument in arguments:
+        if pending and argument == pending[0]:
+            pending.pop(0)
+        else:
+            options.append(argument)
+    return tuple(argument for argument in unknown if argument != "--"), tuple(options)

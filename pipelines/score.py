@@ -1,0 +1,382 @@
+"""The last read: score every sample with every fitted check, and split the file by what the checks said.
+
+A file is one unit: it is decoded once to score, and a second time, from the same verified bytes, only if something of
+it is held back. If nothing is, the admitted file is the signed file, byte for byte. What a file yields is written
+under names made of the file's own name, so a retry overwrites identical bytes:
+  publish/admitted/NAME                 what may be trained on
+  publish/quarantine/NAME.parquet       samples held back, each with its reasons
+  parts/findings/ID.parquet             one row a flag (FINDINGS_SCHEMA)
+  parts/malformed/ID.parquet            one row a malformed record (MALFORMED_SCHEMA)
+"""
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+from apache_beam.pvalue import AsSingleton, PCollection, PCollectionTuple, TaggedOutput
+
+from millcert.checks.base import Scores
+from millcert.checks.sample_digest import sample_digests
+from millcert.errors import InternalError, MillcertError
+from millcert.pipelines.accumulate import Models
+from millcert.pipelines.dataset import DatasetFacts
+from millcert.pipelines.formats import Decoded, decode
+from millcert.pipelines.output import PartWriter, copy_spooled, write_admitted
+from millcert.pipelines.plan import PlannedCheck, VetPlan
+from millcert.pipelines.progress import ProgressReporter
+from millcert.pipelines.read import role_batch, sample_batch
+from millcert.pipelines.records import CheckFailure, Fault, FileOutcome, WorkItem, fault_from
+from millcert.pipelines.spool import Spooled, read_verified
+from millcert.provenance.merkle import TreeBuilder, leaf_hash
+
+FINDINGS_SCHEMA = pa.schema(
+    [
+        pa.field("file", pa.string(), nullable=False),
+        pa.field("row", pa.int64(), nullable=False),
+        pa.field("sample_digest", pa.binary(32), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("label", pa.string()),
+        pa.field("check", pa.string(), nullable=False),
+        pa.field("group", pa.string(), nullable=False),
+        pa.field("score", pa.float64(), nullable=False),
+        pa.field("threshold", pa.float64(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("action", pa.string(), nullable=False),
+    ]
+)
+MALFORMED_SCHEMA = pa.schema(
+    [
+        pa.field("file", pa.string(), nullable=False),
+        pa.field("row", pa.int64(), nullable=False),
+        pa.field("line", pa.int64()),
+        pa.field("byte_offset", pa.int64()),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("detail", pa.string(), nullable=False),
+    ]
+)
+REASONS_TYPE = pa.list_(
+    pa.struct(
+        [
+            pa.field("check", pa.string()),
+            pa.field("reason", pa.string()),
+            pa.field("group", pa.string()),
+            pa.field("score", pa.float64()),
+            pa.field("threshold", pa.float64()),
+        ]
+    )
+)
+#: What a quarantine file has before the user's columns.
+QUARANTINE_FIELDS = (
+    pa.field("millcert_file", pa.string(), nullable=False),
+    pa.field("millcert_row", pa.int64(), nullable=False),
+    pa.field("millcert_sample_digest", pa.binary(32), nullable=False),
+    pa.field("millcert_reasons", REASONS_TYPE, nullable=False),
+)
+
+#: Scores are counted in bins a quarter octave wide; the ends take what lies beyond.
+BINS_PER_OCTAVE = 4
+LOWEST_BIN, HIGHEST_BIN = -160, 160
+
+
+class ScoreFiles(beam.PTransform):
+    """In: WorkItem. Out: tags `outcomes` (FileOutcome) and `faults` (Fault). Reads every file once."""
+
+    def __init__(self, plan: VetPlan, dataset: AsSingleton, models: AsSingleton) -> None:
+        super().__init__()
+        self._plan = plan
+        self._dataset = dataset
+        self._models = models
+
+    def expand(self, items: PCollection[WorkItem]) -> PCollectionTuple:
+        """Break fusion, so that files spread over the workers, and score."""
+        outputs = (
+            items
+            | "Spread" >> beam.Reshuffle()
+            | "Score"
+            >> beam.ParDo(_ScoreFile(self._plan), self._dataset, self._models).with_outputs("faults", main="outcomes")
+        )
+        outputs.outcomes.element_type = FileOutcome
+        outputs.faults.element_type = Fault
+        return outputs
+
+
+class _ScoreFile(beam.DoFn):
+    def __init__(self, plan: VetPlan) -> None:
+        super().__init__()
+        self._plan = plan
+
+    def setup(self) -> None:
+        self._progress = ProgressReporter(self._plan.progress_path)
+
+    def teardown(self) -> None:
+        self._progress.close()
+
+    def process(self, item: WorkItem, dataset: DatasetFacts, models: Models) -> Iterator[Any]:
+        if dataset.faults:
+            return
+        plan, number = self._plan, self._plan.passes + 1
+        verified = dataset.item(item.name)
+        try:
+            with read_verified(verified.uri, expected_sha256=verified.sha256, limits=plan.limits) as spooled:
+                yield score_file(plan, verified, spooled, dataset, models, self._progress)
+        except MillcertError as error:
+            yield TaggedOutput("faults", fault_from(error, file=item.name))
+        self._progress.advance(number, size_bytes=item.size_bytes)
+
+
+def score_file(
+    plan: VetPlan,
+    item: WorkItem,
+    spooled: Spooled,
+    dataset: DatasetFacts,
+    models: Models,
+    progress: ProgressReporter,
+) -> FileOutcome:
+    """Score, write and count one file."""
+    tally = _Tally()
+    name = part_name(item.name)
+    with (
+        PartWriter(f"{plan.staging}/parts/findings/{name}", FINDINGS_SCHEMA) as findings,
+        PartWriter(f"{plan.staging}/parts/malformed/{name}", MALFORMED_SCHEMA) as malformed,
+        PartWriter(
+            f"{plan.staging}/publish/quarantine/{item.name}.parquet",
+            pa.schema([*QUARANTINE_FIELDS, *dataset.schema]),
+        ) as quarantine,
+    ):
+        for decoded in decode(item.format, spooled.file, dataset.schema, plan.limits):
+            scored = _score_batch(plan, item, decoded, dataset, models, tally)
+            malformed.write(_malformed_batch(item, decoded, scored))
+            findings.write(_findings_batch(item, scored))
+            if scored.held.any():
+                quarantine.write(_quarantine_batch(item, decoded, scored))
+            progress.advance(plan.passes + 1, rows=len(decoded.rows))
+        findings_rows = findings.rows
+    output = f"{plan.staging}/publish/admitted/{item.name}"
+    if tally.quarantined or tally.malformed:
+        excluded = np.concatenate(tally.excluded) if tally.excluded else np.zeros(0, np.int64)
+        kept = (
+            decoded.keep(~np.isin(decoded.rows, excluded, assume_unique=True))
+            for decoded in decode(item.format, spooled.file, dataset.schema, plan.limits)
+        )
+        sha256, size_bytes = write_admitted(output, item, spooled, kept)
+    else:
+        sha256, size_bytes = copy_spooled(spooled, output)
+    return FileOutcome(
+        name=item.name,
+        source=item.source,
+        rows=tally.admitted + tally.quarantined + tally.malformed,
+        malformed=tally.malformed,
+        admitted=tally.admitted,
+        quarantined=tally.quarantined,
+        flagged=tally.flagged,
+        scored=tally.scored,
+        flagged_any=tally.flagged_any,
+        histogram=tally.histogram,
+        thresholds=tally.thresholds,
+        output_sha256=sha256,
+        output_size_bytes=size_bytes,
+        output_row_tree_root=tally.tree.root().hex(),
+        findings=findings_rows,
+    )
+
+
+@dataclass
+class _Tally:
+    """What is counted while one file is scored. excluded: row numbers of what is not admitted, 8 bytes each."""
+
+    admitted: int = 0
+    quarantined: int = 0
+    malformed: int = 0
+    flagged_any: int = 0
+    flagged: dict[str, int] = field(default_factory=dict)
+    scored: dict[str, int] = field(default_factory=dict)
+    histogram: dict[str, dict[int, tuple[int, int]]] = field(default_factory=dict)
+    thresholds: dict[str, float | None] = field(default_factory=dict)
+    excluded: list[np.ndarray] = field(default_factory=list)
+    tree: TreeBuilder = field(default_factory=TreeBuilder)
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """One batch after scoring; positions and masks count the usable rows. unusable: (position in the batch, reason)."""
+
+    rows: np.ndarray
+    positions: np.ndarray
+    digests: np.ndarray
+    sources: pa.Array
+    labels: pa.Array | None
+    held: np.ndarray
+    scores: tuple[tuple[PlannedCheck, Scores], ...]
+    unusable: tuple[Any, ...]
+
+
+def _score_batch(
+    plan: VetPlan, item: WorkItem, decoded: Decoded, dataset: DatasetFacts, models: Models, tally: _Tally
+) -> _Scored:
+    digests = sample_digests(decoded.batch)
+    batch, view = sample_batch(decoded, digests, item, dataset, wants_columns=False)
+    roles = role_batch(batch)
+    count = batch.num_rows
+    held, flagged_any = np.zeros(count, dtype=bool), np.zeros(count, dtype=bool)
+    scores = []
+    for planned in plan.checks:
+        model = models[planned.check.name]
+        if isinstance(model, CheckFailure) or not count:
+            continue
+        found = planned.check.score(model, roles)
+        _refuse_wrong_shape(planned, found, count)
+        scores.append((planned, found))
+        flagged_any |= found.flagged
+        if planned.on_flagged == "quarantine":
+            held |= found.flagged
+        _count_scores(tally, planned.check.name, found)
+    positions = np.flatnonzero(view.usable)
+    usable_digests = digests[view.usable]
+    for digest in usable_digests[~held]:
+        tally.tree.append(leaf_hash(digest.tobytes()))
+    tally.admitted += int((~held).sum())
+    tally.quarantined += int(held.sum())
+    tally.flagged_any += int(flagged_any.sum())
+    tally.malformed += len(decoded.malformed) + len(view.faults)
+    excluded = np.concatenate([decoded.rows[~view.usable], decoded.rows[positions[held]]])
+    if len(excluded):
+        tally.excluded.append(excluded)
+    labels = roles.schema.get_field_index("label")
+    return _Scored(
+        rows=decoded.rows[view.usable],
+        positions=positions,
+        digests=usable_digests,
+        sources=roles.column(roles.schema.get_field_index("source")),
+        labels=None if labels < 0 else roles.column(labels),
+        held=held,
+        scores=tuple(scores),
+        unusable=view.faults,
+    )
+
+
+def _refuse_wrong_shape(planned: PlannedCheck, scores: Scores, count: int) -> None:
+    lengths = {len(scores.score), len(scores.threshold), len(scores.flagged), len(scores.group)}
+    if lengths != {count} or not np.isfinite(scores.score).all():
+        raise InternalError(
+            f"Check {planned.check.name} returned {sorted(lengths)} scores for {count} samples, or scores that are not "
+            "finite.",
+            hint=f"Run `millcert check conform {planned.check.name}`.",
+        )
+
+
+def _count_scores(tally: _Tally, name: str, scores: Scores) -> None:
+    tally.scored[name] = tally.scored.get(name, 0) + len(scores.score)
+    flagged = int(scores.flagged.sum())
+    tally.flagged[name] = tally.flagged.get(name, 0) + flagged
+    bins = score_bins(scores.score)
+    counts = tally.histogram.setdefault(name, {})
+    for chosen, value in zip(*np.unique(bins, return_counts=True), strict=True):
+        among = int((scores.flagged & (bins == chosen)).sum()) if flagged else 0
+        before = counts.get(int(chosen), (0, 0))
+        counts[int(chosen)] = (before[0] + int(value), before[1] + among)
+    finite = scores.threshold[scores.flagged & np.isfinite(scores.threshold)]
+    lowest = tally.thresholds.get(name)
+    if len(finite):
+        lowest = float(finite.min()) if lowest is None else min(lowest, float(finite.min()))
+    tally.thresholds[name] = lowest
+
+
+def score_bins(score: np.ndarray) -> np.ndarray:
+    """Return the bin of each score, int64: floor(4 * log2(score)) between -160 and 160; the lowest for 0 and below."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        octave = np.floor(BINS_PER_OCTAVE * np.log2(np.maximum(score, 0)))
+    return np.clip(np.nan_to_num(octave, neginf=LOWEST_BIN), LOWEST_BIN, HIGHEST_BIN).astype(np.int64)
+
+
+def bin_edge(number: int) -> float:
+    """Return the lower edge of a bin; 0 for the lowest."""
+    return 0.0 if number <= LOWEST_BIN else math.exp2(number / BINS_PER_OCTAVE)
+
+
+def part_name(name: str) -> str:
+    """Return the file name of a part: it says nothing of the data and is safe on every file system."""
+    return hashlib.sha256(name.encode()).hexdigest()[:32] + ".parquet"
+
+
+def _malformed_batch(item: WorkItem, decoded: Decoded, scored: _Scored) -> pa.RecordBatch:
+    rows: list[Mapping[str, Any]] = [
+        {
+            "file": item.name,
+            "row": bad.row,
+            "line": bad.line,
+            "byte_offset": bad.byte_offset,
+            "reason": bad.reason,
+            "detail": bad.detail,
+        }
+        for bad in decoded.malformed
+    ]
+    rows += [
+        {
+            "file": item.name,
+            "row": int(decoded.rows[fault.position]),
+            "line": None,
+            "byte_offset": None,
+            "reason": fault.reason,
+            "detail": fault.detail,
+        }
+        for fault in scored.unusable
+    ]
+    rows.sort(key=lambda row: row["row"])
+    return pa.RecordBatch.from_pylist(rows, schema=MALFORMED_SCHEMA)
+
+
+def _findings_batch(item: WorkItem, scored: _Scored) -> pa.RecordBatch:
+    batches = []
+    for planned, scores in scored.scores:
+        chosen = np.flatnonzero(scores.flagged)
+        count, taken = len(chosen), pa.array(chosen)
+        labels = pa.nulls(count, pa.string()) if scored.labels is None else scored.labels.take(taken)
+        columns = [
+            pa.array([item.name] * count, pa.string()),
+            pa.array(scored.rows[chosen]),
+            pa.array([digest.tobytes() for digest in scored.digests[chosen]], pa.binary(32)),
+            scored.sources.take(taken),
+            labels,
+            pa.array([planned.check.name] * count, pa.string()),
+            scores.group.take(taken),
+            pa.array(scores.score[chosen], pa.float64()),
+            pa.array(scores.threshold[chosen], pa.float64()),
+            pa.array([scores.reason] * count, pa.string()),
+            pa.array([planned.on_flagged] * count, pa.string()),
+        ]
+        batches.append(pa.RecordBatch.from_arrays(columns, schema=FINDINGS_SCHEMA))
+    if not batches:
+        return pa.RecordBatch.from_pylist([], schema=FINDINGS_SCHEMA)
+    table = pa.Table.from_batches(batches).sort_by([("row", "ascending"), ("check", "ascending")]).combine_chunks()
+    return table.to_batches()[0] if table.num_rows else pa.RecordBatch.from_pylist([], schema=FINDINGS_SCHEMA)
+
+
+def _quarantine_batch(item: WorkItem, decoded: Decoded, scored: _Scored) -> pa.RecordBatch:
+    chosen = np.flatnonzero(scored.held)
+    reasons = [
+        [
+            {
+                "check": planned.check.name,
+                "reason": scores.reason,
+                "group": scores.group[int(position)].as_py(),
+                "score": float(scores.score[position]),
+                "threshold": float(scores.threshold[position]),
+            }
+            for planned, scores in scored.scores
+            if scores.flagged[position]
+        ]
+        for position in chosen
+    ]
+    columns = [
+        pa.array([item.name] * len(chosen), pa.string()),
+        pa.array(scored.rows[chosen]),
+        pa.array([digest.tobytes() for digest in scored.digests[chosen]], pa.binary(32)),
+        pa.array(reasons, REASONS_TYPE),
+        *decoded.batch.take(pa.array(scored.positions[chosen])).columns,
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=pa.schema([*QUARANTINE_FIELDS, *decoded.batch.schema]))

@@ -1,0 +1,109 @@
+"""The main job as one Beam pipeline: hash, verify, describe, the passes, score, rule.
+
+```
+items ─ HashFiles ─ VerifySources ─ DescribeFiles ─ PlanDataset ──┐ (side input of everything below)
+items ─ Pass1/Read ─ Pass1/Accumulate ─ Pass1/Fit ──┐             │
+items ─ Pass2/Read ─ Pass2/Accumulate ─ Pass2/Fit ──┤ (each pass takes the models of the one before)
+items ─ ScoreFiles ─────────────────────────────────┴─ Rule ─ staging/ruling.json
+```
+Each pass has a read of its own: a read shared across a pass boundary would be held in memory by the runner (9.5 times
+the memory, research/engine.md 4.2). Labels are constants, so two builds of one plan give the same graph.
+"""
+
+import json
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.pvalue import AsList, AsSingleton, PBegin, PCollection
+
+from millcert.pipelines import coders  # noqa: F401 - registers the record batch coder
+from millcert.pipelines.accumulate import AccumulatePass, FitModels, Models
+from millcert.pipelines.dataset import DatasetFacts, DescribeFiles, HashFiles, PlanDataset, VerifySources
+from millcert.pipelines.decide import Ruling, rule
+from millcert.pipelines.plan import VetPlan
+from millcert.pipelines.publish import write_file
+from millcert.pipelines.read import ReadRequest, ReadSamples
+from millcert.pipelines.records import Fault, FileOutcome, ShardFacts, WorkItem
+from millcert.pipelines.ruling import ruling_to_json
+from millcert.pipelines.runner import choose_runner
+from millcert.pipelines.score import ScoreFiles
+
+RULING_FILE = "ruling.json"
+
+
+def build_pipeline(plan: VetPlan, options: PipelineOptions) -> beam.Pipeline:
+    """Return the pipeline of a run, ready for `.run()`; building it reads no data.
+
+    Its one result is the file `ruling.json` in the plan's staging folder, beside the parts that the files yielded.
+    """
+    pipeline = beam.Pipeline(runner=choose_runner(options), options=options)
+    _ = pipeline | "Vet" >> VetDataset(plan)
+    return pipeline
+
+
+class VetDataset(beam.PTransform):
+    """Vet a data set. Out: one element, the name of the ruling file, after it was written."""
+
+    def __init__(self, plan: VetPlan) -> None:
+        super().__init__()
+        self._plan = plan
+
+    def expand(self, begin: PBegin) -> PCollection[str]:
+        """Wire the passes."""
+        plan = self._plan
+        every = begin | "AllFiles" >> beam.Create([*plan.items, *plan.auxiliary])
+        verified = AsSingleton(every | "HashFiles" >> HashFiles(plan) | "VerifySources" >> VerifySources(plan))
+        schemas = _items(begin, plan, "Describe") | "DescribeFiles" >> DescribeFiles(plan, verified)
+        dataset = AsSingleton(schemas | "PlanDataset" >> PlanDataset(plan, verified))
+        models: AsSingleton | None = None
+        shards: PCollection[ShardFacts] | None = None
+        faults: list[PCollection[Fault]] = []
+        for number in range(1, plan.passes + 1):
+            label = f"Pass{number}"
+            read = _items(begin, plan, label) | f"{label}/Read" >> ReadSamples(_request(plan, number), dataset)
+            parts = read.batches | f"{label}/Accumulate" >> AccumulatePass(plan, number, dataset, models)
+            models = AsSingleton(begin | f"{label}/Fit" >> FitModels(plan, number, parts, models))
+            shards = read.shards if shards is None else shards
+            faults.append(read.faults)
+        scored = _items(begin, plan, "Score") | "ScoreFiles" >> ScoreFiles(plan, dataset, models)
+        every_fault = [*faults, scored.faults] | "Faults" >> beam.Flatten()
+        return (
+            begin
+            | "Once" >> beam.Create([plan])
+            | "Rule"
+            >> beam.Map(
+                write_ruling, dataset, models, AsList(shards), AsList(scored.outcomes), AsList(every_fault)
+            ).with_output_types(str)
+        )
+
+
+def write_ruling(
+    plan: VetPlan,
+    dataset: DatasetFacts,
+    models: Models,
+    shards: list[ShardFacts],
+    outcomes: list[FileOutcome],
+    faults: list[Fault],
+) -> str:
+    """Rule on the run and write the ruling to the staging folder; return the file's path."""
+    ruling: Ruling = rule(plan, dataset, models, shards, outcomes, faults)
+    path = f"{plan.staging}/{RULING_FILE}"
+    write_file(path, json.dumps(ruling_to_json(ruling, outcomes), allow_nan=False, sort_keys=True).encode())
+    return path
+
+
+def _items(begin: PBegin, plan: VetPlan, label: str) -> PCollection[WorkItem]:
+    return begin | f"{label}/Files" >> beam.Create(list(plan.items))
+
+
+def _request(plan: VetPlan, number: int) -> ReadRequest:
+    wanted: Any = {role for planned in plan.checks if planned.check.passes >= number for role in planned.check.columns}
+    return ReadRequest(
+        number=number,
+        wants_columns=number == 1 and plan.suite is not None,
+        wants_digests="sample_digest" in wanted,
+        wants_shards=number == 1,
+        limits=plan.limits,
+        progress_path=plan.progress_path,
+    )
