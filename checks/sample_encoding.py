@@ -307,7 +307,7 @@ def _integer(value: object, _t: pa.DataType, kind: LogicalType, where: str) -> b
         return value.to_bytes(width, "little", signed=signed)
     except OverflowError as error:
         raise InvalidSampleError(
-            f"Field {where!r} has {value}, which does not fit {8 * width} bits.", field=where
+            f"Field {where!r} has {_shown(value)}, which does not fit {8 * width} bits.", field=where
         ) from error
 
 
@@ -318,10 +318,10 @@ def _float(value: object, _t: pa.DataType, kind: LogicalType, where: str) -> byt
     if value != value:  # noqa: PLR0124 - the definition of NaN
         return NAN_BITS[width].to_bytes(width, "little")
     try:
-        return struct.pack({2: "<e", 4: "<f", 8: "<d"}[width], value)
+        return struct.pack({2: "<e", 4: "<f", 8: "<d"}[width], float(value))
     except OverflowError as error:
         raise InvalidSampleError(
-            f"Field {where!r} has {value}, which is too large for {8 * width} bits.", field=where
+            f"Field {where!r} has {_shown(value)}, which is too large for {8 * width} bits.", field=where
         ) from error
 
 
@@ -329,13 +329,14 @@ def _decimal(value: object, _t: pa.DataType, kind: LogicalType, where: str) -> b
     if not isinstance(value, decimal.Decimal) or not value.is_finite():
         raise _refusal(value, "a finite Decimal", where)
     sign, digits, exponent = value.as_tuple()
+    wanted = f"at most {kind.precision} digits, {kind.scale} after the point"
     shift = int(exponent) + kind.scale
-    number = int("".join(map(str, digits)) or "0")
-    if number and abs(shift) > kind.precision + len(digits):
-        raise _refusal(value, f"at most {kind.precision} digits, {kind.scale} after the point", where)
-    unscaled, rest = (number * 10**shift, 0) if shift >= 0 and number else divmod(number, 10 ** min(-shift, 10_000))
+    if len(digits) > 1000 or (any(digits) and abs(shift) > 1000):  # far outside, and slow to compute with
+        raise _refusal(value, wanted, where)
+    number = int("".join(map(str, digits)))
+    unscaled, rest = divmod(number * 10 ** max(shift, 0), 10 ** max(-shift, 0)) if number else (0, 0)
     if rest or unscaled >= 10**kind.precision:
-        raise _refusal(value, f"at most {kind.precision} digits, {kind.scale} after the point", where)
+        raise _refusal(value, wanted, where)
     return (-unscaled if sign else unscaled).to_bytes(32, "little", signed=True)
 
 
@@ -384,9 +385,16 @@ def _span(span: dt.timedelta, *, nanosecond: int = 0) -> int:
     return (span.days * 86_400 + span.seconds) * NANOSECONDS + span.microseconds * 1000 + int(extra)
 
 
+def _shown(value: object) -> str:
+    """Describe a value in a few words; an integer of thousands of digits has no text in Python."""
+    if isinstance(value, int) and value.bit_length() > 128:
+        return f"an integer of {value.bit_length()} bits"
+    return f"{type(value).__name__} {str(value)[:40]!r}"
+
+
 def _refusal(value: object, wanted: str, where: str) -> InvalidSampleError:
     return InvalidSampleError(
-        f"Field {where!r} must be {wanted}, got {type(value).__name__} {str(value)[:40]!r}.",
+        f"Field {where!r} must be {wanted}, got {_shown(value)}.",
         hint="Read the sample with the schema that its digest was made with.",
         field=where,
     )
