@@ -42,7 +42,7 @@ def merge_counts(parts: Iterable[LabelCount]) -> LabelCount:
 
 
 def classes_of(counts: Mapping[str, LabelCount]) -> tuple[str, ...]:
-    """Return the class of each column of pred_probs, from the labels that were found.
+    """Return the class of each column of pred_probs, from the labels that were found, at least one.
 
     As many labels as columns: the labels in order (`in_order`). Fewer: each label must be the number of its column.
 
@@ -50,8 +50,6 @@ def classes_of(counts: Mapping[str, LabelCount]) -> tuple[str, ...]:
         InvalidSampleError: neither holds, or pred_probs has different widths.
     """
     labels = in_order(counts)
-    if not labels:
-        return ()
     width = _one_width(part.width for part in counts.values())
     if len(labels) == width:
         return labels

@@ -100,7 +100,7 @@ class LabelFilter:
         if self.filter_by == "prune_by_class":
             limits[:] = 0
         np.fill_diagonal(limits, 0 if self.filter_by == "prune_by_noise_rate" else own)
-        limits[label_counts <= self.min_examples_per_class] = 0
+        limits[label_counts <= max(1, self.min_examples_per_class)] = 0  # one sample alone is never pruned
         return limits
 
     def add_lowest(self, part: LowestValues | None, limits: np.ndarray, rows: Rows) -> LowestValues:

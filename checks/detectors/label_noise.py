@@ -4,10 +4,14 @@ Passes, each a full read: [labels: which classes there are, where `classes` is e
 where the view is an embedding] -> thresholds: mean self-confidence of each class -> joint: confident counts of given
 and true label -> [cutoffs: the most suspect samples of each cell, where `filter_by` ranks samples].
 
-Flags are those of `cleanlab.filter.find_label_issues` 2.9 for the same float64 probabilities
-(tests/checks/test_label_noise.py), with one difference. Where several samples tie exactly at a cut, cleanlab takes
-whichever its unstable sort meets first, which depends on the order of rows and on the processor. Here the sample
-digest decides: the answer is cleanlab's for rows sorted by digest under a stable sort, in whatever order they come.
+Flags are those of `cleanlab.filter.find_label_issues` 2.9 for the same float64 probabilities, as
+tests/checks/test_label_noise_equals_cleanlab.py holds, with two differences, both where cleanlab's own answer depends
+on the order of rows:
+  - Where samples tie exactly at a cut, cleanlab takes whichever its unstable sort meets first, which also depends on the
+    processor. Here the sample digest decides: the answer is cleanlab's for rows sorted by digest under a stable sort.
+    Samples with equal values and equal first 8 bytes of digest share one answer.
+  - A class threshold here is the exact mean, rounded once; cleanlab's is off in the last bits. It matters only for a
+    probability that equals a threshold less 1e-6 to within those bits.
 """
 
 from collections.abc import Iterable, Mapping
@@ -27,7 +31,7 @@ from millcert.checks.fold_sums import fit_folds, fold_of, sum_by_fold
 from millcert.checks.label_filter import FILTERS, ClassCut, FilterBy, LabelFilter, Rows
 from millcert.checks.margin_cutoff import LowestValues
 from millcert.checks.moments import Moments
-from millcert.errors import InternalError, InvalidSampleError, PolicyError
+from millcert.errors import InternalError, InvalidSampleError, NotEnoughSamplesError, PolicyError
 
 View: TypeAlias = Literal["embedding_external", "embedding_self", "pred_probs"]
 Stage: TypeAlias = Literal["configured", "labels", "sums", "thresholds", "joint", "cutoffs"]
@@ -211,6 +215,8 @@ class LabelNoise:
         """
         stage, known = self._stage_after(model)
         if stage == "labels":
+            if len(acc) < 2:
+                raise NotEnoughSamplesError(f"Label noise needs samples of at least 2 classes, found {len(acc)}.")
             return replace(known, stage=stage, classes=classes_of(acc))
         if stage == "sums":
             skip = self.rare_classes == "skip"
