@@ -7,7 +7,7 @@ and true label -> [cutoffs: the most suspect samples of each cell, where `filter
 Flags are those of `cleanlab.filter.find_label_issues` 2.9 for the same float64 probabilities, as
 tests/checks/test_label_noise_equals_cleanlab.py holds, with two differences, both where cleanlab's own answer depends
 on the order of rows:
-  - Where samples tie exactly at a cut, cleanlab takes whichever its unstable sort meets first, which also depends on the
+  - Where samples tie at a cut, cleanlab takes whichever its unstable sort meets first, which also depends on the
     processor. Here the sample digest decides: the answer is cleanlab's for rows sorted by digest under a stable sort.
     Samples with equal values and equal first 8 bytes of digest share one answer.
   - A class threshold here is the exact mean, rounded once; cleanlab's is off in the last bits. It matters only for a
