@@ -1,0 +1,330 @@
+"""From merged parts to the value that each metric has: what Great Expectations on pandas would have computed.
+
+Runs on the driver only, and needs pandas there, because the values in a result are pandas' own.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from millcert.checks import metric_bounds as bounds
+from millcert.checks import metric_distinct as distinct
+from millcert.checks import metric_order as order
+from millcert.checks.metric_columns import family
+from millcert.checks.metric_compile import DISTINCT_METRICS, MetricRequest
+from millcert.checks.metric_kernels import (
+    NOTHING_FOUND,
+    AddUp,
+    CountDistinct,
+    CountRows,
+    FindNulls,
+    FollowOrder,
+    Kernel,
+    RowsFound,
+)
+from millcert.checks.metric_listing import NOTHING, Listing, sort_places
+from millcert.checks.metric_sums import deviation_of, mean_of, merge_sums, total_of
+from millcert.errors import InconclusiveError
+
+#: The most values that a result of "most common value" may list; a tie among more is no answer that anyone reads.
+MAX_MODES = 10_000
+#: How many values GX lists of a set's difference.
+MAX_LISTED = 20
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A metric that is known only to lie between two values, both of which are possible."""
+
+    low: Any
+    high: Any
+
+
+class Answers:
+    """The values of metrics, from the parts of each kernel.
+
+    parts: kernel -> name -> merged part.
+    """
+
+    def __init__(self, schema: pa.Schema, parts: Mapping[Kernel, Mapping[str, Any]]) -> None:
+        self._schema = schema
+        self._parts = parts
+
+    def value(self, request: MetricRequest, kernels: Sequence[Kernel], limit: int) -> Any:
+        """Return the value of a metric, or an `Interval`.
+
+        Args:
+            request: the metric.
+            kernels: what `kernels_for` returned for it.
+            limit: how many unexpected rows a result lists.
+
+        Raises:
+            InconclusiveError: a row could not be judged, or the answer is too long to list.
+        """
+        base = request.base
+        if base == "table.row_count":
+            return self.rows()
+        if base in ("column.non_null_proportion", "column_values.nonnull.count"):
+            return self._proportion_of_non_null(request, kernels)
+        if base in DISTINCT_METRICS:
+            return self._of_distinct(request, kernels)
+        if request.name != base:
+            return self._of_found(request, self.found(kernels[-1], limit))
+        return self._of_column(request, kernels[0])
+
+    def rows(self) -> int:
+        """Return the number of rows."""
+        return int(self._part(CountRows(), 0))
+
+    def found(self, kernel: Kernel, limit: int) -> RowsFound:
+        """Return what a row condition found.
+
+        Raises:
+            InconclusiveError: a row could not be judged.
+        """
+        if isinstance(kernel, FollowOrder):
+            return kernel.conclude(dict(self._parts[kernel]))
+        if isinstance(kernel, CountDistinct):
+            return self._repeated(kernel, limit)
+        found: RowsFound = self._part(kernel, NOTHING_FOUND)
+        if found.failed:
+            raise InconclusiveError(
+                f"{found.failed} values of {', '.join(kernel.columns)} could not be judged, the first in "
+                f"{found.failures.files[0]!r} row {int(found.failures.rows[0])}.",
+                hint="Great Expectations raises on such a value too.",
+                path=found.failures.files[0],
+                row=int(found.failures.rows[0]),
+            )
+        return found
+
+    def _part(self, kernel: Kernel, nothing: Any) -> Any:
+        return self._parts[kernel].get("", nothing)
+
+    def _type(self, request: MetricRequest) -> pa.DataType:
+        return self._schema.field(request.columns[0]).type
+
+    def _proportion_of_non_null(self, request: MetricRequest, kernels: Sequence[Kernel]) -> float | int:
+        rows = self.rows()
+        count = rows - int(self._part(kernels[1], NOTHING_FOUND).unexpected)
+        if request.base == "column_values.nonnull.count":
+            return count
+        return count / rows if rows else 0
+
+    def _of_found(self, request: MetricRequest, found: RowsFound) -> Any:
+        if request.name.endswith(".unexpected_count"):
+            return found.unexpected
+        if request.name.endswith(".filtered_row_count"):
+            return found.considered
+        if request.name.endswith(".unexpected_index_list"):
+            return list(zip(found.listing.files, found.listing.rows.tolist(), strict=True))
+        if request.name.endswith(".unexpected_values"):
+            return listed_values(found.listing, request)
+        return None  # a pandas query for the rows; only COMPLETE shows it
+
+    def _of_column(self, request: MetricRequest, kernel: Kernel) -> Any:  # noqa: PLR0911 - a table of metrics
+        match request.base:
+            case "column.sum" | "column.mean" | "column.standard_deviation":
+                sums = self._part(AddUp(kernel.columns[0], getattr(kernel, "with_squares", False)), merge_sums(()))
+                if request.base == "column.sum":
+                    return total_of(sums)
+                return mean_of(sums) if request.base == "column.mean" else deviation_of(sums)
+            case "column.min" | "column.max":
+                ends = self._part(kernel, pa.array([], self._type(request)))
+                return as_pandas(ends)[0 if request.base == "column.min" else 1] if len(ends) else None
+            case "column.median":
+                return self._quantiles(kernel, [0.5], "midpoint", [None], is_median=True)
+            case "column.quantile_values":
+                quantiles = list(request.parameters["quantiles"])
+                how = request.parameters.get("allow_relative_error") or "nearest"
+                return self._quantiles(kernel, quantiles, how, [math.nan] * len(quantiles), is_median=False)
+            case "column.histogram":
+                counts = self._part(kernel, np.zeros(len(request.parameters["bins"]) - 1, dtype=np.int64))
+                return counts.tolist()
+            case _:
+                found: RowsFound = self._part(kernel, NOTHING_FOUND)
+                return found.considered - found.unexpected
+
+    def _quantiles(
+        self, kernel: Kernel, quantiles: list[float], how: str, nothing: list[Any], *, is_median: bool
+    ) -> Any:
+        buckets = self._part(kernel, order.empty_buckets(np.dtype(np.float64)))
+        n = int(buckets.counts.sum())
+        if not n:
+            return nothing[0] if is_median else nothing
+        ends = [interpolate(buckets, n, quantile, how) for quantile in quantiles]
+        lows, highs = [low for low, _ in ends], [high for _, high in ends]
+        if is_median:
+            return float(lows[0]) if lows == highs else Interval(float(lows[0]), float(highs[0]))
+        return lows if lows == highs else Interval(lows, highs)
+
+    def _repeated(self, kernel: CountDistinct, limit: int) -> RowsFound:
+        considered = unexpected = 0
+        listings: list[tuple[list[str], np.ndarray, pa.Array]] = []
+        for run in self._runs(kernel):
+            considered += int(run.counts.sum())
+            is_repeated = run.counts > 1
+            unexpected += int(run.counts[is_repeated].sum())
+            kept = np.flatnonzero(is_repeated[run.place_key])
+            if len(kept):
+                files = [run.files[i] for i in run.place_file[kept]]
+                listings.append((files, run.place_row[kept], run.keys.take(pa.array(run.place_key[kept]))))
+        if not listings:
+            return RowsFound(considered, unexpected, 0, NOTHING, NOTHING)
+        files = [file for part, _, _ in listings for file in part]
+        rows = np.concatenate([part for _, part, _ in listings])
+        keys = pa.concat_arrays([part for _, _, part in listings])
+        first = sort_places(files, rows)[:limit]
+        values = distinct.shown(keys.take(pa.array(first)), self._schema.field(kernel.column).type)
+        return RowsFound(
+            considered, unexpected, 0, Listing(tuple(files[i] for i in first), rows[first], values), NOTHING
+        )
+
+    def _runs(self, kernel: CountDistinct) -> list[distinct.Run]:
+        return [run for part in self._parts[kernel].values() for run in part]
+
+    def _of_distinct(self, request: MetricRequest, kernels: Sequence[Kernel]) -> Any:
+        kernel = kernels[-1]
+        assert isinstance(kernel, CountDistinct)
+        runs = self._runs(kernel)
+        match request.base:
+            case "column.distinct_values.count":
+                return sum(len(run.keys) for run in runs)
+            case "column.unique_proportion":
+                nulls: RowsFound = self._part(
+                    next(kernel for kernel in kernels if isinstance(kernel, FindNulls)), NOTHING_FOUND
+                )
+                present = self.rows() - nulls.unexpected
+                return sum(len(run.keys) for run in runs) / present if present else 0
+            case "column.most_common_value":
+                return self._modes(request, runs)
+            case "column.value_counts":
+                return self._value_counts(request, runs)
+            case _:
+                return self._difference(request, runs)
+
+    def _difference(self, request: MetricRequest, runs: list[distinct.Run]) -> Any:
+        data_type = self._type(request)
+        wanted = list(dict.fromkeys(request.parameters.get("value_set") or ()))
+        if "not_in_set" in request.base:
+            known = _keys(data_type, bounds.members(data_type, wanted))
+            others = [run.keys.filter(pc.invert(pc.is_in(run.keys, value_set=known))) for run in runs]
+            if request.base.endswith(".count"):
+                return sum(len(keys) for keys in others)
+            first = [keys.take(pc.sort_indices(keys)[:MAX_LISTED]) for keys in others]
+            keys = pa.concat_arrays(first) if first else _keys(data_type, ())
+            return as_pandas(distinct.shown(keys.take(pc.sort_indices(keys)[:MAX_LISTED]), data_type))
+        missing = []
+        for value in wanted:
+            key = _keys(data_type, bounds.members(data_type, [value]))
+            if not len(key) or not any(pc.is_in(key, value_set=run.keys)[0].as_py() for run in runs):
+                missing.append(value)
+        return len(missing) if request.base.endswith(".count") else missing[:MAX_LISTED]
+
+    def _modes(self, request: MetricRequest, runs: list[distinct.Run]) -> list[Any]:
+        most = max((int(run.counts.max()) for run in runs if len(run.counts)), default=0)
+        if not most:
+            return []
+        keys = pa.concat_arrays([run.keys.filter(pa.array(run.counts == most)) for run in runs])
+        if len(keys) > MAX_MODES:
+            raise InconclusiveError(
+                f"{len(keys)} values of {request.columns[0]!r} are equally common ({most} times each); "
+                f"at most {MAX_MODES} are listed.",
+                hint="Ask for the most common value of a column that has repeated values.",
+            )
+        return as_pandas(distinct.shown(keys.take(pc.sort_indices(keys)), self._type(request)))
+
+    def _value_counts(self, request: MetricRequest, runs: list[distinct.Run]) -> Any:
+        import pandas as pd
+
+        data_type = self._type(request)
+        keys = pa.concat_arrays([run.keys for run in runs]) if runs else _keys(data_type, ())
+        counts = np.concatenate([run.counts for run in runs]) if runs else np.zeros(0, dtype=np.int64)
+        index = pc.sort_indices(keys)
+        values = distinct.shown(keys.take(index), data_type).to_pandas()
+        return pd.Series(counts[index.to_numpy()], index=pd.Index(values, name="value"), name="count")
+
+
+def listed_values(listing: Listing, request: MetricRequest) -> list[Any]:
+    """Return listed values as GX on pandas lists them: scalars, pairs as tuples, records as dicts."""
+    if listing.content is None:
+        return []
+    if not pa.types.is_struct(listing.content.type):
+        return as_pandas(listing.content)
+    columns = [list(column.to_pandas().to_numpy()) for column in listing.content.flatten()]
+    if request.base.startswith("column_pair"):
+        return list(zip(*columns, strict=True))
+    natives = [as_pandas(column) for column in listing.content.flatten()]
+    return [dict(zip(request.columns, record, strict=True)) for record in zip(*natives, strict=True)]
+
+
+def as_pandas(values: pa.Array) -> list[Any]:
+    """Return the values of an array as a pandas series gives them."""
+    return list(values.to_pandas())
+
+
+def interpolate(buckets: order.Buckets, n: int, quantile: float, how: str) -> tuple[Any, Any]:
+    """Return the bounds of a quantile of n > 0 numbers, equal where it is exact, by pandas' rule of interpolation.
+
+    Source: Hyndman and Fan, The American Statistician 50 (1996), definition 7, and the options of `numpy.quantile`.
+    """
+    place = (n - 1) * (quantile * 100.0 / 100.0)
+    below = math.floor(place)
+    match how:
+        case "lower":
+            return order.value_at(buckets, below)
+        case "higher":
+            return order.value_at(buckets, math.ceil(place))
+        case "nearest":
+            return order.value_at(buckets, round(place))
+        case "midpoint":
+            part = 0.5 if place > below else 0.0
+        case _:
+            part = place - below
+    before, after = order.value_at(buckets, below), order.value_at(buckets, min(below + 1, n - 1))
+    return _between(before[0], after[0], part), _between(before[1], after[1], part)
+
+
+def _between(low: float, high: float, part: float) -> float:
+    if part == 0.0 or low == high:
+        return low
+    step = high - low
+    return high - step * (1 - part) if part >= 0.5 else low + step * part
+
+
+def _keys(data_type: pa.DataType, members: Sequence[Any]) -> pa.Array:  # noqa: PLR0911 - a table of families
+    """Return set members as the keys under which `metric_distinct` keeps them."""
+    kind = family(data_type)
+    if kind == "float":
+        return distinct.keys_of(pa.array(members, pa.float64()))
+    if kind == "string":
+        return distinct.keys_of(pa.array(members, pa.string()))
+    if kind == "date":
+        return pa.array(members, pa.int32()).cast(pa.date32())
+    if kind == "timestamp":
+        return pa.array(members, pa.int64()).cast(data_type)
+    if kind == "int":
+        return pa.array(_representable(data_type, members), data_type)
+    if kind == "bool":
+        return pa.array([bool(member) for member in members if member in (0, 1)], pa.bool_())
+    return pa.array([_decimal(data_type, member) for member in members if _fits(data_type, member)], data_type)
+
+
+def _representable(data_type: pa.DataType, members: Sequence[int]) -> list[int]:
+    limits = np.iinfo(data_type.to_pandas_dtype())
+    return [member for member in members if limits.min <= member <= limits.max]
+
+
+def _fits(data_type: pa.DataType, member: Any) -> bool:
+    return _decimal(data_type, member) is not None
+
+
+def _decimal(data_type: pa.DataType, member: Any) -> Any:
+    try:
+        return pa.scalar(member).cast(data_type).as_py()
+    except pa.ArrowInvalid:
+        return None

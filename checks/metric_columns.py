@@ -1,0 +1,166 @@
+"""A batch as the metric kernels see it: each column without its nulls, and the place of each row.
+
+NaN counts as null, as Great Expectations on pandas counts it. A column is brought to one Arrow type per family, so that
+a kernel meets each value in one form:
+
+| family | Arrow types | form in a kernel |
+|---|---|---|
+| bool | bool | bool |
+| int | int8..int64, uint8..uint64 | as it is |
+| float | float16, float32, float64 | float64 (exact), -0.0 kept |
+| string | string, large_string, string_view | string |
+| binary | binary, large_binary, fixed_size_binary | binary |
+| date | date32 | date32 |
+| timestamp | timestamp of any unit and zone | as it is |
+| decimal | decimal128, decimal256 | as it is |
+| other | lists, structs, times, durations, null, ... | as it is; only null counts are measured |
+"""
+
+from functools import cached_property
+from typing import Literal, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from millcert.errors import MissingColumnError
+
+Family: TypeAlias = Literal["bool", "int", "float", "string", "binary", "date", "timestamp", "decimal", "other"]
+
+
+def family(data_type: pa.DataType) -> Family:  # noqa: PLR0911 - a table of types, one line each
+    """Return the family of an Arrow type; dictionaries count as what they encode."""
+    types = pa.types
+    if types.is_dictionary(data_type):
+        return family(data_type.value_type)
+    if types.is_boolean(data_type):
+        return "bool"
+    if types.is_integer(data_type):
+        return "int"
+    if types.is_floating(data_type):
+        return "float"
+    if types.is_string(data_type) or types.is_large_string(data_type) or types.is_string_view(data_type):
+        return "string"
+    if types.is_binary(data_type) or types.is_large_binary(data_type) or types.is_fixed_size_binary(data_type):
+        return "binary"
+    if types.is_date32(data_type):
+        return "date"
+    if types.is_timestamp(data_type):
+        return "timestamp"
+    if types.is_decimal128(data_type) or types.is_decimal256(data_type):
+        return "decimal"
+    return "other"
+
+
+def kernel_type(data_type: pa.DataType) -> pa.DataType:
+    """Return the type in which a kernel meets values of `data_type` (the table above)."""
+    if pa.types.is_dictionary(data_type):
+        return kernel_type(data_type.value_type)
+    kind = family(data_type)
+    if kind == "float":
+        return pa.float64()
+    if kind == "string":
+        return pa.string()
+    if kind == "binary":
+        return pa.binary()
+    return data_type
+
+
+def ticks(values: pa.Array) -> np.ndarray:
+    """Return ints, bools, dates (days) and timestamps (units) as integers, shape (n,); `values` has no nulls.
+
+    uint64 stays unsigned, everything else is int64.
+    """
+    kind = family(values.type)
+    if kind == "date":
+        values = values.cast(pa.int32())
+    elif kind == "bool":
+        values = values.cast(pa.int8())
+    elif kind == "timestamp":
+        values = values.cast(pa.int64())
+    plain = values.to_numpy(zero_copy_only=False)
+    return plain if plain.dtype == np.uint64 else plain.astype(np.int64, copy=False)
+
+
+class ColumnView:
+    """One column of one batch of n rows.
+
+    array: the column in its kernel type, shape (n,).
+    """
+
+    def __init__(self, array: pa.Array) -> None:
+        if pa.types.is_dictionary(array.type):
+            array = array.dictionary_decode()
+        target = kernel_type(array.type)
+        self.array: pa.Array = array if array.type == target else array.cast(target)
+
+    @cached_property
+    def null_count(self) -> int:
+        """How many values are null or NaN."""
+        if family(self.array.type) == "float":
+            return int(pc.sum(self._null_mask).as_py() or 0)
+        return int(self.array.null_count)
+
+    @cached_property
+    def is_null(self) -> np.ndarray:
+        """Whether a value is null or NaN, bool, shape (n,)."""
+        return self._null_mask.to_numpy(zero_copy_only=False)
+
+    @cached_property
+    def present(self) -> pa.Array:
+        """The values that are not null, in order."""
+        return self.array if not self.null_count else self.array.filter(pc.invert(self._null_mask))
+
+    @cached_property
+    def present_at(self) -> np.ndarray:
+        """The position in the batch of each value of `present`."""
+        return np.arange(len(self.array)) if not self.null_count else np.flatnonzero(~self.is_null)
+
+    @cached_property
+    def present_ticks(self) -> np.ndarray:
+        """`ticks` of `present`."""
+        return ticks(self.present)
+
+    @cached_property
+    def present_floats(self) -> np.ndarray:
+        """`present` of a float column as float64, shape (m,)."""
+        return self.present.to_numpy(zero_copy_only=False)
+
+    @cached_property
+    def _null_mask(self) -> pa.Array:
+        return self.array.is_null(nan_is_null=family(self.array.type) == "float")
+
+
+class BatchView:
+    """A batch of n rows with their places.
+
+    file: the manifest path of the file that the rows are from.
+    rows: int64, shape (n,): the record index of each row in its file.
+    """
+
+    def __init__(self, batch: pa.RecordBatch, file: str, rows: np.ndarray) -> None:
+        self.batch = batch
+        self.file = file
+        self.rows = np.asarray(rows, dtype=np.int64)
+        self._columns: dict[str, ColumnView] = {}
+
+    def __len__(self) -> int:
+        return int(self.batch.num_rows)
+
+    def column(self, name: str) -> ColumnView:
+        """Return the view of a column, made once a batch.
+
+        Raises:
+            MissingColumnError: the batch has no such column, or more than one.
+        """
+        if name not in self._columns:
+            position = self.batch.schema.get_field_index(name)
+            if position < 0:
+                raise MissingColumnError(
+                    f"The expectations read the column {name!r}; the batch from {self.file!r} has "
+                    f"{', '.join(self.batch.schema.names) or 'none'}.",
+                    column=name,
+                    path=self.file,
+                )
+            self._columns[name] = ColumnView(self.batch.column(position))
+        return self._columns[name]
