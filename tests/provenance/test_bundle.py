@@ -221,6 +221,16 @@ def test_a_key_that_was_not_valid_at_signing_time_is_refused_though_the_library_
     assert library_accepts(bundle, root)
 
 
+def test_a_key_without_a_window_is_never_valid() -> None:
+    bundle, root = signed(2)
+    document = json.loads(root.data)
+    for log in document["ctlogs"]:
+        del log["publicKey"]["validFor"]
+    with pytest.raises(SignatureError) as caught:
+        verify_bundle(b"data", bundle, root=pinned(json.dumps(document).encode()), identity=CURATOR)
+    assert caught.value.reason == "ct_log_not_valid"
+
+
 @pytest.mark.parametrize("rekor", [1, 2])
 def test_both_ends_of_a_window_are_included(rekor: Rekor) -> None:
     windows: dict[Instance, Window] = {"tlog": (0, 0), "ct": (0, 0), "ca": (0, 0)}
