@@ -4,6 +4,7 @@ import fnmatch
 import hashlib
 import re
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -410,3 +411,13 @@ def test_a_signed_text_that_is_no_manifest_is_refused() -> None:
     bundle = kit.sign_artifact(b"not a manifest", identity=EMAIL, issuer=ISSUER)
     with pytest.raises(ManifestError):
         verify_source(FILES, b"not a manifest", bundle, SIGNED, root)
+
+
+def test_the_format_page_names_every_reason() -> None:
+    """docs/formats/trust.md, "Reasons": the codes that scripts may depend on."""
+    folder = Path(__file__).parents[2]
+    code = "".join((folder / "provenance" / f"{name}.py").read_text() for name in ("trust", "bundle", "bundle_log"))
+    reasons = set(re.findall(r'reason(?: =|=)\s*"([a-z_]+)"|_refuse\(\s*"([a-z_]+)"', code))
+    page = (folder / "docs" / "formats" / "trust.md").read_text()
+    assert len(reasons) > 15
+    assert [reason for pair in reasons for reason in pair if reason and f"`{reason}`" not in page] == []
