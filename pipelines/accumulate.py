@@ -44,7 +44,7 @@ class AccumulatePass(beam.PTransform):
 
     def expand(self, batches: PCollection[pa.RecordBatch]) -> PCollection[tuple[PartKey, Any]]:
         """Accumulate on the workers that read, then merge by key."""
-        pair = tuple[tuple[str, str], Any]
+        pair = beam.typehints.KV[beam.typehints.Tuple[str, str], Any]
         added = batches | "Accumulate" >> beam.ParDo(
             _Accumulate(self._plan, self._number), self._dataset, self._models
         ).with_outputs("metrics", main="checks")

@@ -19,7 +19,7 @@ from apache_beam.pvalue import AsList, AsSingleton, PCollection
 
 from millcert.checks.metric_plan import MetricPlan
 from millcert.errors import InternalError, ManifestError, MillcertError, StoreError, UntrustedSourceError, UsageError
-from millcert.pipelines.formats import SchemaFacts, decode, merge_schemas, read_schema
+from millcert.pipelines.formats import HEAD_BYTES, SchemaFacts, decode, detect_format, merge_schemas, read_schema
 from millcert.pipelines.plan import PlannedSource, VetPlan
 from millcert.pipelines.records import Fault, FileDigest, FileSchema, WorkItem, fault_from
 from millcert.pipelines.roles import RolePlan, is_list, plan_roles, vector_width
@@ -206,7 +206,9 @@ class _DescribeFile(beam.DoFn):
         plan, known = self._plan, verified.files[item.name]
         try:
             with read_verified(known.uri, expected_sha256=known.sha256, limits=plan.limits) as spooled:
-                facts = read_schema(item.format, spooled.file, plan.limits)
+                spooled.file.seek(0)
+                found = detect_format(item.name, spooled.file.read(HEAD_BYTES))
+                facts = read_schema(found, spooled.file, plan.limits, name=item.name)
                 if plan.declared_schema is not None and facts.is_inferred:
                     facts = SchemaFacts(plan.declared_schema, is_inferred=False)
                 widths = _first_widths(plan, item, spooled.file, facts.schema)
@@ -228,7 +230,7 @@ def _first_widths(plan: VetPlan, item: WorkItem, file: Any, schema: pa.Schema) -
     }
     if len(found) == len(wanted):
         return found
-    for decoded in decode(item.format, file, schema, plan.limits):
+    for decoded in decode(item.data_format, file, schema, plan.limits, name=item.name):
         for role, column in wanted.items():
             if role not in found:
                 width = vector_width(decoded.batch.column(schema.get_field_index(column)))

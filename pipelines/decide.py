@@ -9,8 +9,9 @@ Steps (each block below repeats its number):
   6. The decision: any reason to reject rejects; else any missing evidence is inconclusive; else admitted.
 """
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
 from millcert.checks.base import GroupEvidence
@@ -225,7 +226,7 @@ def _expectations(
         evaluated=len(result.outcomes),
         unsuccessful=len(failed),
         on_failure=plan.suite_on_failure,
-        outcomes=tuple(outcome._asdict() for outcome in result.outcomes),
+        outcomes=tuple(json.loads(json.dumps(asdict(outcome), default=str)) for outcome in result.outcomes),
     )
     return summary, result.json
 

@@ -181,8 +181,8 @@ def run_pipeline(plan: VetPlan, options: PipelineOptions, watcher: Watcher) -> R
 
 def _runner_error(error: Exception) -> MillcertError:
     # Workers turn every foreseen failure into a value, so what arrives here is the machine's fault or ours.
-    text = str(error)
-    if isinstance(error, OSError) or "No space left" in text or "grpc" in type(error).__module__:
+    text = next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
+    if isinstance(error, OSError) or "No space left" in str(error) or "grpc" in type(error).__module__:
         return StoreError(f"The runner failed: {text}", hint="Run again; nothing was published.")
     return InternalError(f"The job failed: {text}", hint="This is a bug of millcert; please report it.")
 

@@ -14,7 +14,8 @@ from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
 from millcert.errors import StoreError
-from millcert.pipelines.formats import Decoded, open_writer
+from millcert.pipelines.formats import Decoded
+from millcert.pipelines.formats.writers import open_writer
 from millcert.pipelines.publish import is_local
 from millcert.pipelines.records import WorkItem
 from millcert.pipelines.spool import Spooled

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from millcert.checks.base import Check, Role
-from millcert.checks.metric_plan import SuiteSpec
+from millcert.checks.expectations import SuiteSpec
 from millcert.pipelines.formats import ReadLimits
 from millcert.pipelines.records import WorkItem
 from millcert.provenance.trust import SourceRule, TrustRoot

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, get_args
 
 import pyarrow as pa
@@ -11,13 +12,14 @@ import rfc8785
 
 from millcert import __version__
 from millcert.checks.base import Check, Role
-from millcert.checks.metric_plan import load_suite
+from millcert.checks.expectations import load_suite
 from millcert.checks.registry import get_check
 from millcert.errors import MissingColumnError, PolicyError, UsageError
 from millcert.pipelines.formats import ReadLimits, schema_from_json
 from millcert.pipelines.plan import PlannedCheck, PlannedSource, VetPlan
 from millcert.pipelines.records import WorkItem
-from millcert.pipelines.spool import DatasetFile, match_files
+from millcert.pipelines.publish import is_local
+from millcert.pipelines.spool import DatasetFile, kind_of, match_files
 from millcert.policy import LoadedPolicy
 from millcert.policy_model import CheckRule, Policy
 from millcert.provenance.trust import SignerRule, SourceRule, load_trust_root, match_sources, provenance_paths
@@ -49,7 +51,8 @@ def plan_run(loaded: LoadedPolicy, datasets: Sequence[str], workspace: Workspace
     """
     policy = loaded.policy
     limits = read_limits(policy)
-    files = match_files(tuple(datasets), limits=limits)
+    files = match_files(tuple(datasets))
+    is_selection = not all(_is_folder(dataset) for dataset in datasets)
     rules = tuple(_source_rule(policy, index) for index in range(len(policy.sources)))
     evidence = provenance_paths(rules)
     matched = match_sources([file.name for file in files if file.name not in evidence], rules)
@@ -62,7 +65,9 @@ def plan_run(loaded: LoadedPolicy, datasets: Sequence[str], workspace: Workspace
         code_version=CODE_VERSION,
         items=tuple(item for item in items if item.format != "auxiliary"),
         auxiliary=tuple(item for item in items if item.format == "auxiliary"),
-        sources=tuple(_planned_source(rule, files, items) for rule in rules if rule.name in used),
+        sources=tuple(
+            _planned_source(rule, files, items, is_selection=is_selection) for rule in rules if rule.name in used
+        ),
         trust_root=_trust_root(loaded),
         roles=roles,
         declared_schema=_declared_schema(loaded),
@@ -98,7 +103,7 @@ def _planned_check(rule: CheckRule, policy: Policy, roles: Mapping[Role, str]) -
     severity_default = "reject" if check.severity == "reject" else "warn"
     return PlannedCheck(
         check=check,
-        config_digest=hashlib.sha256(rfc8785.dumps(json.loads(json.dumps(asdict(check))))).hexdigest(),  # type: ignore[call-overload]
+        config_digest=hashlib.sha256(rfc8785.dumps(json.loads(json.dumps(asdict(check))))).hexdigest(),
         max_flagged_fraction=rule.max_flagged_fraction,
         over_limit=rule.over_limit or severity_default,
         on_flagged=rule.on_flagged,
@@ -135,7 +140,9 @@ def _source_rule(policy: Policy, index: int) -> SourceRule:
     )
 
 
-def _planned_source(rule: SourceRule, files: Sequence[DatasetFile], items: Sequence[WorkItem]) -> PlannedSource:
+def _planned_source(
+    rule: SourceRule, files: Sequence[DatasetFile], items: Sequence[WorkItem], *, is_selection: bool
+) -> PlannedSource:
     mine = next(item for item in items if item.source == rule.name)
     # Names are relative to the folder that the user named; the manifest's place is relative to the same folder.
     base = mine.uri.removesuffix(mine.name)
@@ -146,8 +153,14 @@ def _planned_source(rule: SourceRule, files: Sequence[DatasetFile], items: Seque
         manifest_uri=uris.get(manifest, base + manifest),
         bundle_uri=uris.get(bundle, base + bundle),
         prefix=f"{rule.directory}/" if rule.directory else "",
-        is_selection=any(file.is_selection for file in files if file.name == mine.name),
+        is_selection=is_selection,
     )
+
+
+def _is_folder(dataset: str) -> bool:
+    if is_local(dataset):
+        return Path(dataset).is_dir()
+    return not any(wildcard in dataset for wildcard in "*?[") and kind_of(dataset) is None
 
 
 def _work_item(file: DatasetFile, rule: SourceRule) -> WorkItem:

@@ -16,7 +16,7 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
-from apache_beam.pvalue import AsSingleton, PCollection, PCollectionTuple, TaggedOutput
+from apache_beam.pvalue import AsSingleton, PCollection, TaggedOutput
 
 from millcert.checks.sample_digest import sample_digests
 from millcert.errors import MillcertError
@@ -60,7 +60,7 @@ class ReadSamples(beam.PTransform):
         self._request = request
         self._dataset = dataset
 
-    def expand(self, items: PCollection[WorkItem]) -> PCollectionTuple:
+    def expand(self, items: PCollection[WorkItem]) -> Any:
         """Break fusion, so that files spread over the workers, and read."""
         outputs = (
             items
@@ -99,7 +99,7 @@ class _ReadFile(beam.DoFn):
     def _read(self, item: WorkItem, spooled: Spooled, dataset: DatasetFacts) -> Iterator[Any]:
         request, tree, records = self._request, TreeBuilder(), 0
         metadata = {FILE_KEY: item.name.encode(), SOURCE_KEY: item.source.encode()}
-        for decoded in decode(item.format, spooled.file, dataset.schema, request.limits):
+        for decoded in decode(item.data_format, spooled.file, dataset.schema, request.limits, name=item.name):
             records += len(decoded.rows) + len(decoded.malformed)
             digests = None
             if request.wants_digests or request.wants_shards:

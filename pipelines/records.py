@@ -2,13 +2,15 @@
 
 A worker never raises for what the data does: it emits a `Fault`, and the driver turns that into the error it names. An
 exception inside a Beam stage would lose its class on the way, and on some runners it would be retried for ever.
+
+These values use Beam's default coder: there are few of them, and a row coder would hand another process a generated class
+without their methods.
 """
 
-from typing import Any, NamedTuple
-
-import apache_beam as beam
+from typing import Any, NamedTuple, cast
 
 from millcert.errors import InternalError, MillcertError
+from millcert.pipelines.formats.base import FORMATS, Format
 
 
 class WorkItem(NamedTuple):
@@ -24,6 +26,17 @@ class WorkItem(NamedTuple):
     source: str
     size_bytes: int
     sha256: str
+
+    @property
+    def data_format(self) -> Format:
+        """The format of a data file. Beam's row coder knows text only, so the field is text.
+
+        Raises:
+            InternalError: the file is auxiliary; nobody may decode it.
+        """
+        if self.format not in FORMATS:
+            raise InternalError(f"{self.name} is {self.format} and holds no samples.")
+        return cast("Format", self.format)
 
 
 class Fault(NamedTuple):
@@ -131,12 +144,3 @@ def _error_classes() -> dict[str, type[MillcertError]]:
         pending.extend(kind.__subclasses__())
     return found
 
-
-def register() -> None:
-    """Register row coders for the values that are plain enough; the rest are small and use Beam's default."""
-    for kind in (WorkItem, Fault, ShardFacts):
-        row: Any = beam.coders.RowCoder
-        beam.coders.registry.register_coder(kind, row)
-
-
-register()

@@ -18,7 +18,7 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
-from apache_beam.pvalue import AsSingleton, PCollection, PCollectionTuple, TaggedOutput
+from apache_beam.pvalue import AsSingleton, PCollection, TaggedOutput
 
 from millcert.checks.base import Scores
 from millcert.checks.sample_digest import sample_digests
@@ -92,7 +92,7 @@ class ScoreFiles(beam.PTransform):
         self._dataset = dataset
         self._models = models
 
-    def expand(self, items: PCollection[WorkItem]) -> PCollectionTuple:
+    def expand(self, items: PCollection[WorkItem]) -> Any:
         """Break fusion, so that files spread over the workers, and score."""
         outputs = (
             items
@@ -148,7 +148,7 @@ def score_file(
             pa.schema([*QUARANTINE_FIELDS, *dataset.schema]),
         ) as quarantine,
     ):
-        for decoded in decode(item.format, spooled.file, dataset.schema, plan.limits):
+        for decoded in decode(item.data_format, spooled.file, dataset.schema, plan.limits, name=item.name):
             scored = _score_batch(plan, item, decoded, dataset, models, tally)
             malformed.write(_malformed_batch(item, decoded, scored))
             findings.write(_findings_batch(item, scored))
@@ -161,7 +161,7 @@ def score_file(
         excluded = np.concatenate(tally.excluded) if tally.excluded else np.zeros(0, np.int64)
         kept = (
             decoded.keep(~np.isin(decoded.rows, excluded, assume_unique=True))
-            for decoded in decode(item.format, spooled.file, dataset.schema, plan.limits)
+            for decoded in decode(item.data_format, spooled.file, dataset.schema, plan.limits, name=item.name)
         )
         sha256, size_bytes = write_admitted(output, item, spooled, kept)
     else:
