@@ -16,19 +16,23 @@ import os
 import posixpath
 import stat
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO, Literal, TypeAlias
 
-from apache_beam.io.filesystem import CompressionTypes, FileMetadata
+from apache_beam.io.filesystem import BeamIOError, CompressionTypes, FileMetadata
 from apache_beam.io.filesystems import FileSystems
 
 from millcert.errors import DigestMismatchError, HostileDataError, StoreError, UsageError
 from millcert.pipelines.formats.base import FORMATS, Format, ReadLimits, format_of_name
+from millcert.pipelines.formats.huggingface import SPLITS, STATE, check_split, check_splits
 
 _CHUNK_BYTES = 1 << 20
 _GLOB = frozenset("*?[")
+#: A clone's own folders: never data, and not part of what a producer signs.
+_BOOKKEEPING = frozenset({".git", ".cache"})
 
 #: Files that stand beside data and hold none: they are listed and hashed, not decoded.
 AUXILIARY = (
@@ -39,6 +43,8 @@ AUXILIARY = (
     "millcert-manifest.json",
     "*.sigstore.json",
     "*.sigstore",
+    "*.sig",
+    "*.intoto.jsonl",
     "README.md",
     "LICENSE*",
     "NOTICE*",
@@ -69,12 +75,22 @@ class DatasetFile:
     """One file of a data set.
 
     uri: what `read_verified` opens. name: POSIX path relative to what the user named. format: a format or "auxiliary".
+    is_selection: named by a file or glob, so that files beside it may have been left out on purpose.
     """
 
     uri: str
     name: str
     size_bytes: int
     format: Kind
+    is_selection: bool = False
+
+
+@dataclass(frozen=True)
+class _Found:
+    uri: str
+    name: str
+    size_bytes: int
+    is_selection: bool
 
 
 @contextmanager
@@ -109,44 +125,57 @@ def read_verified(uri: str, *, expected_sha256: str | None, limits: ReadLimits) 
         spooled.file.close()
 
 
-def match_files(patterns: Sequence[str]) -> tuple[DatasetFile, ...]:
+def match_files(
+    patterns: Sequence[str], *, limits: ReadLimits | None = None, auxiliary: Sequence[str] = ()
+) -> tuple[DatasetFile, ...]:
     """Return the files that the arguments name, sorted by name.
 
-    An argument is a file, a glob (`**` crosses folders), or a folder, such as one of Hugging Face's `save_to_disk`. A
-    file's name is relative to the folder, to the glob's prefix without wildcards, or is the base name of a file argument.
+    An argument is a file, a glob (`**` crosses folders), or a folder, such as one of Hugging Face's `save_to_disk`.
+    A file's name is relative to the folder, to the glob's prefix without wildcards, or is the base name of a file.
+
+    Args:
+        patterns: paths or URIs.
+        limits: `max_file_bytes` applies.
+        auxiliary: more names of files that stand beside the data, such as the policy's manifests; globs.
 
     Raises:
         UsageError: nothing matches; two files have one name; a file is of no known kind; a link or special file is
             found.
+        HostileDataError: a file is too large; a Hugging Face folder does not hold what its `state.json` lists.
         StoreError: a listing failed.
     """
     if not patterns:
         raise UsageError("No data was named.", hint="Name files, globs or folders.")
+    bounds = limits or ReadLimits()
     found: dict[str, DatasetFile] = {}
     unknown: list[str] = []
     for pattern in patterns:
-        for uri, name, size_bytes in _expand(pattern):
-            kind = kind_of(name)
+        for each in _expand(pattern):
+            is_beside = any(glob_matches(each.name, wanted) for wanted in auxiliary)
+            kind = "auxiliary" if is_beside else kind_of(each.name)
             if kind is None:
-                unknown.append(uri)
+                unknown.append(each.uri)
                 continue
-            if name in found and found[name].uri != uri:
+            if each.size_bytes > bounds.max_file_bytes:
+                raise _too_large(each.uri, bounds)
+            if each.name in found and found[each.name].uri != each.uri:
                 raise UsageError(
-                    f"Two files have the name {name!r} in the data set: {found[name].uri} and {uri}.",
+                    f"Two files have the name {each.name!r} in the data set: {found[each.name].uri} and {each.uri}.",
                     hint="Name the folder above both, or put them into folders of different names.",
-                    path=name,
+                    path=each.name,
                 )
-            found[name] = DatasetFile(uri, name, size_bytes, kind)
+            found[each.name] = DatasetFile(each.uri, each.name, each.size_bytes, kind, each.is_selection)
     if unknown:
         listed = ", ".join(sorted(unknown)[:10]) + (f" and {len(unknown) - 10} more" if len(unknown) > 10 else "")
         raise UsageError(
             f"{len(unknown)} files are of no kind that is read: {listed}.",
-            hint=f"Data is {', '.join(FORMATS)} by its suffix. Take other files out of the folder, or name the data by a "
-            f"glob: nothing is left out in silence.",
+            hint=f"Data is {', '.join(FORMATS)} by its suffix. Take other files out of the folder, or name the data "
+            f"by a glob: nothing is left out in silence.",
             paths=tuple(sorted(unknown)),
         )
     if not any(each.format != "auxiliary" for each in found.values()):
         raise UsageError(f"No data file matches {', '.join(patterns)}.", hint="Check the path and the suffixes.")
+    _check_saved_splits(found)
     return tuple(sorted(found.values(), key=lambda each: each.name))
 
 
@@ -160,33 +189,67 @@ def kind_of(name: str) -> Kind | None:
     return format_of_name(base)
 
 
+def _check_saved_splits(found: Mapping[str, DatasetFile]) -> None:
+    """Hold folders of Hugging Face's `save_to_disk` to what their own lists say."""
+    for name, each in sorted(found.items()):
+        folder, base = posixpath.split(name)
+        if each.is_selection or base not in {STATE, SPLITS}:
+            continue
+        data = _read_small(each.uri)
+        if base == STATE:
+            present = [
+                posixpath.basename(other.name)
+                for other in found.values()
+                if other.format == "arrow" and posixpath.dirname(other.name) == folder
+            ]
+            check_split(data, present, name=name)
+        else:
+            below = [
+                posixpath.relpath(other.name, folder or ".") for other in found.values() if other.format == "arrow"
+            ]
+            check_splits(data, sorted({path.split("/")[0] for path in below if not path.startswith("..")}), name=name)
+
+
+def _read_small(uri: str) -> bytes:
+    limits = ReadLimits(max_file_bytes=_CHUNK_BYTES)
+    with read_verified(uri, expected_sha256=None, limits=limits) as spooled:
+        return spooled.file.read()
+
+
 def _spool(uri: str, limits: ReadLimits) -> Spooled:
-    digest, size, memory = hashlib.sha256(), 0, io.BytesIO()
+    memory = io.BytesIO()
     target: BinaryIO = memory
     try:
+        digest, size = hashlib.sha256(), 0
         with _open(uri) as source:
             while chunk := source.read(_CHUNK_BYTES):
                 digest.update(chunk)
                 size += len(chunk)
                 if size > limits.max_file_bytes:
-                    raise HostileDataError(
-                        f"{uri}: the file is larger than {limits.max_file_bytes} bytes.",
-                        hint="Raise the limit max_file_bytes, or split the file.",
-                        path=uri,
-                    )
+                    raise _too_large(uri, limits)  # noqa: TRY301 - closing the copy is the same for all errors
                 if target is memory and size > limits.spool_memory_bytes:
                     target = tempfile.TemporaryFile(prefix="millcert-")  # noqa: SIM115 - closed by read_verified
                     target.write(memory.getvalue())
                     memory.close()
                 target.write(chunk)
         target.flush()
+        # The in-memory copy is made again from whole bytes, which readers can share without copying.
+        held = io.BytesIO(memory.getvalue()) if target is memory else target
     except BaseException as error:
         target.close()
         if isinstance(error, OSError):
             raise _store_error(uri, error) from error
         raise
-    target.seek(0)
-    return Spooled(target, digest.hexdigest(), size)
+    held.seek(0)
+    return Spooled(held, digest.hexdigest(), size)
+
+
+def _too_large(uri: str, limits: ReadLimits) -> HostileDataError:
+    return HostileDataError(
+        f"{uri}: the file is larger than {limits.max_file_bytes} bytes.",
+        hint="Raise the limit max_file_bytes, or split the file.",
+        path=uri,
+    )
 
 
 @contextmanager
@@ -203,7 +266,7 @@ def _open(uri: str) -> Iterator[BinaryIO]:
         return
     try:
         remote = FileSystems.open(uri, compression_type=CompressionTypes.UNCOMPRESSED)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, BeamIOError) as error:
         raise StoreError(f"{uri}: opening failed: {error}", hint="Check the path and the credentials.") from error
     with remote:
         yield remote
@@ -225,42 +288,33 @@ def _is_local(uri: str) -> bool:
     return "://" not in uri or uri.startswith("file://")
 
 
-def _expand(pattern: str) -> Iterator[tuple[str, str, int]]:
-    """Yield (uri, name, size) of the files that one argument names."""
-    if _is_local(pattern):
-        yield from _expand_local(pattern.removeprefix("file://"), pattern)
-    else:
-        yield from _expand_remote(pattern)
+def _expand(pattern: str) -> Iterator[_Found]:
+    """Yield the files that one argument names."""
+    return _expand_local(pattern.removeprefix("file://"), pattern) if _is_local(pattern) else _expand_remote(pattern)
 
 
-def _expand_local(path: str, pattern: str) -> Iterator[tuple[str, str, int]]:
-    path = os.fspath(path)
-    if os.path.isdir(path):  # a link that the user named is followed
-        root = path.rstrip("/") or "/"
-        yield from _walk(root, root)
+def _expand_local(path: str, pattern: str) -> Iterator[_Found]:
+    if Path(path).is_dir():  # a link that the user named is followed
+        yield from _walk(path.rstrip("/") or "/", path.rstrip("/") or "/", None)
         return
     if os.path.lexists(path):
-        facts = _stat(path, follow=True)
+        facts = _stat(path)
         if not stat.S_ISREG(facts.st_mode):
             raise UsageError(f"{pattern}: neither a regular file nor a folder.", path=pattern)
-        yield path, os.path.basename(path), facts.st_size
+        yield _Found(path, Path(path).name, facts.st_size, is_selection=True)
         return
     prefix = _prefix(path)
     if prefix == path:
         raise UsageError(f"{pattern}: there is no such file or folder.", hint="Check the path.", path=pattern)
     base = prefix.rstrip("/") or ("/" if prefix else ".")
-    wanted = path[len(prefix) :]
-    matched = False
-    if os.path.isdir(base):
-        for uri, name, size_bytes in _walk(base, base, wanted):
-            matched = True
-            yield uri, name, size_bytes
-    if not matched:
+    found = list(_walk(base, base, path[len(prefix) :])) if Path(base).is_dir() else []
+    if not found:
         raise UsageError(f"{pattern}: nothing matches.", hint="Check the path; quote globs.", path=pattern)
+    yield from found
 
 
-def _walk(root: str, folder: str, wanted: str | None = None) -> Iterator[tuple[str, str, int]]:
-    """Yield the regular files below a folder, sorted; those whose relative name matches `wanted` if that is given."""
+def _walk(root: str, folder: str, wanted: str | None) -> Iterator[_Found]:
+    """Yield the regular files below a folder; those whose relative name matches `wanted` if that is given."""
     try:
         with os.scandir(folder) as listing:
             entries = sorted(listing, key=lambda entry: entry.name)
@@ -268,55 +322,51 @@ def _walk(root: str, folder: str, wanted: str | None = None) -> Iterator[tuple[s
         raise StoreError(f"{folder}: listing failed: {error}", hint="Check the permissions.", path=folder) from error
     for entry in entries:
         name = posixpath.relpath(entry.path, root)
-        is_folder = entry.is_dir(follow_symlinks=False)
-        if is_folder and entry.name in {".git", ".cache"}:
-            continue  # a clone's own bookkeeping, never data
-        if is_folder:
-            yield from _walk(root, entry.path, wanted)
+        if entry.is_dir(follow_symlinks=False):
+            if entry.name not in _BOOKKEEPING:
+                yield from _walk(root, entry.path, wanted)
             continue
         if wanted is not None and not glob_matches(name, wanted):
             continue
-        facts = _stat(entry.path, follow=False)
-        if not stat.S_ISREG(facts.st_mode):
+        if not entry.is_file(follow_symlinks=False):
             raise UsageError(
                 f"{entry.path}: a link or special file stands among the data.",
                 hint="Put the file itself there; a link could be turned to other bytes later.",
                 path=entry.path,
             )
-        yield entry.path, name, facts.st_size
+        yield _Found(entry.path, name, _stat(entry.path).st_size, is_selection=wanted is not None)
 
 
-def _stat(path: str, *, follow: bool) -> os.stat_result:
+def _stat(path: str) -> os.stat_result:
     try:
-        return os.stat(path, follow_symlinks=follow)
+        return Path(path).stat()
     except OSError as error:
         raise _store_error(path, error) from error
 
 
-def _expand_remote(pattern: str) -> Iterator[tuple[str, str, int]]:
+def _expand_remote(pattern: str) -> Iterator[_Found]:
     prefix = _prefix(pattern)
-    if prefix != pattern:
-        root, wanted = prefix, pattern[len(prefix) :]
-        for each in _match(root + "**"):
-            name = each.path[len(root) :]
-            if glob_matches(name, wanted):
-                yield each.path, name, each.size_in_bytes
+    exact = [each for each in _match(pattern) if each.path == pattern] if prefix == pattern else []
+    if exact and not pattern.endswith("/"):
+        yield _Found(pattern, posixpath.basename(pattern), exact[0].size_in_bytes, is_selection=True)
         return
-    exact = [] if pattern.endswith("/") else [each for each in _match(pattern) if each.path == pattern]
-    for each in exact:
-        yield each.path, posixpath.basename(each.path), each.size_in_bytes
-    if not exact:
-        root = pattern.rstrip("/") + "/"
-        for each in _match(root + "**"):
-            name = each.path[len(root) :]
-            if name and not name.endswith("/"):  # object stores keep empty objects for folders
-                yield each.path, name, each.size_in_bytes
+    root = pattern.rstrip("/") + "/" if prefix == pattern else prefix
+    wanted = pattern[len(prefix) :] if prefix != pattern else "**"
+    is_empty = True
+    for each in _match(root + "**"):
+        name = each.path[len(root) :]
+        # Object stores keep empty objects for folders.
+        if name and not name.endswith("/") and glob_matches(name, wanted):
+            is_empty = False
+            yield _Found(each.path, name, each.size_in_bytes, is_selection=prefix != pattern)
+    if is_empty:
+        raise UsageError(f"{pattern}: nothing matches.", hint="Check the path; quote globs.", path=pattern)
 
 
 def _match(pattern: str) -> list[FileMetadata]:
     try:
         return sorted(FileSystems.match([pattern])[0].metadata_list, key=lambda each: each.path)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, BeamIOError) as error:
         raise StoreError(
             f"{pattern}: listing failed: {error}", hint="Check the path, the credentials and the extra for it."
         ) from error

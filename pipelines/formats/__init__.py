@@ -10,7 +10,7 @@ from typing import BinaryIO
 import pyarrow as pa
 
 from millcert.errors import UsageError
-from millcert.pipelines.formats import jsonl, jsonl_schema, parquet
+from millcert.pipelines.formats import arrow_ipc, delimited, jsonl, jsonl_schema, parquet
 from millcert.pipelines.formats.base import (
     HEAD_BYTES,
     Decoded,
@@ -23,6 +23,7 @@ from millcert.pipelines.formats.base import (
     detect_format,
 )
 from millcert.pipelines.formats.schema import merge_schemas, schema_from_json, schema_to_json
+from millcert.pipelines.formats.writers import Writer, open_writer
 
 __all__ = [
     "HEAD_BYTES",
@@ -32,16 +33,18 @@ __all__ = [
     "RawSlice",
     "ReadLimits",
     "SchemaFacts",
+    "Writer",
     "decode",
     "detect_format",
     "merge_schemas",
+    "open_writer",
     "read_schema",
     "schema_from_json",
     "schema_to_json",
 ]
 
 
-def read_schema(format: Format, file: BinaryIO, limits: ReadLimits, *, name: str = "the file") -> SchemaFacts:  # noqa: A002 - the field's word
+def read_schema(format: str, file: BinaryIO, limits: ReadLimits, *, name: str = "the file") -> SchemaFacts:  # noqa: A002 - the field's word
     """Return what a file says of its columns: from its header where it has types, else from all its values.
 
     Args:
@@ -59,11 +62,15 @@ def read_schema(format: Format, file: BinaryIO, limits: ReadLimits, *, name: str
         return parquet.read_schema(file, limits, name=name)
     if format == "jsonl":
         return jsonl_schema.read_schema(file, limits, _budget(file, limits, name), name=name)
+    if format == "csv":
+        return delimited.read_schema(file, limits, _budget(file, limits, name), name=name)
+    if format == "arrow":
+        return arrow_ipc.read_schema(file, limits, name=name)
     raise UsageError(f"{name}: the format {format!r} is not read.")
 
 
 def decode(
-    format: Format,  # noqa: A002 - the field's word
+    format: str,  # noqa: A002 - the field's word
     file: BinaryIO,
     schema: pa.Schema,
     limits: ReadLimits,
@@ -89,6 +96,10 @@ def decode(
         return parquet.decode(file, schema, limits, budget, name=name)
     if format == "jsonl":
         return jsonl.decode(file, schema, limits, budget, name=name)
+    if format == "csv":
+        return delimited.decode(file, schema, limits, budget, name=name)
+    if format == "arrow":
+        return arrow_ipc.decode(file, schema, limits, budget, name=name)
     raise UsageError(f"{name}: the format {format!r} is not read.")
 
 

@@ -37,7 +37,7 @@ _PLAIN = (
 )
 
 
-def canonical_type(stored: pa.DataType, *, where: str = "") -> pa.DataType:  # noqa: PLR0911 - one line a kind
+def canonical_type(stored: pa.DataType, *, where: str = "") -> pa.DataType:  # noqa: C901, PLR0911 - one line a kind
     """Return the canonical type of a stored type.
 
     Raises:
@@ -132,10 +132,13 @@ def conform(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
-def row_bytes(array: pa.Array) -> np.ndarray:  # noqa: PLR0911 - one line a kind
+def row_bytes(array: pa.Array) -> np.ndarray:
     """Return the decoded size in bytes of each value, int64 (n,), without decoding dictionaries or views.
 
-    Cost: O(n) plus the lengths of the list items below; the array must have passed `validate(full=True)`.
+    The array must have passed `validate(full=True)`. Items that have no bytes in the file (nulls of a fixed width) are
+    counted, not made.
+
+    Cost: O(n) plus the stored items of variable size below.
     """
     kind, count = array.type, len(array)
     if isinstance(kind, pa.BaseExtensionType):
@@ -144,44 +147,96 @@ def row_bytes(array: pa.Array) -> np.ndarray:  # noqa: PLR0911 - one line a kind
         sizes = row_bytes(array.dictionary)
         indices = array.indices.fill_null(0).to_numpy(zero_copy_only=False)
         return sizes[indices] if len(sizes) else np.zeros(count, dtype=np.int64)
-    if pt.is_string(kind) or pt.is_binary(kind):
-        return np.diff(_offsets(array, np.int32)) + 5
-    if pt.is_large_string(kind) or pt.is_large_binary(kind):
-        return np.diff(_offsets(array, np.int64)) + 5
-    if pt.is_string_view(kind) or pt.is_binary_view(kind):
-        views = np.frombuffer(array.buffers()[1], dtype=np.int32).reshape(-1, 4)
-        lengths = views[array.offset : array.offset + count, 0].astype(np.int64)
-        lengths[array.is_null().to_numpy(zero_copy_only=False)] = 0  # a null's length field may hold anything
-        return lengths + 5
-    if pt.is_list(kind) or pt.is_large_list(kind) or pt.is_map(kind):
-        offsets = _offsets(array, np.int64 if pt.is_large_list(kind) else np.int32)
-        first, last = int(offsets[0]), int(offsets[-1])
-        if pt.is_map(kind):
-            inner = row_bytes(array.keys[first:last]) + row_bytes(array.items[first:last])
-        else:
-            inner = row_bytes(array.values[first:last])
-        total = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(inner)])
-        return np.diff(total[offsets - first]) + 5
-    if pt.is_fixed_size_list(kind):
-        size = kind.list_size
-        inner = row_bytes(array.values[array.offset * size : (array.offset + count) * size])
-        return inner.reshape(count, size).sum(axis=1) + 1 if size else np.ones(count, dtype=np.int64)
+    if _is_fixed(kind):
+        return np.full(count, width_bytes(kind), dtype=np.int64)
     if pt.is_struct(kind):
         sizes = np.ones(count, dtype=np.int64)
         for index in range(kind.num_fields):
-            child = array.field(index)
-            sizes += row_bytes(child)
+            sizes += row_bytes(array.field(index))
         return sizes
-    return np.full(count, width_bytes(kind), dtype=np.int64)
+    if pt.is_fixed_size_list(kind):
+        size = kind.list_size
+        inner = row_bytes(array.values[array.offset * size : (array.offset + count) * size])
+        return inner.reshape(count, size).sum(axis=1) + 1
+    return _variable_bytes(array) + 5
 
 
-def _offsets(array: pa.Array, dtype: type[np.int32] | type[np.int64]) -> np.ndarray:
+def _variable_bytes(array: pa.Array) -> np.ndarray:
+    kind, count = array.type, len(array)
+    if pt.is_string_view(kind) or pt.is_binary_view(kind):
+        views = np.frombuffer(array.buffers()[1], dtype=np.int32, count=4 * (array.offset + count)).reshape(-1, 4)
+        lengths = views[array.offset :, 0].astype(np.int64)
+        lengths[array.is_null().to_numpy(zero_copy_only=False)] = 0  # a null's length field may hold anything
+        return lengths
+    offsets = _offsets(array)
+    if pt.is_string(kind) or pt.is_binary(kind) or pt.is_large_string(kind) or pt.is_large_binary(kind):
+        return np.diff(offsets)
+    items = [array.keys, array.items] if pt.is_map(kind) else [array.values]
+    first, last = int(offsets[0]), int(offsets[-1])
+    result = np.zeros(count, dtype=np.int64)
+    for item in items:
+        if _is_fixed(item.type):
+            result += np.diff(offsets) * width_bytes(item.type)
+        else:
+            total = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(row_bytes(item[first:last]))])
+            result += np.diff(total[offsets - first])
+    return result
+
+
+def _is_fixed(kind: pa.DataType) -> bool:
+    """Return whether all values of a stored type decode to the same size."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return _is_fixed(kind.storage_type)
+    if pt.is_struct(kind):
+        return all(_is_fixed(kind.field(i).type) for i in range(kind.num_fields))
+    if pt.is_fixed_size_list(kind):
+        return kind.list_size == 0 or _is_fixed(kind.value_type)
+    return pt.is_null(kind) or pt.is_boolean(kind) or pt.is_primitive(kind) or pt.is_fixed_size_binary(kind)
+
+
+def _offsets(array: pa.Array) -> np.ndarray:
     """Return the n + 1 offsets of a variable-size array as int64."""
     if len(array) == 0:
         return np.zeros(1, dtype=np.int64)
-    buffer = array.buffers()[1]
-    raw = np.frombuffer(buffer, dtype=dtype)[array.offset : array.offset + len(array) + 1]
-    return raw.astype(np.int64)
+    kind = array.type
+    is_large = pt.is_large_string(kind) or pt.is_large_binary(kind) or pt.is_large_list(kind)
+    stop = array.offset + len(array) + 1
+    raw = np.frombuffer(array.buffers()[1], dtype=np.int64 if is_large else np.int32, count=stop)
+    return raw[array.offset :].astype(np.int64)
+
+
+def is_same_type(first: pa.DataType, second: pa.DataType) -> bool:
+    """Return whether two canonical types are equal up to the order of struct fields."""
+    if pt.is_struct(first) and pt.is_struct(second):
+        names = [first.field(i).name for i in range(first.num_fields)]
+        if sorted(names) != sorted(second.field(i).name for i in range(second.num_fields)):
+            return False
+        return all(is_same_type(first.field(name).type, second.field(name).type) for name in names)
+    if pt.is_list(first) and pt.is_list(second):
+        return is_same_type(first.value_type, second.value_type)
+    if pt.is_fixed_size_list(first) and pt.is_fixed_size_list(second):
+        return first.list_size == second.list_size and is_same_type(first.value_type, second.value_type)
+    return bool(first == second)
+
+
+def refuse_other_schema(stored: pa.Schema, wanted: pa.Schema, limits: ReadLimits, *, name: str) -> None:
+    """Refuse to decode a file with types of its own to a schema that is not its own.
+
+    Raises:
+        UsageError: a column is missing, is unknown to the schema, or has another type; names it.
+    """
+    own = canonical_schema(stored, limits, name=name)
+    for column in dict.fromkeys([*wanted.names, *own.names]):
+        here, there = own.get_field_index(column), wanted.get_field_index(column)
+        found = "absent" if here < 0 else str(own.field(here).type)
+        expected = "absent" if there < 0 else str(wanted.field(there).type)
+        if here < 0 or there < 0 or not is_same_type(own.field(here).type, wanted.field(there).type):
+            raise UsageError(
+                f"{name}: the column {column[:100]!r} should be {expected[:200]}, it is {found[:200]}.",
+                hint="All files of a data set must have one schema.",
+                path=name,
+                column=column,
+            )
 
 
 def _canonical_fields(fields: list[pa.Field], where: str) -> list[pa.Field]:

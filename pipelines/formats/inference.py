@@ -8,8 +8,8 @@ The lattice, in which two types meet at the least type above both:
     null < list<T>            item types meet
     null < struct<...>        fields meet by name, and stand in the order in which they were first seen
 
-Two types with none above both are a conflict, and so is a column whose greatest type is "whole number beyond int64": which
-of the two is wrong is for a person to say, by naming the type in a schema file. Nothing is turned into text behind the
+Two types with none above both are a conflict, and so is a column whose greatest type is "whole number beyond int64":
+which of the two is wrong is for a person to say, by naming the type in a schema file. Nothing is turned into text behind the
 user's back. Dates stay text. Since the meet is associative and commutative, the answer does not depend on blocks.
 """
 
@@ -36,7 +36,7 @@ class TypeConflictError(ValueError):
         self.types = (first, second)
 
 
-def type_of(value: Any, where: str, limits: ReadLimits, depth: int = 0) -> pa.DataType:
+def type_of(value: Any, where: str, limits: ReadLimits, depth: int = 0) -> pa.DataType:  # noqa: PLR0911 - a line a kind
     """Return the type of a parsed JSON value.
 
     Raises:
@@ -61,7 +61,7 @@ def type_of(value: Any, where: str, limits: ReadLimits, depth: int = 0) -> pa.Da
     return pa.struct(fields)
 
 
-def meet(first: pa.DataType, second: pa.DataType, where: str) -> pa.DataType:  # noqa: PLR0911 - one line a rule
+def meet(first: pa.DataType, second: pa.DataType, where: str) -> pa.DataType:
     """Return the least type above both.
 
     Raises:

@@ -14,7 +14,7 @@ import pyarrow.types as pt
 _MAX_DIGITS = 400
 
 
-class JsonFault(ValueError):
+class JsonFaultError(ValueError):
     """A line is no record. `reason` is a stable code, `detail` one sentence without the data."""
 
     def __init__(self, reason: str, detail: str) -> None:
@@ -26,24 +26,24 @@ class JsonFault(ValueError):
 def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
-        raise JsonFault("json.duplicate_key", "A key stands twice in one object.")
+        raise JsonFaultError("json.duplicate_key", "A key stands twice in one object.")
     return result
 
 
 def _constant(text: str) -> NoReturn:
-    raise JsonFault("json.non_finite", f"{text} is no JSON value.")
+    raise JsonFaultError("json.non_finite", f"{text} is no JSON value.")
 
 
 def _whole(text: str) -> int:
     if len(text) > _MAX_DIGITS:
-        raise JsonFault("json.number", f"A whole number has more than {_MAX_DIGITS} digits.")
+        raise JsonFaultError("json.number", f"A whole number has more than {_MAX_DIGITS} digits.")
     return int(text)
 
 
 def _number(text: str) -> float:
     value = float(text)
     if value in {float("inf"), float("-inf")}:
-        raise JsonFault("json.number", "A number is beyond the range of float64.")
+        raise JsonFaultError("json.number", "A number is beyond the range of float64.")
     return value
 
 
@@ -54,38 +54,38 @@ def parse_record(line: bytes) -> dict[str, Any]:
     """Return the object on a line.
 
     Raises:
-        JsonFault: the line is no single JSON object, or breaks a rule of this module.
+        JsonFaultError: the line is no single JSON object, or breaks a rule of this module.
     """
     try:
         text = line.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise JsonFault("utf8.invalid", f"Byte {error.start} of the line is not valid UTF-8.") from error
+        raise JsonFaultError("utf8.invalid", f"Byte {error.start} of the line is not valid UTF-8.") from error
     try:
         value = _DECODER.decode(text)
     except RecursionError as error:
-        raise JsonFault("json.nesting", "The record is nested too deep.") from error
+        raise JsonFaultError("json.nesting", "The record is nested too deep.") from error
     except json.JSONDecodeError as error:
-        raise JsonFault("json.syntax", f"{error.msg} at character {error.pos} of the line.") from error
+        raise JsonFaultError("json.syntax", f"{error.msg} at character {error.pos} of the line.") from error
     if not isinstance(value, dict):
-        raise JsonFault("json.not_object", "The line is valid JSON but no object.")
+        raise JsonFaultError("json.not_object", "The line is valid JSON but no object.")
     if "\\u" in text or "\\U" in text:
         _refuse_surrogates(value)
     return value
 
 
-def find_type_fault(record: dict[str, Any], schema: pa.Schema) -> JsonFault | None:
+def find_type_fault(record: dict[str, Any], schema: pa.Schema) -> JsonFaultError | None:
     """Return what keeps a parsed record from having a schema; None if its kinds of values fit."""
     for key, value in record.items():
         index = schema.get_field_index(key)
         if index < 0:
-            return JsonFault("json.unknown_key", "The record has a key that the schema does not have.")
+            return JsonFaultError("json.unknown_key", "The record has a key that the schema does not have.")
         fault = _value_fault(value, schema.field(index).type, key)
         if fault is not None:
             return fault
     return None
 
 
-def _value_fault(value: Any, kind: pa.DataType, where: str) -> JsonFault | None:
+def _value_fault(value: Any, kind: pa.DataType, where: str) -> JsonFaultError | None:  # noqa: PLR0911 - a line a kind
     if value is None:
         return None
     if pt.is_struct(kind):
@@ -94,7 +94,9 @@ def _value_fault(value: Any, kind: pa.DataType, where: str) -> JsonFault | None:
         for key, inner in value.items():
             index = kind.get_field_index(key)
             if index < 0:
-                return JsonFault("json.unknown_key", f"An object in {where!r} has a key that the schema does not have.")
+                return JsonFaultError(
+                    "json.unknown_key", f"An object in {where!r} has a key that the schema does not have."
+                )
             fault = _value_fault(inner, kind.field(index).type, f"{where}.{key}")
             if fault is not None:
                 return fault
@@ -104,7 +106,7 @@ def _value_fault(value: Any, kind: pa.DataType, where: str) -> JsonFault | None:
             return _mismatch(where, kind, value)
         if pt.is_fixed_size_list(kind) and len(value) != kind.list_size:
             detail = f"{where!r} must have {kind.list_size} items, it has {len(value)}."
-            return JsonFault("json.list_size", detail)
+            return JsonFaultError("json.list_size", detail)
         faults = (_value_fault(item, kind.value_type, f"{where}[]") for item in value)
         return next((fault for fault in faults if fault is not None), None)
     return None if _fits(value, kind) else _mismatch(where, kind, value)
@@ -133,7 +135,7 @@ def integer_range(kind: pa.DataType) -> tuple[int, int]:
     return 0, (1 << kind.bit_width) - 1
 
 
-def _mismatch(where: str, kind: pa.DataType, value: Any) -> JsonFault:
+def _mismatch(where: str, kind: pa.DataType, value: Any) -> JsonFaultError:
     names = {
         bool: "a boolean",
         int: "a whole number",
@@ -145,7 +147,7 @@ def _mismatch(where: str, kind: pa.DataType, value: Any) -> JsonFault:
     found = names.get(type(value), "null")
     if found == "a whole number" and pt.is_integer(kind):
         found = "a whole number out of its range"
-    return JsonFault("json.type", f"{where[:100]!r} must be {kind}, it is {found}.")
+    return JsonFaultError("json.type", f"{where[:100]!r} must be {kind}, it is {found}.")
 
 
 def _refuse_surrogates(value: Any) -> None:
@@ -157,7 +159,7 @@ def _refuse_surrogates(value: Any) -> None:
             try:
                 each.encode("utf-8")
             except UnicodeEncodeError as error:
-                raise JsonFault("json.surrogate", "A text has half of a surrogate pair.") from error
+                raise JsonFaultError("json.surrogate", "A text has half of a surrogate pair.") from error
         elif isinstance(each, dict):
             pending.extend(each)
             pending.extend(each.values())

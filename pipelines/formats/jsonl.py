@@ -1,15 +1,15 @@
-"""JSONL: one JSON object a line.
+r"""JSONL: one JSON object a line.
 
 Rules:
-  1. A line is what stands between two "\\n"; it is one record. A line of blanks only is no record.
+  1. A line is what stands between two "\n"; it is one record. A line of blanks only is no record.
   2. Whether a line is a record does not depend on its neighbours. A block that the fast parser takes whole is good;
      of any other block each line is judged alone, by the strict parser for the reason, by the fast one for the verdict.
   3. Keys that the schema lacks, keys that stand twice, NaN, Infinity and invalid UTF-8 make a record malformed. A key
      that is absent is null.
 
 Why the fast path is sound: the fast parser takes objects that follow each other without regard to lines. If each
-line begins with "{" and ends with "}", a line break cannot stand within an object (between "}" and "{" there would have to
-be a comma, and no text holds a bare line break), so as many objects as lines means one object on each.
+line begins with "{" and ends with "}", a line break cannot stand within an object (between "}" and "{" there would
+have to be a comma, and no text holds a bare line break), so as many objects as lines means one object on each.
 """
 
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ from millcert.pipelines.formats.base import (
     translate_errors,
 )
 from millcert.pipelines.formats.canonical import conform, row_bytes, widest_item_bytes, width_bytes
-from millcert.pipelines.formats.json_strict import JsonFault, find_type_fault, parse_record
+from millcert.pipelines.formats.json_strict import JsonFaultError, find_type_fault, parse_record
 from millcert.pipelines.formats.text import LineBlock, line_blocks, open_text
 
 _OPEN, _CLOSE, _RETURN = ord("{"), ord("}"), ord("\r")
@@ -181,20 +181,20 @@ class _Parser:
         pieces = [block.data[block.starts[i] : block.ends[i]].rstrip(b"\r") for i in lines.tolist()]
         return self._parse(b"\n".join(pieces), len(pieces))
 
-    def _judge(self, block: LineBlock, lines: np.ndarray) -> list[JsonFault | None]:
+    def _judge(self, block: LineBlock, lines: np.ndarray) -> list[JsonFaultError | None]:
         """Judge each line alone by the strict parser."""
-        faults: list[JsonFault | None] = []
+        faults: list[JsonFaultError | None] = []
         for i in lines.tolist():
             try:
                 record = parse_record(block.data[block.starts[i] : block.ends[i]])
                 faults.append(find_type_fault(record, self.schema))
-            except JsonFault as fault:
+            except JsonFaultError as fault:
                 faults.append(fault)
         return faults
 
     def _judge_types(
-        self, block: LineBlock, lines: np.ndarray, faults: list[JsonFault | None]
-    ) -> list[JsonFault | None]:
+        self, block: LineBlock, lines: np.ndarray, faults: list[JsonFaultError | None]
+    ) -> list[JsonFaultError | None]:
         """Find, by halving, the lines that are strict JSON but that the conversion to the schema refuses."""
         result = list(faults)
         pending = [[i for i, fault in enumerate(faults) if fault is None]]
@@ -203,7 +203,7 @@ class _Parser:
             if not group or self._parse_lines(block, lines[group]) is not None:
                 continue
             if len(group) == 1:
-                result[group[0]] = JsonFault("json.type", self._conversion_fault(block, int(lines[group[0]])))
+                result[group[0]] = JsonFaultError("json.type", self._conversion_fault(block, int(lines[group[0]])))
                 continue
             middle = len(group) // 2
             pending += [group[:middle], group[middle:]]

@@ -1,8 +1,8 @@
 """The schema of a JSONL file: the meet of the types of all its records, found in one bounded read.
 
 A block whose lines all fit the schema found so far cannot change it, and that is what the fast parser tells; only
-other blocks are looked at value by value. Records that are malformed whatever the schema is are left out: they are reported
-when the file is decoded.
+other blocks are looked at value by value. Records that are malformed whatever the schema is are left out: they are
+reported when the file is decoded.
 """
 
 from typing import BinaryIO
@@ -12,8 +12,8 @@ import pyarrow as pa
 from millcert.errors import UsageError
 from millcert.pipelines.formats.base import DecodedBudget, ReadLimits, SchemaFacts, translate_errors
 from millcert.pipelines.formats.canonical import check_shape
-from millcert.pipelines.formats.inference import TypeConflictError, meet_fields, settle, type_of
-from millcert.pipelines.formats.json_strict import JsonFault, parse_record
+from millcert.pipelines.formats.inference import BEYOND_INT64, TypeConflictError, meet_fields, settle, type_of
+from millcert.pipelines.formats.json_strict import JsonFaultError, parse_record
 from millcert.pipelines.formats.jsonl import fits_whole
 from millcert.pipelines.formats.text import LineBlock, line_blocks, open_text
 
@@ -57,7 +57,8 @@ def _with_block(
 
 
 def _is_known(found: dict[str, pa.DataType], block: LineBlock, first: int, limits: ReadLimits) -> bool:
-    if not found or any("decimal256" in str(kind) for kind in found.values()):
+    # The fast parser would read "beyond int64" as a decimal, and take fractions for it.
+    if any(str(BEYOND_INT64) in str(kind) for kind in found.values()):
         return False
     base = int(block.starts[first])
     part = block._replace(
@@ -78,7 +79,7 @@ def _with_lines(
             continue
         try:
             record = parse_record(line)
-        except JsonFault:
+        except JsonFaultError:
             continue
         try:
             kinds = {key: type_of(value, key, limits) for key, value in record.items()}

@@ -22,7 +22,7 @@ from millcert.pipelines.formats.base import (
     buffer_of,
     translate_errors,
 )
-from millcert.pipelines.formats.canonical import canonical_schema
+from millcert.pipelines.formats.canonical import canonical_schema, refuse_other_schema
 from millcert.pipelines.formats.parquet_pages import ChunkFacts, longest_row, scan_chunk
 from millcert.pipelines.formats.parquet_thrift import schema_depth
 from millcert.pipelines.formats.slices import bounded_slices
@@ -37,13 +37,18 @@ def read_schema(file: BinaryIO, limits: ReadLimits, *, name: str) -> SchemaFacts
         HostileDataError: it is no Parquet file, or its footer breaks a bound.
         UsageError: it is encrypted, or has a type that is not read.
     """
-    return SchemaFacts(canonical_schema(stored_schema(file, limits, name=name), limits, name=name), is_inferred=False)
+    stored, _ = stored_layout(file, limits, name=name)
+    return SchemaFacts(canonical_schema(stored, limits, name=name), is_inferred=False)
 
 
-def stored_schema(file: BinaryIO, limits: ReadLimits, *, name: str) -> pa.Schema:
-    """Return the file's own schema, with its metadata: what a copy of the file is written with."""
+def stored_layout(file: BinaryIO, limits: ReadLimits, *, name: str) -> tuple[pa.Schema, str]:
+    """Return the file's own schema with its metadata, and its codec: what a copy of the file is written with."""
     with translate_errors(name, "Parquet file"):
-        return _open(buffer_of(file), limits, name).schema_arrow
+        parquet = _open(buffer_of(file), limits, name)
+        codec = "snappy"
+        if parquet.num_row_groups:
+            codec = str(parquet.metadata.row_group(0).column(0).compression).lower()
+        return parquet.schema_arrow, "none" if codec == "uncompressed" else codec
 
 
 def decode(
@@ -59,6 +64,7 @@ def decode(
     with translate_errors(name, "Parquet file"):
         buffer = buffer_of(file)
         parquet = _open(buffer, limits, name)
+        refuse_other_schema(parquet.schema_arrow, schema, limits, name=name)
         data = memoryview(buffer).cast("B")  # Arrow calls its bytes signed
         row = 0
         for group in range(parquet.num_row_groups):

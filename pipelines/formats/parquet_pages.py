@@ -203,8 +203,8 @@ def _count_levels(levels: bytes, bits: int, values: int, longest: int, running: 
             packed = levels[position : position + groups * bits]
             position += groups * bits
             flat = np.unpackbits(np.frombuffer(packed, dtype=np.uint8), bitorder="little")
-            starts = ~flat[: len(flat) // bits * bits].reshape(-1, bits).any(axis=1)
-            starts = starts[: values - seen]
+            is_inner: np.ndarray = np.any(flat[: len(flat) // bits * bits].reshape(-1, bits), axis=1)
+            starts = np.logical_not(is_inner)[: values - seen]
             if not len(starts):
                 raise ThriftError("the levels of a nested column end early")
             seen += len(starts)

@@ -78,7 +78,7 @@ class CompactReader:
             raise ThriftError("a list is longer than its bytes")
         return length, byte & 0x0F
 
-    def read_value(self, kind: int, depth: int = 0) -> Value:
+    def read_value(self, kind: int, depth: int = 0) -> Value:  # noqa: PLR0911 - a line a type
         """Return a value of a type: a struct as a dict by field id, a list as a list."""
         if depth > _MAX_DEPTH:
             raise ThriftError("structs are nested too deep")
@@ -131,7 +131,7 @@ class CompactReader:
         return taken
 
 
-def schema_depth(footer: memoryview) -> int:
+def schema_depth(footer: memoryview) -> int:  # noqa: C901 - one walk, one list of refusals
     """Return how deep the schema in a footer (FileMetaData) is nested, without recursion.
 
     Raises:

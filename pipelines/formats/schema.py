@@ -9,7 +9,7 @@ import pyarrow.types as pt
 
 from millcert.errors import PolicyError, UsageError
 from millcert.pipelines.formats.base import ReadLimits, SchemaFacts
-from millcert.pipelines.formats.canonical import canonical_schema
+from millcert.pipelines.formats.canonical import canonical_schema, is_same_type
 from millcert.pipelines.formats.inference import TypeConflictError, meet
 
 _UNITS = ("s", "ms", "us", "ns")
@@ -18,9 +18,10 @@ _UNITS = ("s", "ms", "us", "ns")
 def merge_schemas(named: Sequence[tuple[str, SchemaFacts]]) -> pa.Schema:
     """Return the one schema that every file of a data set is decoded to.
 
-    Typed files (Parquet, Arrow) must agree in names and canonical types; the order of columns is the first typed file's.
-    Schemas found by reading (JSONL, CSV) meet in the lattice of `inference`; then, if there is a typed file, each of
-    their columns must be one of its columns with a type that can take it. A column that a text file lacks is null there.
+    Typed files (Parquet, Arrow) must agree in names and canonical types; the order of columns is that of the first
+    typed file. Schemas found by reading (JSONL, CSV) meet in the lattice of `inference`; then, if there is a typed
+    file, each of their columns must be one of its columns with a type that can take it. A column that a text file
+    lacks is null there. A column of which all files are CSV is text where its types do not meet.
 
     Args:
         named: (file name, its facts), sorted by name; at least one.
@@ -91,7 +92,7 @@ def schema_from_json(text: str | bytes, limits: ReadLimits | None = None) -> pa.
     return canonical_schema(pa.schema(fields), limits or ReadLimits(), name="The schema file")
 
 
-def type_to_text(kind: pa.DataType) -> str:
+def type_to_text(kind: pa.DataType) -> str:  # noqa: PLR0911 - a line a kind
     """Return the text of a canonical type, such as `list<float32>` or `struct<"a": int64, "b": string>`."""
     if pt.is_map(kind):
         return f"map<{type_to_text(kind.key_type)}, {type_to_text(kind.item_type)}>"
@@ -298,28 +299,14 @@ def _refuse_difference(first_name: str, first: pa.Schema, name: str, other: pa.S
         index = other.get_field_index(field.name)
         if index < 0:
             raise _disagreement(first_name, name, field.name, str(field.type), "absent")
-        if not _is_same(field.type, other.field(index).type):
+        if not is_same_type(field.type, other.field(index).type):
             raise _disagreement(first_name, name, field.name, str(field.type), str(other.field(index).type))
     for field in other:
         if first.get_field_index(field.name) < 0:
             raise _disagreement(first_name, name, field.name, "absent", str(field.type))
 
 
-def _is_same(first: pa.DataType, second: pa.DataType) -> bool:
-    """Return whether two canonical types are equal up to the order of struct fields."""
-    if pt.is_struct(first) and pt.is_struct(second):
-        names = [first.field(i).name for i in range(first.num_fields)]
-        if sorted(names) != sorted(second.field(i).name for i in range(second.num_fields)):
-            return False
-        return all(_is_same(first.field(name).type, second.field(name).type) for name in names)
-    if pt.is_list(first) and pt.is_list(second):
-        return _is_same(first.value_type, second.value_type)
-    if pt.is_fixed_size_list(first) and pt.is_fixed_size_list(second):
-        return first.list_size == second.list_size and _is_same(first.value_type, second.value_type)
-    return bool(first == second)
-
-
-def _can_take(typed: pa.DataType, inferred: pa.DataType) -> bool:
+def _can_take(typed: pa.DataType, inferred: pa.DataType) -> bool:  # noqa: PLR0911 - a line a kind
     """Return whether values of an inferred type may be decoded to a typed file's type; each value is checked then."""
     if pt.is_null(inferred):
         return True

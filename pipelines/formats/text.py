@@ -26,9 +26,9 @@ class ByteStream(Protocol):
 
 
 class LineBlock(NamedTuple):
-    """Whole lines of a file.
+    r"""Whole lines of a file.
 
-    data: the lines' bytes. starts: int64 (n,), where each line starts in `data`. ends: where it ends, without "\\n".
+    data: the lines' bytes. starts: int64 (n,), where each line starts in `data`. ends: where it ends, without "\n".
     nexts: where the next one starts. first_line: number of the first line, from 1. first_byte: its offset in the file.
     skipped_bytes: 0; or the length of one line above the limit, which then is all that the block stands for (n = 1 and
     `data` is empty).
