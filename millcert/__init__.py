@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from millcert.checks.base import Check as Check
     from millcert.errors import MillcertError as MillcertError
-    from millcert.pipelines.driver import vet_dataset as vet
+    from millcert.gate import vet as vet
+    from millcert.pipelines.driver import VetOptions as VetOptions
     from millcert.policy import LoadedPolicy as LoadedPolicy
     from millcert.policy import Policy as Policy
     from millcert.policy import load_policy as load_policy
@@ -25,6 +26,7 @@ __all__ = [
     "MillcertError",
     "Policy",
     "Verdict",
+    "VetOptions",
     "__version__",
     "load_policy",
     "verify_certificate",
@@ -36,10 +38,11 @@ _HOMES = {
     "LoadedPolicy": "millcert.policy:LoadedPolicy",
     "MillcertError": "millcert.errors:MillcertError",
     "Policy": "millcert.policy:Policy",
+    "VetOptions": "millcert.pipelines.driver:VetOptions",
     "Verdict": "millcert.verdict:Verdict",
     "load_policy": "millcert.policy:load_policy",
     "verify_certificate": "millcert.provenance.certificate:verify_certificate",
-    "vet": "millcert.pipelines.driver:vet_dataset",
+    "vet": "millcert.gate:vet",
 }
 
 

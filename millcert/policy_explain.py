@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from millcert import policy_path
 from millcert.policy_model import CheckRule, Policy, Signer, SourceRule
+from millcert.provenance.trust import SourceRule as TrustRule
+from millcert.provenance.trust_patterns import path_matches
 
 if TYPE_CHECKING:
     from millcert.checks.base import Check
@@ -57,9 +58,13 @@ def explain_policy(policy: Policy, checks: Mapping[int, "Check"]) -> tuple[Parag
 def explain_file(policy: Policy, path: str) -> FileMatch:
     """Return which rules speak for a file and why; `path` is POSIX, relative to the data set's root."""
     for rule in policy.sources:
-        if path in {rule.manifest, rule.bundle}:
-            kind = "manifest" if path == rule.manifest else "bundle"
-            return FileMatch(path, (rule.name,), "provenance", f"{rule.name} names it as its {kind}")
+        # Where trust rules look for both, named or not; nobody's signature is asked about here.
+        places = TrustRule(
+            rule.name, rule.path, unsigned_accepted=True, manifest=rule.manifest or "", bundle=rule.bundle or ""
+        )
+        if path in {places.manifest_path, places.bundle_path}:
+            kind = "manifest" if path == places.manifest_path else "bundle"
+            return FileMatch(path, (rule.name,), "provenance", f"it is the {kind} of {rule.name}")
     found = policy.rules_matching(path)
     names = tuple(rule.name for rule in found)
     if len(found) == 1:
@@ -68,8 +73,23 @@ def explain_file(policy: Policy, path: str) -> FileMatch:
     if found:
         patterns = ", ".join(f'{rule.name} ("{rule.path}")' for rule in found)
         return FileMatch(path, names, "several_rules", f"more than one rule matches: {patterns}")
-    reasons = "; ".join(f"{rule.name}: {policy_path.why_not(rule.path, path)}" for rule in policy.sources)
+    reasons = "; ".join(f"{rule.name}: {why_not(rule.path, path)}" for rule in policy.sources)
     return FileMatch(path, names, "no_rule", f"no rule matches ({reasons})")
+
+
+def why_not(pattern: str, path: str) -> str:
+    """Return in words where a pattern and a path that it does not match part."""
+    wanted, given = pattern.split("/"), path.split("/")
+    for position, segment in enumerate(wanted):
+        if segment == "**":
+            return (
+                f'it does not end as "{pattern}" does' if position < len(given) else f'"{pattern}" means what is below'
+            )
+        if position == len(given):
+            return f'"{pattern}" means something deeper'
+        if not path_matches(segment, given[position]):
+            return f'"{given[position]}" is not "{segment}"'
+    return f'"{pattern}" means nothing that deep'
 
 
 def file_lines(matches: Sequence[FileMatch]) -> Iterator[str]:

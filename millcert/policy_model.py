@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias, 
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from millcert import policy_path
 from millcert.errors import UntrustedSourceError
 from millcert.policy_faults import KeyPath
 from millcert.policy_section import (
@@ -31,25 +30,20 @@ from millcert.policy_section import (
     shown,
     whole_number,
 )
+from millcert.provenance.trust_patterns import identity_pattern_fault, path_matches, path_pattern_fault
 
 if TYPE_CHECKING:
     from millcert.checks.base import Role
 
-#: Identities that no policy means; a pattern that matches all of them matches everybody.
-_STRANGERS = (
-    "mallory@stranger.example",
-    "https://stranger.example/mallory/repository/.github/workflows/x.yml@refs/heads/x",
-)
-
 
 def _pattern(value: str) -> str:
-    if fault := policy_path.pattern_fault(value):
+    if fault := path_pattern_fault(value):
         raise ValueError(f"{fault}, got {shown(value)}")
     return value
 
 
 def _below_root(value: str) -> str:
-    if fault := policy_path.relative_path_fault(value):
+    if fault := _relative_path_fault(value):
         raise ValueError(f"{fault}, got {shown(value)}")
     return value
 
@@ -134,7 +128,7 @@ class Trust(Section):
 
 
 class Signer(Section):
-    """An identity that may sign a source. `identity` is compared exactly; `identity_pattern` must match all of it."""
+    """An identity that may sign a source: `identity` exactly, or all of `identity_pattern` (docs/formats/trust.md)."""
 
     issuer: Annotated[str, Field(pattern=r"^https://[^\s]+$", max_length=2048), PRINTABLE]
     identity: Text | None = None
@@ -145,14 +139,9 @@ class Signer(Section):
         """Exactly one way to name the signer, and never everybody."""
         yield from _exactly_one(raw, "identity", "identity_pattern")
         pattern = raw.get("identity_pattern")
-        if isinstance(pattern, str):
-            try:
-                compiled = re.compile(pattern)
-            except (re.error, OverflowError, RecursionError) as error:
-                yield ("identity_pattern",), f"expected a regular expression: {error}"
-                return
-            if all(compiled.fullmatch(stranger) for stranger in _STRANGERS):
-                yield ("identity_pattern",), "the pattern matches every identity; name who may sign"
+        fault = identity_pattern_fault(pattern) if isinstance(pattern, str) else None
+        if fault is not None:
+            yield ("identity_pattern",), f"{fault}, got {shown(pattern)}"
 
 
 def _one_or_many(value: object) -> object:
@@ -192,7 +181,7 @@ class SourceRule(Section):
 
     def matches(self, path: str) -> bool:
         """Tell whether the rule speaks for a file; `path` is POSIX, relative to the data set's root."""
-        return policy_path.matches(self.path, path)
+        return path_matches(self.path, path)
 
 
 class Expectations(Section):
@@ -322,6 +311,17 @@ def _repeats(values: Iterable[object], place: KeyPath, noun: str) -> Iterator[Fa
             if value in seen:
                 yield (*place, position), f"the {noun} {str(value)!r} stands here again"
             seen.add(value)
+
+
+def _relative_path_fault(path: str) -> str | None:
+    # None where it is a path below the data set's root.
+    if path.startswith("/") or "://" in path or re.match(r"[A-Za-z]:", path):
+        return "expected a path relative to the data set's root"
+    if any(segment in {"", ".", ".."} for segment in path.split("/")):
+        return "empty segments, . and .. are refused in a path"
+    if "\\" in path:
+        return "expected / between segments, got a backslash"
+    return None
 
 
 def _repeated_checks(checks: Iterable[tuple[int, Mapping[str, Any]]]) -> Iterator[Fault]:

@@ -177,6 +177,9 @@ def _run(arguments: list[str], session: Session) -> int:
         answer = root.main(arguments, prog_name="millcert", standalone_mode=False, obj=session)
     except OutputClosedError:
         raise
+    except SystemExit as error:
+        # A command's own exit: vet ends with the verdict's code.
+        return error.code if isinstance(error.code, int) else InternalError.exit_code
     except (click.Abort, KeyboardInterrupt):
         sys.stderr.write("interrupted; nothing was admitted\n")
         return EXIT_INTERRUPTED
