@@ -144,6 +144,7 @@ def _check(data: bytes, root: TrustRoot, content: str) -> _Checked:
         LogProof(
             log_index=int(entry.log_index),
             is_index_signed=bool(entry.inclusion_promise and entry.integrated_time),
+            is_index_global=entry.kind_version.version == "0.0.1",
             proof_index=int(proof.log_index),
             tree_size=int(proof.tree_size),
             root_hash=bytes(proof.root_hash),
@@ -213,7 +214,7 @@ def _parse_root(root: TrustRoot) -> "TrustedRoot":
 
 
 def _log_of(root: "TrustedRoot", log_id: bytes, times: Sequence[datetime]) -> "TransparencyLogInstance":
-    named = [log for log in root.tlogs if log.log_id is not None and log.log_id.key_id == log_id]
+    named = [log for log in root.tlogs if log.log_id.key_id == log_id]
     if not named:
         _refuse("log_unknown", f"The entry is of the log {log_id.hex()}, which the trusted root does not have.")
     valid = [log for log in named if _is_valid(log.public_key.valid_for, times)]

@@ -10,7 +10,8 @@ Rules that `check_log_proof` keeps:
      adds " - " and its tree's number.
   3. Its size and root hash are those of the inclusion proof, and the size is positive.
   4. The leaf is in the tree: 0 <= index < size.
-  5. The outer index is signed (Rekor v1's signed entry timestamp), or it is the proof's index.
+  5. The index that is told is a signed one: the outer one where Rekor v1's signed entry timestamp covers it, else the
+     proof's. In Rekor v2 both must be equal; Rekor v1's outer index counts across its trees, so there they differ.
 """
 
 import base64
@@ -34,12 +35,14 @@ MAX_CHECKPOINT_CHARACTERS = 65536
 class LogProof:
     """The parts of a log entry that these rules are about.
 
-    log_index: the entry's outer index. is_index_signed: whether a signed entry timestamp covers it.
+    log_index: the entry's outer index. is_index_signed: whether a signed entry timestamp covers it. is_index_global:
+        whether it counts across trees, as Rekor v1's does.
     proof_index, tree_size, root_hash: of the inclusion proof. checkpoint: the signed note's text.
     """
 
     log_index: int
     is_index_signed: bool
+    is_index_global: bool
     proof_index: int
     tree_size: int
     root_hash: bytes
@@ -74,7 +77,7 @@ def check_log_proof(proof: LogProof, *, log_url: str) -> int:
     # Rule 5.
     if proof.is_index_signed:
         return proof.log_index
-    if proof.log_index != proof.proof_index:
+    if proof.log_index != proof.proof_index and not proof.is_index_global:
         _refuse(
             "log_index", f"The entry has index {proof.log_index}, its proof {proof.proof_index}; neither is signed."
         )

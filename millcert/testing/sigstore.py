@@ -47,7 +47,8 @@ _PAYLOAD_TYPE = "application/vnd.in-toto+json"
 class Flaw:
     """What is wrong with a bundle; the default is nothing.
 
-    Offsets are seconds from the kit's `now`. A `None` leaves the true value.
+    Offsets are seconds from the kit's `now`. A `None` leaves the true value. `has_timestamp_beside_set` is no flaw: it
+    gives a Rekor v1 entry an RFC 3161 timestamp too.
     """
 
     certificate_seconds: int = 0
@@ -55,6 +56,7 @@ class Flaw:
     timestamp_seconds: int = 0
     has_set: bool = True
     has_timestamp: bool = True
+    has_timestamp_beside_set: bool = False
     has_inclusion_proof: bool = True
     has_sct: bool = True
     has_other_ct_key: bool = False
@@ -212,7 +214,7 @@ class PrivateSigstore:
             "certificate": {"rawBytes": base64_text(_der(leaf.certificate))},
             "tlogEntries": [self._entry(body, rekor, flaw)],
         }
-        if rekor == 2 and flaw.has_timestamp:
+        if flaw.has_timestamp_beside_set if rekor == 1 else flaw.has_timestamp:
             moment = self.now + timedelta(seconds=flaw.timestamp_seconds)
             token = self._timestamp_authority(flaw).timestamp(signature, moment)
             material["timestampVerificationData"] = {"rfc3161Timestamps": [{"signedTimestamp": base64_text(token)}]}

@@ -238,6 +238,26 @@ def test_both_ends_of_a_window_are_included(rekor: Rekor) -> None:
     assert verify_bundle(b"data", bundle, root=root, identity=CURATOR).signed_at == "2026-03-04T05:06:07Z"
 
 
+def test_the_earliest_of_several_trusted_times_is_told() -> None:
+    bundle, root = signed(1, flaw=Flaw(has_timestamp_beside_set=True, timestamp_seconds=120, integrated_seconds=60))
+    assert verify_bundle(b"data", bundle, root=root, identity=CURATOR).signed_at == "2026-03-04T05:07:07Z"
+
+
+def test_a_key_must_be_valid_at_each_trusted_time() -> None:
+    """Step 3, "at each of these times"."""
+    flaw = Flaw(has_timestamp_beside_set=True, timestamp_seconds=120)
+    for window in ((-DAY, 60), (60, None)):
+        bundle, root = signed(1, flaw=flaw, windows={"tlog": window})
+        with pytest.raises(SignatureError) as caught:
+            verify_bundle(b"data", bundle, root=root, identity=CURATOR)
+        assert caught.value.reason == "log_not_valid"
+
+
+def test_an_old_entry_with_a_timestamp_but_no_log_time_tells_the_index_that_is_proved() -> None:
+    bundle, root = signed(1, flaw=Flaw(has_set=False, has_timestamp_beside_set=True))
+    assert verify_bundle(b"data", bundle, root=root, identity=CURATOR).log_index == 2
+
+
 def test_a_timestamp_authority_whose_window_is_over_gives_no_time() -> None:
     bundle, root = signed(2, windows={"tsa": (-2 * DAY, -DAY)})
     with pytest.raises(SignatureError) as caught:

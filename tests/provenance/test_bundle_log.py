@@ -18,7 +18,15 @@ def note(
     return f"{origin}\n{size}\n{root}\n{rest}\n{SIGNATURE}"
 
 
-GOOD = LogProof(log_index=5, is_index_signed=False, proof_index=5, tree_size=8, root_hash=ROOT, checkpoint=note())
+GOOD = LogProof(
+    log_index=5,
+    is_index_signed=False,
+    is_index_global=False,
+    proof_index=5,
+    tree_size=8,
+    root_hash=ROOT,
+    checkpoint=note(),
+)
 
 
 def test_a_whole_proof_gives_the_index_of_the_proof() -> None:
@@ -27,6 +35,10 @@ def test_a_whole_proof_gives_the_index_of_the_proof() -> None:
 
 def test_a_signed_index_is_the_global_one() -> None:
     assert check_log_proof(replace(GOOD, log_index=900, is_index_signed=True), log_url="https://log.example") == 900
+
+
+def test_a_global_index_that_nothing_signed_is_not_told() -> None:
+    assert check_log_proof(replace(GOOD, log_index=900, is_index_global=True), log_url="https://log.example") == 5
 
 
 @pytest.mark.parametrize(
