@@ -357,3 +357,14 @@ def test_the_format_page_names_the_vectors_as_they_are() -> None:
     for name, root in json.loads((VECTORS / "roots.json").read_text()).items():
         assert f"| `{name}.json` | `{root}` |" in page
     assert (VECTORS / "one-file.json").read_text() in page
+
+
+def test_a_selection_may_leave_files_out_but_not_change_add_or_rename_any() -> None:
+    cat, dog = two_files().files
+    compare_manifests(two_files(), Manifest("some", (cat,)), is_selection=True)
+    with pytest.raises(DigestMismatchError, match=r"1 changed \(dog/1.png\)\."):
+        compare_manifests(two_files(), Manifest("some", (replace(dog, sha256=C),)), is_selection=True)
+    with pytest.raises(ManifestError, match=r"1 added \(new\)\."):
+        compare_manifests(two_files(), Manifest("some", (FileEntry("new", 1, C),)), is_selection=True)
+    with pytest.raises(ManifestError, match=r"1 renamed \(cat/1.png -> cow/1.png\)\."):
+        compare_manifests(two_files(), Manifest("some", (replace(cat, path="cow/1.png"),)), is_selection=True)
