@@ -5,6 +5,7 @@ p(given) - p(other)) and the class itself (value: p(given)); n follows from the 
 before the values are read.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
@@ -46,9 +47,13 @@ class Rows(NamedTuple):
     pred_probs: np.ndarray
     tie: np.ndarray
 
-    def where(self, mask: np.ndarray) -> "Rows":
-        """Return the samples of a mask, bool (n,), or of positions."""
-        return Rows(*(field[mask] for field in self))
+    def by_class(self) -> Iterator[tuple[int, np.ndarray, "Rows"]]:
+        """Yield each class that has samples, where they stand among these, and they."""
+        order = np.argsort(self.label, kind="stable")
+        rows = Rows(*(field[order] for field in self))
+        present, first = np.unique(rows.label, return_index=True)
+        for index, start, stop in zip(present, first, np.append(first[1:], len(order)), strict=True):
+            yield int(index), order[start:stop], Rows(*(field[start:stop] for field in rows))
 
 
 class ClassCut(NamedTuple):
@@ -157,9 +162,8 @@ class LabelFilter:
             flagged = (guess >= 0) & (guess != rows.label)
         else:
             flagged = np.zeros(len(rows.label), dtype=np.bool_)
-            for index in np.unique(rows.label).tolist():
-                of_class = np.flatnonzero(rows.label == index)
-                flagged[of_class] = self._class_flags(rows.where(of_class), index, cuts[index])
+            for index, where, of_class in rows.by_class():
+                flagged[where] = self._class_flags(of_class, index, cuts[index])
         return flagged & ~agrees_with_given(rows.label, rows.pred_probs)
 
     def _class_flags(self, rows: Rows, index: int, cut: ClassCut) -> np.ndarray:

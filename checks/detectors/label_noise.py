@@ -114,8 +114,9 @@ class LabelNoise:
     name: ClassVar[str] = "label_noise"
     version: ClassVar[str] = "1"
     severity: ClassVar[Severity] = "warn"
-    covers: ClassVar[frozenset[str]] = frozenset({"label_noise", "label_flip"})
-    #: Of the default configuration; an instance has its own.
+    #: These two are of the default configuration; an instance has its own. A model that was trained on the suspect data
+    #: has learned flips made on purpose.
+    covers: ClassVar[frozenset[str]] = frozenset({"label_noise", "targeted_label_flips"})
     columns: ClassVar[frozenset[Role]] = frozenset({"label", "embedding_external", "sample_digest"})
 
     filter_by: FilterBy = "prune_by_noise_rate"
@@ -151,6 +152,8 @@ class LabelNoise:
             raise PolicyError(f"label_noise: {'; '.join(found)}.", faults=found)
         digest = frozenset[Role]() if self.ties == "together" else frozenset[Role]({"sample_digest"})
         object.__setattr__(self, "columns", frozenset[Role]({"label", self.view}) | digest)
+        if self.view == "embedding_self":
+            object.__setattr__(self, "covers", frozenset({"label_noise"}))
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -187,8 +190,8 @@ class LabelNoise:
         rows = self._read(batch, known)
         grown = dict(acc)
         limits = self._limits(known) if stage == "cutoffs" else None
-        for index in np.unique(rows.label).tolist():
-            label, chosen = known.classes[index], rows.where(rows.label == index)
+        for index, _, chosen in rows.by_class():
+            label = known.classes[index]
             if stage == "thresholds":
                 grown[label] = grown.get(label, ExactSum.zero(1)).add(chosen.pred_probs[:, index])
             elif limits is None:

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from millcert.checks.base import Check, Scores, fit_check
+from millcert.checks.coverage import ATTACK_FAMILIES
 from millcert.checks.detectors.label_noise import CHECK, LabelNoise
 from millcert.checks.label_filter import FilterBy
 from millcert.checks.margin_cutoff import LowestValues
@@ -215,6 +216,27 @@ def test_exact_duplicates_share_a_fold_so_they_cannot_vouch_for_each_other() -> 
 def test_columns_and_passes_follow_the_configuration(check: LabelNoise, columns: set[str], passes: int) -> None:
     assert check.columns == columns
     assert check.passes == passes
+
+
+def test_an_embedding_trained_on_the_suspect_data_does_not_claim_to_see_flips_made_on_purpose() -> None:
+    assert LabelNoise().covers == LabelNoise(view="pred_probs").covers == {"label_noise", "targeted_label_flips"}
+    assert LabelNoise(view="embedding_self").covers == {"label_noise"}
+    assert LabelNoise.covers | LabelNoise(view="embedding_self").covers <= set(ATTACK_FAMILIES)
+
+
+def test_flips_of_one_class_into_another_are_found() -> None:
+    batch, _ = planted_embedding(seed=4)
+    label = batch.column("label").to_pylist()
+    source = [row for row, name in enumerate(label) if name == "class 1"]
+    flipped = source[::10]
+    for row in flipped:
+        label[row] = "class 2"
+    changed = batch.set_column(0, "label", pa.array(label, pa.string()))
+    check = LabelNoise()
+
+    scores = check.score(fit_check(check, [changed]), changed)
+
+    assert scores.flagged[flipped].mean() > 0.9
 
 
 @pytest.mark.parametrize(
