@@ -52,7 +52,7 @@ class Rows(NamedTuple):
         order = np.argsort(self.label, kind="stable")
         rows = Rows(*(field[order] for field in self))
         present, first = np.unique(rows.label, return_index=True)
-        for index, start, stop in zip(present, first, np.append(first[1:], len(order)), strict=True):
+        for index, start, stop in zip(present, first, np.append(first, len(order))[1:], strict=True):
             yield int(index), order[start:stop], Rows(*(field[start:stop] for field in rows))
 
 
