@@ -1,0 +1,417 @@
+"""Robust spectral detection of backdoors, with no poison rate asked for and silence on clean data.
+
+A trigger puts a part of the target class in a direction that no other class uses. For each class:
+
+  1. Pass 1 sums moments. Each class is measured by the covariance of all others; up to 24 directions are kept in which
+     it varies most (`millcert.checks.contrast`).
+  2. Pass 2 sums moments in shells of distance. The inner 80 % make a core without most of the poison; directions in
+     which the whole class varies far more than its core show poison of some per cent of the class.
+  3. Pass 3 counts the samples' positions along both kinds of direction.
+  4. A direction is evidence if its positions make two parts (`millcert.checks.hidden_part`), and
+       a. Ashman's D is above 4: the parts hardly overlap;
+       b. the valley between them is emptier than one part allows, family-wise over the classes;
+       c. the parts are further from one another than `sqrt(2)` times the distance at which any other class stands from
+          the rest.
+     Rule c is what a clean class with natural sub-classes does not meet: poison stands apart like a class that the
+     labels do not know.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+
+from millcert.checks.base import Accumulator, GroupEvidence, Role, Scores, Severity
+from millcert.checks.columns import matrix, strings
+from millcert.checks.contrast import ClassContrast, class_contrasts, fastest_growing, random_signs
+from millcert.checks.exact import ExactMatrix, quantise_rows
+from millcert.checks.flagging import Counts
+from millcert.checks.hidden_part import LEAST_GAP_OVER_DISTANCE, HiddenPart, find_hidden_part
+from millcert.checks.mixture import Histogram
+from millcert.checks.moments import Moments
+from millcert.checks.robust_covariance import Shells
+from millcert.errors import InternalError, InvalidSampleError, NotEnoughSamplesError, PolicyError
+
+#: Directions of each kind that are looked at.
+DIRECTIONS_OF_A_KIND = 4
+#: Below this many samples a class is not tested: fewer than three directions, and no valley could be significant.
+LEAST_SAMPLES = 24
+_BINS = 4096
+_BIN_WIDTH = 40.0 / _BINS
+_REACH = 20.0  # standard deviations each way; Chebyshev: less than 1 sample in 400 is beyond and counts in the end bins
+_SOURCES_NAMED = 16
+
+
+@dataclass(frozen=True, eq=False)
+class _Frame:
+    """How a class's rows become coordinates: `rows @ weights - offset`, in the standard deviations of the others.
+
+    offset: (m,), the class's mean.
+    scale: (m,), the class's own standard deviation.
+    others: (m,), where the others' mean lies, from the class's mean.
+    """
+
+    weights: ExactMatrix
+    offset: np.ndarray
+    scale: np.ndarray
+    others: np.ndarray
+
+    def apply(self, whole: np.ndarray, exponent: np.ndarray) -> np.ndarray:
+        return self.weights.apply_quantised(whole, exponent) - self.offset
+
+    def only(self, direction: int) -> "_Frame":
+        kept = slice(direction, direction + 1)
+        weights = ExactMatrix(self.weights.whole[:, kept], self.weights.scale[kept])
+        return _Frame(weights, self.offset[kept], self.scale[kept], self.others[kept])
+
+
+@dataclass(frozen=True)
+class _Finding:
+    """What was found in a class: the best candidate along the frame's only direction, and figures for the evidence."""
+
+    part: HiddenPart | None
+    statistic: tuple[tuple[str, float], ...]
+
+    @property
+    def is_suspicious(self) -> bool:
+        return self.part is not None and self.part.is_hidden
+
+
+@dataclass(frozen=True, eq=False)
+class RobustSpectralModel:
+    """The model after any pass. `frames` serve the next pass or scoring; `findings` are empty before the last pass."""
+
+    stage: int
+    width: int
+    contrasts: Mapping[str, ClassContrast]
+    frames: Mapping[str, _Frame]
+    findings: Mapping[str, _Finding]
+
+
+@dataclass(frozen=True, eq=False)
+class _Sums:
+    """Pass 1: moments of a class, and the width that its embeddings had before any projection."""
+
+    width: int
+    moments: Moments
+
+    def merge(self, others: Iterable["_Sums"]) -> "_Sums":
+        parts = list(others)
+        for part in parts:
+            _check_width(part.width, self.width)
+        return _Sums(self.width, self.moments.merge(part.moments for part in parts))
+
+
+@dataclass(frozen=True, eq=False)
+class _Lines:
+    """Positions of a class's samples along its directions, by source: key = direction x 4,096 + bin."""
+
+    by_source: Mapping[str, Counts]
+
+    def add(self, keys: np.ndarray, sources: pa.StringArray) -> "_Lines":
+        added = dict(self.by_source)
+        for source, places in _groups(sources):
+            added[source] = added.get(source, Counts.zero()).add(keys[places])
+        return _Lines(added)
+
+    def merge(self, others: Iterable["_Lines"]) -> "_Lines":
+        gathered: dict[str, list[Counts]] = {}
+        for lines in (self, *others):
+            for source, counts in lines.by_source.items():
+                gathered.setdefault(source, []).append(counts)
+        return _Lines({source: parts[0].merge(parts[1:]) for source, parts in sorted(gathered.items())})
+
+    def histogram(self, direction: int) -> Histogram:
+        """Return the positions of all sources' samples along a direction, in standard deviations."""
+        counts = Counts.zero().merge(self.by_source.values()).at(direction * _BINS, (direction + 1) * _BINS)
+        return Histogram(_position(counts.keys % _BINS), counts.counts.astype(np.float64), _BIN_WIDTH)
+
+    def fractions_above(self, direction: int, sign: float, border: float) -> dict[str, float]:
+        """Return the share of each source's samples above the border, for the sources with the most of them."""
+        above = {}
+        for source, every in self.by_source.items():
+            counts = every.at(direction * _BINS, (direction + 1) * _BINS)
+            is_above = _position(counts.keys % _BINS) * sign > border
+            above[source] = (int(counts.counts[is_above].sum()), counts.total)
+        worst = sorted(above.items(), key=lambda item: (-item[1][0], item[0]))[:_SOURCES_NAMED]
+        return {source: count / total for source, (count, total) in worst if count}
+
+
+@dataclass(frozen=True)
+class RobustSpectral:
+    """Flag the part of a class that stands apart from it as no other class varies: backdoors with one target class.
+
+    Needs: label, source, embedding_self (float32, d): features of a model trained on this very data, for a backdoor
+        shows only in a model that learnt it. On features of another model this check finds little.
+    Passes: 3, and scoring.
+    Accumulator, a class: pass 1 8 x (w + w * w) bytes an exponent, w = min(d, max_dimension), so 132 kB at d = 128 and
+        2 MB at most; pass 2 about 80 kB; pass 3 at most 0.5 MB a source (16 bytes an occupied bin).
+    Finds: backdoors by a fixed trigger that the model learnt, from 2 to 50 % of the target class and about 15 samples.
+    Does not find: triggers that the model did not learn, adaptive attacks that keep the latent parts together,
+        all-to-all attacks (every class has the trigger, so no class stands out), classes under 24 samples. A planted
+        class of its own, far from all others, raises the bar of rule c: `class_distance` shows it.
+    False alarm that remains: a class with a sub-class that is as distinct as a class of its own. It looks the same.
+    Source: the idea of over-trimmed whitening is that of Hayase et al., SPECTRE, ICML 2021, sections 3 and 4. Differs:
+        whitened by the other classes, not by the class itself; no poison rate; a mixture and a test decide. Figures:
+        bench/robust_spectral.py.
+
+    max_dimension: wider embeddings pass a fixed random projection to this width first, in [2, 512].
+    max_directions: directions kept of a class, in [2, 64].
+    seed: of the random projection.
+    """
+
+    name: ClassVar[str] = "robust_spectral"
+    version: ClassVar[str] = "1"
+    columns: ClassVar[frozenset[Role]] = frozenset({"label", "source", "embedding_self"})
+    severity: ClassVar[Severity] = "reject"
+    covers: ClassVar[frozenset[str]] = frozenset({"backdoor.dirty_label.fixed_trigger", "backdoor.latent_separation"})
+    reason: ClassVar[str] = "robust_spectral.hidden_part"
+
+    max_dimension: int = 256
+    max_directions: int = 24
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.max_dimension <= 512:
+            raise PolicyError(f"max_dimension must be in [2, 512], got {self.max_dimension}.")
+        if not 2 <= self.max_directions <= 64:
+            raise PolicyError(f"max_directions must be in [2, 64], got {self.max_directions}.")
+
+    @property
+    def passes(self) -> int:
+        """Full reads of the data that `fit` needs."""
+        return 3
+
+    def empty(self) -> Accumulator:
+        """Return the accumulator of no samples."""
+        return {}
+
+    def add(self, acc: Accumulator, batch: pa.RecordBatch, model: RobustSpectralModel | None) -> Accumulator:
+        """Return `acc` with a batch added; see `Check.add`."""
+        rows, labels, sources = matrix(batch, "embedding_self"), strings(batch, "label"), strings(batch, "source")
+        if not len(rows):
+            return dict(acc)
+        added = dict(acc)
+        whole, exponent = quantise_rows(rows)
+        if model is not None:
+            _check_width(rows.shape[1], model.width)
+        for label, places in _groups(labels):
+            part = added.get(label)
+            if model is None:
+                first = part if part is not None else _Sums(rows.shape[1], Moments.zero(self._kept(rows.shape[1])))
+                _check_width(rows.shape[1], first.width)
+                added[label] = _Sums(first.width, self._summed(first, whole[places], exponent[places]))
+            elif label in model.frames:
+                frame = model.frames[label]
+                centred = frame.apply(whole[places], exponent[places])
+                if model.stage == 1:
+                    shells = part if part is not None else Shells.zero(centred.shape[1])
+                    added[label] = shells.add(centred, frame.scale**2)
+                else:
+                    lines = part if part is not None else _Lines({})
+                    added[label] = lines.add(_keys(centred / frame.scale), sources.take(pa.array(places)))
+        return added
+
+    def merge(self, accs: Iterable[Accumulator]) -> Accumulator:
+        """Return the accumulator of all samples of `accs`."""
+        gathered: dict[str, list[Any]] = {}
+        for acc in accs:
+            for label, part in acc.items():
+                gathered.setdefault(label, []).append(part)
+        return {label: parts[0].merge(parts[1:]) for label, parts in sorted(gathered.items())}
+
+    def fit(self, acc: Accumulator, model: RobustSpectralModel | None) -> RobustSpectralModel:
+        """Return the model after a pass.
+
+        Raises:
+            NotEnoughSamplesError: fewer than two classes, or no class of 24 samples.
+            InvalidSampleError: classes with embeddings of other widths.
+        """
+        if model is None:
+            return self._after_sums(acc)
+        return _after_shells(acc, model) if model.stage == 1 else _after_lines(acc, model)
+
+    def score(self, model: RobustSpectralModel, batch: pa.RecordBatch) -> Scores:
+        """Return scores: in a suspicious class 0 at the border, about -1 at the clean part and 1 at the odd part.
+
+        In any other class a score lies in [-3, -2] and nothing is flagged.
+        """
+        rows, labels = matrix(batch, "embedding_self"), strings(batch, "label")
+        score = np.full(len(rows), -3.0)
+        threshold = np.full(len(rows), np.inf)
+        if len(rows):
+            _check_width(rows.shape[1], model.width)
+            whole, exponent = quantise_rows(rows)
+            for label, places in _groups(labels):
+                finding = model.findings.get(label)
+                if finding is None or label not in model.frames:
+                    continue
+                frame = model.frames[label]
+                position = frame.apply(whole[places], exponent[places])[:, 0] / frame.scale[0]
+                if finding.part is not None and finding.is_suspicious:
+                    score[places] = (position * finding.part.sign - finding.part.border) / finding.part.half_gap
+                    threshold[places] = 0.0
+                else:
+                    score[places] = -2 - 1 / (1 + np.abs(position))
+        return Scores(score, threshold, score > threshold, labels, self.reason)
+
+    def evidence(self, model: RobustSpectralModel) -> tuple[GroupEvidence, ...]:
+        """Return what was found of each class, sorted.
+
+        Statistics: `tested` (0 where the class is too small to be judged), `ashman_d`, `gap` and `gap_needed` (in
+        the others' standard deviations), `class_distance`, `odd_fraction`, `directions`, and
+        `flagged_fraction of SOURCE` for the sources with most flagged samples.
+        """
+        evidence = []
+        for label, finding in sorted(model.findings.items()):
+            part = finding.part if finding.is_suspicious else None
+            evidence.append(
+                GroupEvidence(
+                    group=label,
+                    label=label,
+                    source="",
+                    samples=model.contrasts[label].samples,
+                    statistic=dict(finding.statistic),
+                    is_suspicious=part is not None,
+                    estimated_count=part.estimate if part else 0.0,
+                    count_low=part.low if part else 0.0,
+                    count_high=part.high if part else 0.0,
+                    p_value=finding.part.p_value if finding.part else None,
+                )
+            )
+        return tuple(evidence)
+
+    def _kept(self, width: int) -> int:
+        return min(width, self.max_dimension)
+
+    def _summed(self, part: _Sums, whole: np.ndarray, exponent: np.ndarray) -> Moments:
+        if part.width <= self.max_dimension:
+            return part.moments.add_quantised(whole, exponent)
+        projection = ExactMatrix.of(random_signs(part.width, self.max_dimension, self.seed))
+        return part.moments.add_rows(projection.apply_quantised(whole, exponent))
+
+    def _after_sums(self, acc: Accumulator) -> RobustSpectralModel:
+        widths = {part.width for part in acc.values()}
+        if len(widths) > 1:
+            raise InvalidSampleError("Embeddings have several widths.", column="embedding_self", widths=sorted(widths))
+        contrasts = class_contrasts(
+            {label: part.moments for label, part in acc.items()}, max_directions=self.max_directions
+        )
+        if max(contrast.samples for contrast in contrasts.values()) < LEAST_SAMPLES:
+            raise NotEnoughSamplesError(f"No class has the {LEAST_SAMPLES} samples that a judgement needs.")
+        width = widths.pop()
+        if width > self.max_dimension:
+            projection = random_signs(width, self.max_dimension, self.seed)
+            contrasts = {
+                label: replace(contrast, directions=projection @ contrast.directions)
+                for label, contrast in contrasts.items()
+            }
+        frames = {
+            label: _frame(contrast, np.eye(len(contrast.variance)))
+            for label, contrast in sorted(contrasts.items())
+            if contrast.samples >= LEAST_SAMPLES and contrast.variance.any()
+        }
+        return RobustSpectralModel(1, width, contrasts, frames, {})
+
+
+def _after_shells(acc: Accumulator, model: RobustSpectralModel) -> RobustSpectralModel:
+    """Choose the directions to look along: the class's own widest, and those that grow most from core to whole."""
+    frames = {}
+    for label in model.frames:
+        contrast = model.contrasts[label]
+        size = len(contrast.variance)
+        widest = np.eye(size)[:, :DIRECTIONS_OF_A_KIND]
+        shells = acc.get(label)
+        if shells is None or shells.count != contrast.samples:
+            raise InternalError(f"Pass 2 saw other samples of class {label!r} than pass 1.")
+        growing = fastest_growing(contrast.variance, shells.core().covariance(), DIRECTIONS_OF_A_KIND)
+        frames[label] = _frame(contrast, np.concatenate([widest, growing], axis=1))
+    return replace(model, stage=2, frames=frames)
+
+
+def _after_lines(acc: Accumulator, model: RobustSpectralModel) -> RobustSpectralModel:
+    """Judge every class along its directions and keep the one that says most."""
+    frames, findings = {}, {}
+    for label, contrast in sorted(model.contrasts.items()):
+        figures = {"tested": 0.0, "class_distance": contrast.distance}
+        frame, lines = model.frames.get(label), acc.get(label)
+        part = None
+        if frame is not None and lines is not None:
+            gap_needed = LEAST_GAP_OVER_DISTANCE * _farthest(model, label)
+            chosen, part = _best_line(lines, frame, gap_needed, len(model.frames))
+            frames[label] = frame.only(chosen)
+            figures |= {"tested": 1.0, "directions": float(len(frame.scale)), "gap_needed": gap_needed}
+            if part is not None:
+                figures |= {"ashman_d": part.ashman_d, "gap": part.gap * float(frame.scale[chosen])}
+                figures["odd_fraction"] = part.odd_fraction
+            if part is not None and part.is_hidden:
+                above = lines.fractions_above(chosen, part.sign, part.border)
+                figures |= {f"flagged_fraction of {source}": share for source, share in above.items()}
+        findings[label] = _Finding(part, tuple(sorted(figures.items())))
+    return replace(model, stage=3, frames=frames, findings=findings)
+
+
+def _best_line(lines: _Lines, frame: _Frame, gap_needed: float, tests: int) -> tuple[int, HiddenPart | None]:
+    """Return the direction with the best candidate, and the candidate; direction 0 where there is none."""
+    best: tuple[int, HiddenPart | None] = (0, None)
+    for direction, scale in enumerate(frame.scale.tolist()):
+        part = find_hidden_part(
+            lines.histogram(direction),
+            others=float(frame.others[direction]) / scale,
+            gap_needed=gap_needed / scale,
+            tests=tests,
+        )
+        if part is not None and (best[1] is None or part.rank > best[1].rank):
+            best = (direction, part)
+    return best
+
+
+def _farthest(model: RobustSpectralModel, label: str) -> float:
+    """Return the largest distance at which another class stands from its others."""
+    others = {other: contrast for other, contrast in model.contrasts.items() if other != label}
+    large = [contrast.distance for other, contrast in others.items() if other in model.frames]
+    return max(large or [contrast.distance for contrast in others.values()])
+
+
+def _frame(contrast: ClassContrast, turned: np.ndarray) -> _Frame:
+    """Return the frame of directions that are columns of `turned`, in the contrast's own; flat ones are left out."""
+    scale = np.sqrt(np.einsum("ij,i,ij->j", turned, contrast.variance, turned))
+    turned, scale = turned[:, scale > 0], scale[scale > 0]
+    return _Frame(
+        ExactMatrix.of(contrast.directions @ turned), contrast.offset @ turned, scale, contrast.others @ turned
+    )
+
+
+def _keys(positions: np.ndarray) -> np.ndarray:
+    """Return keys of `_Lines`, int64, for positions in standard deviations, shape (n, directions)."""
+    bins = np.clip(np.floor((positions + _REACH) / _BIN_WIDTH), 0, _BINS - 1).astype(np.int64)
+    return bins + _BINS * np.arange(positions.shape[1])
+
+
+def _position(bins: np.ndarray) -> np.ndarray:
+    """Return the centres of bins, in standard deviations."""
+    return (bins + 0.5) * _BIN_WIDTH - _REACH
+
+
+def _groups(texts: pa.StringArray) -> list[tuple[str, np.ndarray]]:
+    """Return the distinct texts, sorted, each with the rows where it stands."""
+    encoded = texts.dictionary_encode()
+    codes = encoded.indices.to_numpy(zero_copy_only=False)
+    order = np.argsort(codes, kind="stable")
+    borders = np.searchsorted(codes[order], np.arange(len(encoded.dictionary) + 1))
+    names = encoded.dictionary.to_pylist()
+    return sorted(
+        ((name, order[borders[place] : borders[place + 1]]) for place, name in enumerate(names)),
+        key=lambda group: group[0],
+    )
+
+
+def _check_width(width: int, expected: int) -> None:
+    if width != expected:
+        raise InvalidSampleError(
+            f"Embeddings have width {width}; others of this data set have {expected}.",
+            hint="All samples must have embeddings of one model.",
+            column="embedding_self",
+        )
