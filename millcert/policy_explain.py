@@ -148,7 +148,7 @@ def _source(rule: SourceRule) -> str:
 def _signer(signer: Signer) -> str:
     if signer.identity is not None:
         return f"{signer.identity} (vouched for by {signer.issuer})"
-    return f"an identity that matches {signer.identity_pattern} in full (vouched for by {signer.issuer})"
+    return f'an identity that matches all of "{signer.identity_pattern}" (vouched for by {signer.issuer})'
 
 
 def _expectations(policy: Policy) -> Iterator[str]:
