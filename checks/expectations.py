@@ -13,7 +13,9 @@ Which calls into GX are not its public API, so that a new version of it can be t
 
 import contextlib
 import logging
+import math
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -341,13 +343,13 @@ def _suite_result(suite: SuiteSpec, judged: Sequence[_Judged]) -> SuiteResult:
         critical_failures=failed.count("critical"),
         warning_failures=failed.count("warning"),
         info_failures=failed.count("info"),
-        json=whole.to_json_dict(),
+        json=_plain(whole.to_json_dict()),
         outcomes=outcomes,
     )
 
 
 def _outcome(judged: _Judged) -> ExpectationOutcome:
-    document = judged.result.to_json_dict()
+    document = _plain(judged.result.to_json_dict())
     details = document.get("result") or {}
     percent = details.get("unexpected_percent")
     configuration = judged.expectation.configuration
@@ -366,6 +368,19 @@ def _outcome(judged: _Judged) -> ExpectationOutcome:
         exactness="exact" if judged.interval is None else "sketch",
         detail=detail,
     )
+
+
+def _plain(value: Any) -> Any:
+    """Return a result in Python's own types; NaN and infinities, which JSON does not have, as text."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):  # numpy's float64 is one
+        return float(value) if math.isfinite(value) else str(float(value))
+    if isinstance(value, str):  # and its str_ is one
+        return str(value)
+    return value
 
 
 def _columns_of(expectation: Any) -> str:
@@ -396,14 +411,18 @@ def _one_line(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Import and run GX without telemetry (versions below 1.24 have some) and without its log lines."""
+    """Import and run GX without telemetry (versions below 1.24 have some), log lines and warnings."""
     os.environ["GX_ANALYTICS_ENABLED"] = "false"
-    import great_expectations as gx  # noqa: F401 - imported here so that the variable is set before
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import great_expectations as gx  # noqa: F401 - imported here so that the variable is set before
 
     logger = logging.getLogger("great_expectations")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         logger.setLevel(level)

@@ -28,6 +28,7 @@ from millcert.checks.metric_kernels import (
     RowsFound,
 )
 from millcert.checks.metric_listing import NOTHING, Listing, sort_places
+from millcert.checks.metric_records import CountRecords, decode_record
 from millcert.checks.metric_sums import deviation_of, mean_of, merge_sums, total_of
 from millcert.errors import InconclusiveError
 
@@ -89,7 +90,7 @@ class Answers:
         """
         if isinstance(kernel, FollowOrder):
             return kernel.conclude(dict(self._parts[kernel]))
-        if isinstance(kernel, CountDistinct):
+        if isinstance(kernel, CountDistinct | CountRecords):
             return self._repeated(kernel, limit)
         found: RowsFound = self._part(kernel, NOTHING_FOUND)
         if found.failed:
@@ -122,6 +123,10 @@ class Answers:
             return found.considered
         if request.name.endswith(".unexpected_index_list"):
             return list(zip(found.listing.files, found.listing.rows.tolist(), strict=True))
+        if request.name.endswith(".unexpected_values") and request.base == "compound_columns.unique":
+            types = [self._schema.field(name).type for name in request.columns]
+            keys = [] if found.listing.content is None else found.listing.content.to_pylist()
+            return [dict(zip(request.columns, decode_record(key, types), strict=True)) for key in keys]
         if request.name.endswith(".unexpected_values"):
             return listed_values(found.listing, request)
         return None  # a pandas query for the rows; only COMPLETE shows it
@@ -135,9 +140,12 @@ class Answers:
                 return mean_of(sums) if request.base == "column.mean" else deviation_of(sums)
             case "column.min" | "column.max":
                 ends = self._part(kernel, pa.array([], self._type(request)))
-                return as_pandas(ends)[0 if request.base == "column.min" else 1] if len(ends) else None
+                if len(ends):
+                    return as_pandas(ends)[0 if request.base == "column.min" else 1]
+                # What pandas gives of no values: NaT reads "NaT" in a result, anything else null.
+                return as_pandas(pa.nulls(1, ends.type))[0] if family(ends.type) == "timestamp" else None
             case "column.median":
-                return self._quantiles(kernel, [0.5], "midpoint", [None], is_median=True)
+                return self._quantiles(kernel, [0.5], "median", [None], is_median=True)
             case "column.quantile_values":
                 quantiles = list(request.parameters["quantiles"])
                 how = request.parameters.get("allow_relative_error") or "nearest"
@@ -147,7 +155,7 @@ class Answers:
                 return counts.tolist()
             case _:
                 found: RowsFound = self._part(kernel, NOTHING_FOUND)
-                return found.considered - found.unexpected
+                return np.int64(found.considered - found.unexpected)  # GX divides it by 0 where there is no value
 
     def _quantiles(
         self, kernel: Kernel, quantiles: list[float], how: str, nothing: list[Any], *, is_median: bool
@@ -162,7 +170,7 @@ class Answers:
             return float(lows[0]) if lows == highs else Interval(float(lows[0]), float(highs[0]))
         return lows if lows == highs else Interval(lows, highs)
 
-    def _repeated(self, kernel: CountDistinct, limit: int) -> RowsFound:
+    def _repeated(self, kernel: CountDistinct | CountRecords, limit: int) -> RowsFound:
         considered = unexpected = 0
         listings: list[tuple[list[str], np.ndarray, pa.Array]] = []
         for run in self._runs(kernel):
@@ -179,12 +187,14 @@ class Answers:
         rows = np.concatenate([part for _, part, _ in listings])
         keys = pa.concat_arrays([part for _, _, part in listings])
         first = sort_places(files, rows)[:limit]
-        values = distinct.shown(keys.take(pa.array(first)), self._schema.field(kernel.column).type)
+        values = keys.take(pa.array(first))
+        if isinstance(kernel, CountDistinct):
+            values = distinct.shown(values, self._schema.field(kernel.column).type)
         return RowsFound(
             considered, unexpected, 0, Listing(tuple(files[i] for i in first), rows[first], values), NOTHING
         )
 
-    def _runs(self, kernel: CountDistinct) -> list[distinct.Run]:
+    def _runs(self, kernel: CountDistinct | CountRecords) -> list[distinct.Run]:
         return [run for part in self._parts[kernel].values() for run in part]
 
     def _of_distinct(self, request: MetricRequest, kernels: Sequence[Kernel]) -> Any:
@@ -236,7 +246,7 @@ class Answers:
                 f"at most {MAX_MODES} are listed.",
                 hint="Ask for the most common value of a column that has repeated values.",
             )
-        return as_pandas(distinct.shown(keys.take(pc.sort_indices(keys)), self._type(request)))
+        return list(distinct.shown(keys.take(pc.sort_indices(keys)), self._type(request)).to_pandas().to_numpy())
 
     def _value_counts(self, request: MetricRequest, runs: list[distinct.Run]) -> Any:
         import pandas as pd
@@ -281,11 +291,13 @@ def interpolate(buckets: order.Buckets, n: int, quantile: float, how: str) -> tu
             return order.value_at(buckets, math.ceil(place))
         case "nearest":
             return order.value_at(buckets, round(place))
-        case "midpoint":
+        case "midpoint" | "median":
             part = 0.5 if place > below else 0.0
         case _:
             part = place - below
     before, after = order.value_at(buckets, below), order.value_at(buckets, min(below + 1, n - 1))
+    if how == "median" and part:  # the mean of the two in the middle, which stays infinite beside an infinity
+        return (float(before[0]) + float(after[0])) / 2, (float(before[1]) + float(after[1])) / 2
     return _between(before[0], after[0], part), _between(before[1], after[1], part)
 
 

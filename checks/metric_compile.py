@@ -34,6 +34,7 @@ from millcert.checks.metric_pairs import (
     pair_condition,
     record_condition,
 )
+from millcert.checks.metric_records import RECORD_FAMILIES, CountRecords
 from millcert.checks.metric_regex import compile_pattern, like_to_regex
 from millcert.errors import PolicyError
 
@@ -93,12 +94,18 @@ def kernels_for(request: MetricRequest, schema: pa.Schema, limit: int) -> tuple[
     base, parameters = request.base, request.parameters
     if base in SCHEMA_METRICS:
         return ()
+    if len(set(request.columns)) != len(request.columns):
+        raise PolicyError(f"The metric {request.name} compares columns with themselves: {', '.join(request.columns)}.")
     if base in PAIR_CONDITIONS:
         condition = pair_condition(base, types, parameters)
         return (CountRows(), FindRecords(request.columns, condition, request.ignore_row_if or "neither", limit))
     if base in RECORD_CONDITIONS:
         records = record_condition(base, types, parameters)
         return (CountRows(), FindRecords(request.columns, records, request.ignore_row_if or "never", limit))
+    if base == "compound_columns.unique":
+        if not {family(data_type) for data_type in types} <= RECORD_FAMILIES:
+            raise PolicyError(f"The metric {base} is not defined on {', '.join(map(str, types))}.", metric=base)
+        return (CountRows(), CountRecords(request.columns, request.ignore_row_if or "never", limit))
     if base == "table.row_count":
         return (CountRows(),)
     if len(types) != 1:

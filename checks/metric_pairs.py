@@ -115,7 +115,7 @@ class FindRecords(_FindsRows):
     def measure(self, view: BatchView) -> Iterator[tuple[str, RowsFound]]:
         """See `Kernel`."""
         columns = [view.column(name) for name in self.columns]
-        considered = ~self._passed_over(columns)
+        considered = ~passed_over(columns, self.ignore_row_if)
         at = np.flatnonzero(considered)
         expected = self.condition.judge(columns)[at] if len(view) else np.ones(0, dtype=bool)
         listed = pa.StructArray.from_arrays(
@@ -123,13 +123,15 @@ class FindRecords(_FindsRows):
         )
         yield "", found_rows(view, at, listed.take(pa.array(at)) if len(at) else listed, expected, None, self.limit)
 
-    def _passed_over(self, columns: Sequence[ColumnView]) -> np.ndarray:
-        nulls = [column.is_null for column in columns]
-        if self.ignore_row_if in _ALL_MISSING:
-            return np.logical_and.reduce(nulls)
-        if self.ignore_row_if in _ANY_MISSING:
-            return np.logical_or.reduce(nulls)
-        return np.zeros(len(nulls[0]), dtype=bool)
+
+def passed_over(columns: Sequence[ColumnView], ignore_row_if: str) -> np.ndarray:
+    """Return which rows a condition passes over, bool (n,), by GX's words for it."""
+    nulls = [column.is_null for column in columns]
+    if ignore_row_if in _ALL_MISSING:
+        return np.logical_and.reduce(nulls)
+    if ignore_row_if in _ANY_MISSING:
+        return np.logical_or.reduce(nulls)
+    return np.zeros(len(nulls[0]), dtype=bool)
 
 
 PAIR_CONDITIONS = frozenset(
@@ -146,13 +148,17 @@ def pair_condition(base: str, types: Sequence[pa.DataType], parameters: Mapping[
     Raises:
         PolicyError: the two types cannot be compared.
     """
+    if base == "column_pair_values.in_set":
+        if not {family(data_type) for data_type in types} <= {"int", "float", "string"}:
+            raise PolicyError(
+                f"The metric {base} knows numbers and texts, not {', '.join(map(str, types))}.", metric=base
+            )
+        pairs = parameters.get("value_pairs_set")
+        return PairInSet(None if pairs is None else frozenset((first, second) for first, second in pairs))
     _require_comparable(base, types)
     if base == "column_pair_values.equal":
         return PairCompares("equal")
-    if base == "column_pair_values.a_greater_than_b":
-        return PairCompares("greater_equal" if parameters.get("or_equal") else "greater")
-    pairs = parameters.get("value_pairs_set")
-    return PairInSet(None if pairs is None else frozenset((first, second) for first, second in pairs))
+    return PairCompares("greater_equal" if parameters.get("or_equal") else "greater")
 
 
 def record_condition(base: str, types: Sequence[pa.DataType], parameters: Mapping[str, Any]) -> RecordCondition:
