@@ -11,7 +11,7 @@ Formats: docs/formats/ledger.md.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +20,15 @@ from typing import Self
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from millcert.errors import LedgerError, StoreError, UsageError
-from millcert.provenance.checkpoint import Checkpoint, VerifierKey, is_key_name, sign_checkpoint, vkey_of
+from millcert.provenance.checkpoint import (
+    Checkpoint,
+    VerifierKey,
+    format_vkey,
+    is_key_name,
+    sign_checkpoint,
+    vkey_of,
+)
+from millcert.provenance.keys import PUBLIC_MODE, create_file
 from millcert.provenance.last_seen import LastSeen
 from millcert.provenance.ledger_audit import LedgerReport, audit, compare_with_seen, require_newest
 from millcert.provenance.ledger_contract import LedgerStore, Row, Snapshot, Transaction
@@ -36,7 +44,16 @@ from millcert.provenance.merkle import (
 from millcert.provenance.tiles import TILE_WIDTH, extend_tiles, node_reader
 from millcert.provenance.tlog_proof import format_tlog_proof, verify_tlog_proof
 
-__all__ = ["Appended", "Entry", "Ledger", "LedgerReport", "LoggedEntry", "open_ledger", "verify_tlog_proof"]
+__all__ = [
+    "Appended",
+    "Entry",
+    "Ledger",
+    "LedgerReport",
+    "LoggedEntry",
+    "open_ledger",
+    "verify_tlog_proof",
+    "vkey_path",
+]
 
 FORMAT = "millcert-ledger-1"
 
@@ -334,7 +351,8 @@ def open_ledger(
     """Open the ledger in the SQLite file at `path`; close it after use.
 
     Args:
-        path: the database; `<name>.checkpoint` beside it keeps the last checkpoint that this client saw.
+        path: the database; `<name>.checkpoint` beside it keeps the last checkpoint that this client saw, and
+            `<name>.vkey` the ledger's public key, written where `key` is given.
         origin: the ledger's name, without spaces and '+'; fixed for ever when it is made.
         key: the ledger's private key; None opens it for reading only.
         create: make the ledger if there is no file; several processes may do so at once. Needs `key`.
@@ -364,10 +382,33 @@ def open_ledger(
         if create:
             ledger._create()  # noqa: SLF001 - making one is part of opening one
         ledger._check_settings()  # noqa: SLF001 - as above
+        if key is not None:
+            _keep_vkey(vkey_path(path), vkey_of(origin, key))
     except BaseException:
         ledger.close()
         raise
     return ledger
+
+
+def vkey_path(path: Path) -> Path:
+    """Return where the public key of the ledger at `path` is kept, in its text form."""
+    return path.with_suffix(".vkey")
+
+
+def _keep_vkey(path: Path, vkey: VerifierKey) -> None:
+    """Write the public key beside the ledger, for those who verify; never replaces another one."""
+    text = format_vkey(vkey) + "\n"
+    try:
+        with suppress(FileExistsError):
+            create_file(path, text.encode(), PUBLIC_MODE)
+        if path.read_bytes() != text.encode():
+            raise UsageError(
+                f"{path} does not hold the public key of this ledger.",
+                hint="Somebody replaced it. If the private key is the right one, delete the file; it is written again.",
+                path=str(path),
+            )
+    except OSError as error:
+        raise StoreError(f"The ledger's public key {path} cannot be kept: {error.strerror or error}.") from error
 
 
 @contextmanager

@@ -159,7 +159,7 @@ class _SqlTransaction:
 
     def size(self) -> int:
         last = self._connection.execute(sa.select(sa.func.max(_ENTRIES.c.idx))).scalar()
-        return 0 if last is None else int(last) + 1
+        return 0 if last is None else _as_index(last) + 1
 
     def rows(self, start: int, limit: int) -> list[Row]:
         return self._rows(sa.select(_ENTRIES).where(_ENTRIES.c.idx >= start).order_by(_ENTRIES.c.idx).limit(limit))
@@ -179,7 +179,7 @@ class _SqlTransaction:
         for start in range(0, len(leaf_hashes), _CHUNK):
             chunk = leaf_hashes[start : start + _CHUNK]
             query = sa.select(_ENTRIES.c.leaf_hash, _ENTRIES.c.idx).where(_ENTRIES.c.leaf_hash.in_(chunk))
-            found.update((leaf_hash, int(index)) for leaf_hash, index in self._connection.execute(query))
+            found.update((leaf_hash, _as_index(index)) for leaf_hash, index in self._connection.execute(query))
         return found
 
     def tile(self, level: int, number: int) -> bytes | None:
@@ -192,12 +192,12 @@ class _SqlTransaction:
     def checkpoints(self, smallest: int, limit: int) -> list[tuple[int, bytes]]:
         query = sa.select(_CHECKPOINTS).where(_CHECKPOINTS.c.size >= smallest)
         found = self._connection.execute(query.order_by(_CHECKPOINTS.c.size).limit(limit))
-        return [(int(size), note) for size, note in found]
+        return [(_as_index(size), note) for size, note in found]
 
     def newest_checkpoint(self) -> tuple[int, bytes] | None:
         query = sa.select(_CHECKPOINTS).order_by(_CHECKPOINTS.c.size.desc()).limit(1)
         row = self._connection.execute(query).first()
-        return None if row is None else (int(row[0]), row[1])
+        return None if row is None else (_as_index(row[0]), row[1])
 
     def setting(self, name: str) -> str | None:
         return self._connection.execute(sa.select(_SETTINGS.c.value).where(_SETTINGS.c.name == name)).scalar()
@@ -225,7 +225,7 @@ class _SqlTransaction:
 
     def _rows(self, query: sa.Select[Any]) -> list[Row]:
         return [
-            Row(int(row.idx), row.leaf_hash, _as_text(row.kind), _as_text(row.subject), _as_bytes(row.leaf))
+            Row(_as_index(row.idx), row.leaf_hash, _as_text(row.kind), _as_text(row.subject), _as_bytes(row.leaf))
             for row in self._connection.execute(query)
         ]
 
@@ -269,6 +269,16 @@ def _translated(path: Path) -> Iterator[None]:
             hint="Run `millcert ledger verify`, or restore the ledger from its newest copy.",
             path=str(path),
         ) from error
+
+
+def _as_index(value: object) -> int:
+    """Return a number of the primary key; in a database whose schema was damaged it can be anything."""
+    if isinstance(value, int):
+        return value
+    raise LedgerError(
+        f"The ledger has an index of type {type(value).__name__}; expected an integer.",
+        hint="The database is damaged: restore the ledger from its newest copy.",
+    )
 
 
 def _as_bytes(value: object) -> bytes:

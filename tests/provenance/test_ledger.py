@@ -18,9 +18,16 @@ from millcert.errors import (
     StoreError,
     UsageError,
 )
-from millcert.provenance.checkpoint import parse_checkpoint, parse_note, verify_checkpoint, vkey_of
+from millcert.provenance.checkpoint import (
+    format_vkey,
+    parse_checkpoint,
+    parse_note,
+    parse_vkey,
+    verify_checkpoint,
+    vkey_of,
+)
 from millcert.provenance.last_seen import LastSeen
-from millcert.provenance.ledger import Entry, Ledger, open_ledger, verify_tlog_proof
+from millcert.provenance.ledger import Entry, Ledger, open_ledger, verify_tlog_proof, vkey_path
 from millcert.provenance.merkle import EMPTY_ROOT, leaf_hash, root_of, verify_consistency
 
 ORIGIN = "example.com/ledger"
@@ -380,6 +387,23 @@ def test_a_kept_checkpoint_that_cannot_be_read_or_written_stops_the_keeper(path:
     kept.mkdir()
     with pytest.raises(StoreError, match="cannot be read or kept"):
         ledger.verify()
+
+
+def test_the_public_key_is_kept_beside_the_ledger_and_never_replaced(path: Path, ledger: Ledger) -> None:
+    kept = vkey_path(path)
+    assert parse_vkey(kept.read_text()) == vkey_of(ORIGIN, KEY)
+    kept.write_text(format_vkey(vkey_of(ORIGIN, OTHER_KEY)))
+
+    with pytest.raises(UsageError, match="does not hold the public key"):
+        open_ledger(path, origin=ORIGIN, key=KEY)
+
+    kept.unlink()
+    with open_ledger(path, origin=ORIGIN, key=KEY):
+        assert parse_vkey(kept.read_text()) == vkey_of(ORIGIN, KEY)
+    kept.unlink()
+    kept.mkdir()
+    with pytest.raises(StoreError, match="cannot be kept"):
+        open_ledger(path, origin=ORIGIN, key=KEY)
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, ledger: Ledger) -> None:

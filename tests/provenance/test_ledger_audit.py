@@ -344,6 +344,19 @@ def test_a_damaged_schema_that_is_not_even_text_is_an_integrity_failure(path: Pa
         opened(path)
 
 
+def test_a_damaged_schema_that_turns_indexes_into_text_is_an_integrity_failure(path: Path) -> None:
+    edit(
+        path,
+        "CREATE TABLE other (idx, leaf_hash, kind, subject, leaf)",
+        "INSERT INTO other SELECT 'text', leaf_hash, kind, subject, leaf FROM entries WHERE idx = 0",
+        "DROP TABLE entries",
+        "ALTER TABLE other RENAME TO entries",
+    )
+
+    with opened(path) as ledger, pytest.raises(LedgerError, match="index of type str"):
+        ledger.find()
+
+
 @settings(deadline=None, max_examples=25)
 @given(place=st.integers(0, 2**24), bit=st.integers(0, 7))
 def test_any_flipped_bit_of_the_file_is_noticed_or_changes_nothing(
