@@ -12,7 +12,6 @@ costs no Python work per element (bench/sample_digest.py).
 import hashlib
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import starmap
 from operator import add
 from typing import NamedTuple, TypeAlias
 
@@ -100,10 +99,11 @@ def sample_digests(batch: pa.RecordBatch) -> np.ndarray:
     for start in range(0, batch.num_rows, step):
         rows = min(step, batch.num_rows - start)
         segments = _struct([column.slice(start, rows) for column in columns], kind, rows, "")
+        append, copy = digests.append, prefix.copy
         for row in _rows(segments):
-            hasher = prefix.copy()
+            hasher = copy()
             hasher.update(row)
-            digests.append(hasher.digest())
+            append(hasher.digest())
     return np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(batch.num_rows, 32)
 
 
@@ -422,18 +422,18 @@ def _rows(segments: Sequence[Segment]) -> Iterator[bytes]:
     """Yield each row's bytes: the concatenation of its part of every segment."""
     parts = [_parts(segment) for segment in segments]
     if len(parts) == 1:
-        return map(bytes, parts[0])
+        return map(bytes, parts[0])  # no copy where they are bytes
     if len(parts) == 2 and isinstance(segments[0], Uniform):
         return map(add, *parts)
     return map(b"".join, zip(*parts, strict=True))
 
 
-def _parts(segment: Segment) -> Iterator[bytes | memoryview]:
+def _parts(segment: Segment) -> Sequence[bytes | memoryview]:
     if isinstance(segment, Uniform):
         rows, width = segment.matrix.shape
         data: bytes | memoryview = segment.matrix.tobytes()
-        starts = range(0, rows * width, width) if width else [0] * rows
-        return (data[start : start + width] for start in starts)
+        starts: Sequence[int] = range(0, rows * width, width) if width else [0] * rows
+        return [data[start : start + width] for start in starts]
     data = segment.data
     ends = (segment.starts + segment.lengths).tolist()
-    return starmap(lambda start, end: data[start:end], zip(segment.starts.tolist(), ends, strict=True))
+    return [data[start:end] for start, end in zip(segment.starts.tolist(), ends, strict=True)]

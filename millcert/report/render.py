@@ -54,7 +54,7 @@ def render_report(report: ReportData) -> str:
     """Return a report as HTML: one self-contained page, the same bytes for the same data.
 
     At most 200 findings, 100 malformed rows, 50 groups a check and 500 of anything else are shown; what is left out is
-    counted. Size: about 5 kB a finding as a rule, and at most some 30 MB for data made to be large when escaped.
+    counted. Size: about 5 kB a finding as a rule, and at most some 20 MB for data made to be large when escaped.
     """
     findings = report.findings[:MAX_FINDINGS]
     return _template().render(

@@ -106,7 +106,7 @@ def _characters(text: str, limit: int) -> list[tuple[str, bool]]:
             or 0xE0100 <= ord(character) <= 0xE01EF
             or accents > _MAX_ACCENTS
         )
-        spent += _CODE_COST if hides and character != "\n" else 1
+        spent += _CODE_COST if hides else 1
         out.append((character, hides))
     return out
 
