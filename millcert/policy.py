@@ -17,7 +17,7 @@ from typing import Any
 import rfc8785
 from pydantic import ValidationError
 
-from millcert.errors import InvalidSampleError, PolicyError, UnknownCheckError, UsageError
+from millcert.errors import PolicyError, UnknownCheckError, UsageError
 from millcert.policy_faults import KeyPath, PolicyFault, dotted, refuse
 from millcert.policy_model import (
     CheckRule,
@@ -203,9 +203,14 @@ def _check_faults(tree: object) -> Iterator[tuple[KeyPath, str]]:
             check = get_check(rule.check, dict(rule.config))
         except UnknownCheckError as error:
             yield ("checks", position, "check"), str(error)
-        except (PolicyError, InvalidSampleError) as error:
-            key = error.details.get("key")
-            yield ("checks", position, "config", *([key] if isinstance(key, str) else [])), str(error)
+        except PolicyError as error:
+            # The registry names each field that is wrong as "field: message"; a rule between fields names none.
+            faults = error.details.get("faults")
+            for text in faults if isinstance(faults, tuple) else (error.message,):
+                field_name, _, rest = str(text).partition(": ")
+                is_field = bool(rest) and field_name in rule.config
+                place: KeyPath = ("checks", position, "config", *([field_name] if is_field else []))
+                yield place, rest if is_field else f"{rule.check}: {text}"
         else:
             yield from _missing_columns(tree, position, rule.check, check.columns)
 

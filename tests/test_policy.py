@@ -5,6 +5,7 @@ import copy
 import hashlib
 import json
 import os
+import re
 import typing
 from collections.abc import Iterator
 from pathlib import Path
@@ -407,6 +408,9 @@ def test_text_with_a_control_character_is_refused_where_it_stands(place: tuple[s
 @pytest.mark.parametrize(
     ("place", "value", "words"),
     [
+        (("dataset", "classes", 0), "a\u2028b", "U+2028 is refused"),
+        (("sources", 0, "manifest"), "a\\m.json", "got a backslash"),
+        (("sources", 0, "manifest"), "/m.json", "relative to the data set's root"),
         (("version",), 2, "expected 1, got 2"),
         (("version",), True, "expected a number"),
         (("version",), 1.0, "expected a whole number"),
@@ -509,7 +513,7 @@ def test_a_check_whose_columns_have_no_name_is_refused() -> None:
 @pytest.mark.parametrize(
     ("config", "key"),
     [
-        ("{zz_unknown: 1}", "checks[0].config"),
+        ("{zz_unknown: 1}", "checks[0].config.zz_unknown"),
         ("{a: yes}", "checks[0].config.a"),
         ("{a: {b: [1, .inf]}}", "checks[0].config.a.b[1]"),
         ("{a: 9007199254740992}", "checks[0].config.a"),
@@ -520,6 +524,27 @@ def test_faults_of_a_check_s_own_configuration_are_faults_of_the_policy(config: 
     faults = faults_in(text_of(FULL).replace("config: {}", f"config: {config}"))
 
     assert any(fault.key.startswith(key) for fault in faults), faults
+
+
+def test_every_wrong_field_of_a_check_is_named_at_its_line() -> None:
+    text = text_of(FULL).replace("config: {}", "config:\n      zz_one: 1\n      zz_two: 2")
+
+    faults = faults_in(text)
+
+    assert [fault.key for fault in faults] == ["checks[0].config.zz_one", "checks[0].config.zz_two"]
+    assert faults[1].line == faults[0].line + 1
+    assert "no such field" in faults[0].message
+
+
+def test_a_rule_between_fields_of_a_check_is_a_fault_of_its_config() -> None:
+    document = minimal()
+    document["checks"] = [{"check": "label_noise", "max_flagged_fraction": 0.1, "config": {"folds": 1}}]
+    document["dataset"]["columns"]["embedding_external"] = "clip"
+
+    (fault,) = faults_of(document)
+
+    assert fault.key == "checks[0].config"
+    assert "label_noise" in fault.message
 
 
 def test_all_faults_come_at_once_in_the_order_of_the_file() -> None:
@@ -737,3 +762,24 @@ def test_a_huge_policy_file_is_refused_unread(tmp_path: Path) -> None:
 
     with pytest.raises(PolicyError, match="expected at most"):
         load_policy(tmp_path / "policy.yaml")
+
+
+# The page.
+
+PAGE = Path(__file__).parents[1] / "docs" / "policy.md"
+
+
+def test_the_example_of_the_page_is_a_policy() -> None:
+    (example,) = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(), re.DOTALL)
+
+    assert parse_policy(example, origin="docs/policy.md").dataset.name == "digits"
+
+
+def test_the_page_names_every_key() -> None:
+    page = PAGE.read_text()
+
+    def keys(schema: dict[str, Any]) -> Iterator[str]:
+        for section in (schema, *schema["$defs"].values()):
+            yield from section.get("properties", {})
+
+    assert [key for key in keys(Policy.model_json_schema(by_alias=True)) if f"{key}`" not in page] == []

@@ -306,10 +306,9 @@ def test_a_command_that_cannot_be_loaded_is_our_fault(target: str, capsys: pytes
     assert "Broken." in capsys.readouterr().out
 
 
-def millcert(*arguments: str, **streams: int) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen(
-        [sys.executable, "-m", "millcert", *arguments], cwd=REPOSITORY, stderr=subprocess.PIPE, **streams
-    )
+def millcert(*arguments: str, stdout: int) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "millcert", *arguments]
+    return subprocess.Popen(command, cwd=REPOSITORY, stdout=stdout, stderr=subprocess.PIPE)
 
 
 def test_a_reader_that_goes_away_is_no_rejection() -> None:
