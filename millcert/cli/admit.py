@@ -1,0 +1,145 @@
+"""`millcert admit`: the training job's door. Verifies a certificate and that the data is what it certifies."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from millcert.cli.output import emit, json_option
+from millcert.errors import StoreError, UsageError
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    from millcert.provenance.admission import Admission
+    from millcert.provenance.certificate import Certificate
+    from millcert.provenance.checkpoint import VerifierKey
+
+
+@click.command(epilog="Exit codes: 0 admitted, 2 usage, 3 not what was certified, 5 not readable. Train only on 0.")
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option(
+    "--certificate",
+    "certificate_path",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="The certificate.  [default: certificate.json in the folder that holds PATH]",
+)
+@click.option(
+    "--state",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Folder with the gate's and the ledger's public keys.  [default: $MILLCERT_HOME or .millcert]",
+)
+@click.option(
+    "--gate-key",
+    "gate_key_paths",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="The gate's public key (PEM), in place of --state; may be repeated.",
+)
+@click.option(
+    "--ledger-key",
+    "ledger_key_paths",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="The ledger's public key (name+hash+key), in place of --state; may be repeated.",
+)
+@json_option
+def admit(
+    path: Path,
+    certificate_path: Path | None,
+    state: Path | None,
+    gate_key_paths: tuple[Path, ...],
+    ledger_key_paths: tuple[Path, ...],
+    as_json: bool,
+) -> None:
+    """Refuse PATH unless it is, byte for byte, a data set that the gate certified.
+
+    PATH is the admitted folder. The keys are those that you trust; none is ever taken from the certificate. Run this
+    on the machine that trains, right before it does, and start nothing if it fails.
+    """
+    from millcert.provenance.admission import admit_path
+    from millcert.provenance.certificate import verify_certificate
+
+    gate_keys, ledger_vkeys = _trusted_keys(state, gate_key_paths, ledger_key_paths)
+    # Not resolved: what the user calls the parent is where the certificate lies, whatever PATH links to.
+    source = certificate_path or path.absolute().parent / "certificate.json"
+    certificate = verify_certificate(_read(source), gate_keys=gate_keys, ledger_vkeys=ledger_vkeys)
+    admission = admit_path(path, certificate)
+    emit(_payload(admission, certificate), _text(admission, certificate), as_json=as_json)
+
+
+def _trusted_keys(
+    state: Path | None, gate_key_paths: tuple[Path, ...], ledger_key_paths: tuple[Path, ...]
+) -> "tuple[list[Ed25519PublicKey], list[VerifierKey]]":
+    from millcert.provenance.state import load_gate_keys, load_ledger_vkeys, state_folder
+
+    if state is not None and (gate_key_paths or ledger_key_paths):
+        raise UsageError(
+            "Keys come from --state or from --gate-key and --ledger-key, not from both.", hint="Leave one of them out."
+        )
+    if bool(gate_key_paths) != bool(ledger_key_paths):
+        missing = "--ledger-key" if gate_key_paths else "--gate-key"
+        raise UsageError(f"{missing} is missing.", hint="Give --gate-key and --ledger-key together.")
+    if gate_key_paths:
+        return load_gate_keys(gate_key_paths), load_ledger_vkeys(ledger_key_paths)
+    folder = state_folder(state)
+    for needed in (folder.gate_public_key, folder.ledger_vkey):
+        if not needed.exists():
+            raise UsageError(
+                f"There is no public key at {needed}, and keys are never taken from the certificate.",
+                hint="Copy keys/gate.pub and ledger.vkey from the gate's state folder over a way that you trust, and "
+                "give --gate-key FILE --ledger-key FILE, or --state DIR.",
+                path=str(needed),
+            )
+    return load_gate_keys([folder.gate_public_key]), load_ledger_vkeys([folder.ledger_vkey])
+
+
+def _read(path: Path) -> bytes:
+    from millcert.provenance.certificate import MAX_CERTIFICATE_BYTES
+
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_CERTIFICATE_BYTES + 1)
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        raise UsageError(
+            f"There is no certificate at {path}; without one nothing is admitted.",
+            hint="Give --certificate FILE, or run `millcert vet` first.",
+            path=str(path),
+        ) from error
+    except OSError as error:
+        raise StoreError(f"The certificate {path} cannot be read: {error.strerror}.", path=str(path)) from error
+
+
+def _payload(admission: "Admission", certificate: "Certificate") -> dict[str, Any]:
+    return {
+        "version": 1,
+        "admitted": True,
+        "path": admission.path,
+        "dataset": admission.name,
+        "manifest_root": admission.root,
+        "files": admission.files,
+        "size_bytes": admission.size_bytes,
+        "time_verified": certificate.summary.time_verified,
+        "policy_digest": certificate.summary.policy_sha256,
+        "code_version": certificate.summary.verifier_version,
+        "ledger": {
+            "origin": certificate.checkpoint.origin,
+            "index": certificate.index,
+            "size": certificate.checkpoint.size,
+        },
+    }
+
+
+def _text(admission: "Admission", certificate: "Certificate") -> str:
+    summary = certificate.summary
+    return "\n".join(
+        (
+            f"admitted  {admission.name}  {admission.files:,} files, {admission.size_bytes:,} bytes",
+            f"  manifest root: {admission.root}",
+            f"  policy: {summary.policy_sha256}   verified: {summary.time_verified}",
+            f"  ledger: {certificate.checkpoint.origin} #{certificate.index}",
+            f"  next: train on {admission.path}; let nothing else write to it until the job has read it",
+        )
+    )

@@ -1,0 +1,188 @@
+"""`millcert ledger`: look up, prove and audit what the ledger says. Reads only; needs no private key."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from millcert.cli.output import emit, json_option
+from millcert.errors import StoreError, UsageError
+
+if TYPE_CHECKING:
+    from millcert.provenance.ledger import Ledger, LoggedEntry
+
+_STATE = click.option(
+    "--state",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Folder of keys and ledger.  [default: $MILLCERT_HOME or .millcert]",
+)
+
+
+@click.group()
+def ledger() -> None:
+    """Look up, prove and audit what the ledger says."""
+
+
+@ledger.command()
+@click.option("--kind", default=None, help="Exactly this kind: manifest, check_summary, verdict, certificate.")
+@click.option("--subject", default=None, help="Exactly this subject: a manifest root in hex.")
+@click.option("--text", default=None, help="Anywhere in the entry, letter case ignored.")
+@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many entries.")
+@_STATE
+@json_option
+def find(
+    kind: str | None, subject: str | None, text: str | None, limit: int, state: Path | None, as_json: bool
+) -> None:
+    """List the entries that match all that is given, oldest first."""
+    with _opened(state) as opened:
+        found = opened.find(kind=kind, subject=subject, text=text, limit=limit)
+        origin = opened.origin
+    rows = [f"{one.index:>8}  {one.entry.recorded_at}  {one.entry.kind:<14} {one.entry.subject}" for one in found]
+    more = f"; there may be more, see --limit {limit}" if len(found) == limit else ""
+    hint = f"millcert ledger show {found[0].index}" if found else "millcert ledger find --text WORD"
+    text_answer = "\n".join((*rows, f"{len(found)} entries of {origin}{more}", f"next: {hint}"))
+    emit({"version": 1, "origin": origin, "entries": [_entry(one) for one in found]}, text_answer, as_json=as_json)
+
+
+@ledger.command()
+@click.argument("index", type=click.IntRange(min=0))
+@_STATE
+@json_option
+def show(index: int, state: Path | None, as_json: bool) -> None:
+    """Print the entry at INDEX, checked against the tree."""
+    import json
+
+    with _opened(state) as opened:
+        logged = opened.get(index)
+        origin = opened.origin
+    entry = logged.entry
+    lines = (
+        f"{origin} #{index}",
+        f"  kind: {entry.kind}",
+        f"  subject: {entry.subject}",
+        f"  recorded at: {entry.recorded_at}",
+        f"  leaf hash: {logged.leaf_hash.hex()}",
+        json.dumps(dict(entry.body), indent=2, sort_keys=True),
+        f"next: millcert ledger prove {index} --out {index}.tlog-proof",
+    )
+    emit({"version": 1, "origin": origin, **_entry(logged)}, "\n".join(lines), as_json=as_json)
+
+
+@ledger.command()
+@click.argument("index", type=click.IntRange(min=0))
+@click.option("--size", type=click.IntRange(min=1), default=None, help="Under the checkpoint of this size.")
+@click.option("--out", type=click.Path(path_type=Path), default=None, help="Write the proof to a new file.")
+@_STATE
+@json_option
+def prove(index: int, size: int | None, out: Path | None, state: Path | None, as_json: bool) -> None:
+    """Print the proof (C2SP tlog-proof) that the entry at INDEX is in the ledger.
+
+    The proof is verified before it is given out.
+    """
+    from millcert.provenance.ledger import verify_tlog_proof
+
+    with _opened(state) as opened:
+        logged = opened.get(index)
+        proof = opened.prove(index, size)
+        checkpoint = verify_tlog_proof(proof, logged.entry.leaf(), opened.vkeys)
+    text = proof.decode()
+    if out is not None:
+        _write_new(out, proof)
+        text = (
+            f"proof of {checkpoint.origin} #{index} under {checkpoint.size} entries: {out}\nnext: keep it with the data"
+        )
+    payload = {
+        "version": 1,
+        "origin": checkpoint.origin,
+        "index": index,
+        "size": checkpoint.size,
+        "root": checkpoint.root.hex(),
+        "leaf": logged.entry.leaf().decode(),
+        "proof": proof.decode(),
+    }
+    emit(payload, text, as_json=as_json)
+
+
+@ledger.command()
+@click.option(
+    "--checkpoint",
+    "checkpoint_path",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="A signed checkpoint that was kept elsewhere; the ledger must extend it.",
+)
+@_STATE
+@json_option
+def verify(checkpoint_path: Path | None, state: Path | None, as_json: bool) -> None:
+    """Recompute the whole ledger, and compare it with the checkpoints that were seen before."""
+    seen = None if checkpoint_path is None else _read(checkpoint_path)
+    with _opened(state) as opened:
+        report = opened.verify(seen)
+    compared = ", ".join(str(size) for size in report.compared_sizes)
+    lines = (
+        f"whole  {report.origin}  {report.size:,} entries, {report.checkpoints:,} signed checkpoints",
+        f"  root: {report.root.hex()}",
+        f"  extends the checkpoints seen before: {compared}" if compared else "  no checkpoint was seen before",
+        "  next: copy ledger.checkpoint out of the ledger keeper's reach; later: millcert ledger verify --checkpoint COPY",
+    )
+    payload = {
+        "version": 1,
+        "origin": report.origin,
+        "size": report.size,
+        "root": report.root.hex(),
+        "checkpoint": report.checkpoint.decode(),
+        "checkpoints": report.checkpoints,
+        "compared_sizes": list(report.compared_sizes),
+    }
+    emit(payload, "\n".join(lines), as_json=as_json)
+
+
+def _opened(state: Path | None) -> "Ledger":
+    from millcert.provenance.ledger import open_ledger
+    from millcert.provenance.state import load_ledger_vkeys, state_folder
+
+    folder = state_folder(state)
+    if not folder.ledger.exists():
+        raise UsageError(
+            f"There is no ledger at {folder.ledger}.",
+            hint="Give --state DIR; the first `millcert vet` makes a ledger.",
+            path=str(folder.ledger),
+        )
+    vkeys = load_ledger_vkeys([folder.ledger_vkey])
+    return open_ledger(folder.ledger, origin=vkeys[0].name, vkeys=vkeys)
+
+
+def _entry(logged: "LoggedEntry") -> dict[str, Any]:
+    entry = logged.entry
+    return {
+        "index": logged.index,
+        "leaf_hash": logged.leaf_hash.hex(),
+        "kind": entry.kind,
+        "subject": entry.subject,
+        "recorded_at": entry.recorded_at,
+        "body": dict(entry.body),
+    }
+
+
+def _read(path: Path) -> bytes:
+    from millcert.provenance.checkpoint import MAX_NOTE_BYTES
+
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_NOTE_BYTES + 1)
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise UsageError(f"There is no checkpoint at {path}.", hint="Check --checkpoint.", path=str(path)) from error
+    except OSError as error:
+        raise StoreError(f"The checkpoint {path} cannot be read: {error.strerror}.", path=str(path)) from error
+
+
+def _write_new(path: Path, data: bytes) -> None:
+    from millcert.provenance.keys import PUBLIC_MODE, create_file
+
+    try:
+        create_file(path, data, PUBLIC_MODE)
+    except FileExistsError as error:
+        raise UsageError(f"{path} exists already.", hint="Choose another --out.", path=str(path)) from error
+    except OSError as error:
+        raise StoreError(f"{path} cannot be written: {error.strerror}.", path=str(path)) from error
