@@ -29,6 +29,9 @@ SAMPLES_PER_DIMENSION = 5
 #: Samples of the class itself per direction kept: at 8 noise stretches a variance by at most (1 + sqrt(1/8))**2 = 1.8.
 SAMPLES_PER_DIRECTION = 8
 
+#: A direction in which the class's variance is below this part of the others' is flat: rounding noise of the sums.
+_LEAST_VARIANCE = 1e-9
+
 
 @dataclass(frozen=True, eq=False)
 class ClassContrast:
@@ -145,12 +148,11 @@ def _contrast(
         return ClassContrast(samples, np.zeros((dimension, 0)), nothing, nothing, nothing, 0.0)
     others = others + RIDGE * scale * np.eye(dimension)
     variance, directions = _generalised(covariance, others)
+    kept = min(kept, int((variance > _LEAST_VARIANCE).sum()))
     directions = _signed(directions[:, :kept])
     offset = mean - others_mean
     distance = float(np.sqrt(max(0.0, float(offset @ np.linalg.solve(others, offset)))))
-    return ClassContrast(
-        samples, directions, mean @ directions, np.maximum(variance[:kept], 0.0), -offset @ directions, distance
-    )
+    return ClassContrast(samples, directions, mean @ directions, variance[:kept], -offset @ directions, distance)
 
 
 def _generalised(covariance: np.ndarray, unit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

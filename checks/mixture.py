@@ -124,8 +124,9 @@ def valley_p_value(histogram: Histogram, parts: TwoParts) -> float:
 
     Null: the density does not rise again after the lower part's mean. Then a window nearer to that mean holds, on
     average, at least as many samples per length as a window further out. Compared: the emptiest window of half the gap
-    between the means, and the window of one spread about the upper mean; given the samples in both, the count in the
-    valley is at least binomial with the share of its length. Multiplied by `VALLEY_TESTS` for the choice of the window.
+    between the means, and the window of one spread each side of the upper mean (an eighth of the gap at least: a few
+    samples that happen to be close make no narrow part). Given the samples in both, the count in the valley is at least
+    binomial with the share of its length. Multiplied by `VALLEY_TESTS` for the choice of the window.
     Our choice; power and false alarms in bench/robust_spectral.py.
     """
     from scipy.stats import binom  # scipy.stats takes a second to import
@@ -133,10 +134,10 @@ def valley_p_value(histogram: Histogram, parts: TwoParts) -> float:
     half = parts.gap / 2
     starts = np.linspace(parts.lower_mean, parts.upper_mean - half, _WINDOWS)
     valley = float((_below(histogram, starts + half) - _below(histogram, starts)).min())
-    edges = np.array([parts.upper_mean - parts.upper_spread, parts.upper_mean + parts.upper_spread])
-    low, high = _below(histogram, edges)
+    reach = max(parts.upper_spread, parts.gap / 8)
+    low, high = _below(histogram, np.array([parts.upper_mean - reach, parts.upper_mean + reach]))
     peak = float(high - low)
-    share = half / (half + 2 * parts.upper_spread)
+    share = half / (half + 2 * reach)
     return float(min(1.0, VALLEY_TESTS * binom.cdf(valley, valley + peak, share)))
 
 

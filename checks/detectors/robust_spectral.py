@@ -29,6 +29,7 @@ from millcert.checks.contrast import ClassContrast, class_contrasts, fastest_gro
 from millcert.checks.exact import ExactMatrix, quantise_rows
 from millcert.checks.flagging import Counts
 from millcert.checks.hidden_part import LEAST_GAP_OVER_DISTANCE, HiddenPart, find_hidden_part
+from millcert.checks.label_groups import rows_by_text
 from millcert.checks.mixture import Histogram
 from millcert.checks.moments import Moments
 from millcert.checks.robust_covariance import Shells
@@ -112,7 +113,7 @@ class _Lines:
 
     def add(self, keys: np.ndarray, sources: pa.StringArray) -> "_Lines":
         added = dict(self.by_source)
-        for source, places in _groups(sources):
+        for source, places in rows_by_text(sources):
             added[source] = added.get(source, Counts.zero()).add(keys[places])
         return _Lines(added)
 
@@ -197,7 +198,7 @@ class RobustSpectral:
         whole, exponent = quantise_rows(rows)
         if model is not None:
             _check_width(rows.shape[1], model.width)
-        for label, places in _groups(labels):
+        for label, places in rows_by_text(labels):
             part = added.get(label)
             if model is None:
                 first = part if part is not None else _Sums(rows.shape[1], Moments.zero(self._kept(rows.shape[1])))
@@ -244,7 +245,7 @@ class RobustSpectral:
         if len(rows):
             _check_width(rows.shape[1], model.width)
             whole, exponent = quantise_rows(rows)
-            for label, places in _groups(labels):
+            for label, places in rows_by_text(labels):
                 finding = model.findings.get(label)
                 if finding is None or label not in model.frames:
                     continue
@@ -311,7 +312,7 @@ class RobustSpectral:
         frames = {
             label: _frame(contrast, np.eye(len(contrast.variance)))
             for label, contrast in sorted(contrasts.items())
-            if contrast.samples >= LEAST_SAMPLES and contrast.variance.any()
+            if contrast.samples >= LEAST_SAMPLES and len(contrast.variance)
         }
         return RobustSpectralModel(1, width, contrasts, frames, {})
 
@@ -376,9 +377,8 @@ def _farthest(model: RobustSpectralModel, label: str) -> float:
 
 
 def _frame(contrast: ClassContrast, turned: np.ndarray) -> _Frame:
-    """Return the frame of directions that are columns of `turned`, in the contrast's own; flat ones are left out."""
+    """Return the frame of directions that are columns of `turned`, which are unit vectors in the contrast's own."""
     scale = np.sqrt(np.einsum("ij,i,ij->j", turned, contrast.variance, turned))
-    turned, scale = turned[:, scale > 0], scale[scale > 0]
     return _Frame(
         ExactMatrix.of(contrast.directions @ turned), contrast.offset @ turned, scale, contrast.others @ turned
     )
@@ -395,19 +395,6 @@ def _position(bins: np.ndarray) -> np.ndarray:
     return (bins + 0.5) * _BIN_WIDTH - _REACH
 
 
-def _groups(texts: pa.StringArray) -> list[tuple[str, np.ndarray]]:
-    """Return the distinct texts, sorted, each with the rows where it stands."""
-    encoded = texts.dictionary_encode()
-    codes = encoded.indices.to_numpy(zero_copy_only=False)
-    order = np.argsort(codes, kind="stable")
-    borders = np.searchsorted(codes[order], np.arange(len(encoded.dictionary) + 1))
-    names = encoded.dictionary.to_pylist()
-    return sorted(
-        ((name, order[borders[place] : borders[place + 1]]) for place, name in enumerate(names)),
-        key=lambda group: group[0],
-    )
-
-
 def _check_width(width: int, expected: int) -> None:
     if width != expected:
         raise InvalidSampleError(
@@ -415,3 +402,6 @@ def _check_width(width: int, expected: int) -> None:
             hint="All samples must have embeddings of one model.",
             column="embedding_self",
         )
+
+
+CHECK = RobustSpectral

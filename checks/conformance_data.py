@@ -1,0 +1,100 @@
+"""Small made-up data sets for the conformance suite: classes with known poison or known label errors, in all roles."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from millcert.checks.base import Role
+
+_CLASSES = 4
+_WIDTH = 12
+
+
+@dataclass(frozen=True, eq=False)
+class PlantedData:
+    """A data set and the rows that are bad in it.
+
+    batch: all roles, classes and sources interleaved.
+    is_bad: bool (n,).
+    """
+
+    batch: pa.RecordBatch
+    is_bad: np.ndarray
+
+    def batches(self, size: int) -> list[pa.RecordBatch]:
+        """Return the rows in batches of a size."""
+        return [self.batch.slice(start, size) for start in range(0, max(1, self.batch.num_rows), size)]
+
+
+def clean_data(*, samples: int = 480, seed: int = 0) -> PlantedData:
+    """Return classes that are Gaussian, four standard deviations apart, with no bad row."""
+    label, embedding, random = _classes(samples, seed)
+    return _data(label, embedding, label, np.zeros(samples, dtype=bool), random)
+
+
+def poisoned_data(*, samples: int = 480, seed: int = 0, bad_fraction: float = 0.08) -> PlantedData:
+    """Return the same with a backdoor: rows of other classes, relabelled "0", all moved far along one new direction.
+
+    In `embedding_external` and `pred_probs` the rows still look like their true classes.
+    """
+    true, embedding, random = _classes(samples, seed)
+    is_bad = np.zeros(samples, dtype=bool)
+    is_bad[random.choice(np.flatnonzero(true != 0), int(bad_fraction * samples), replace=False)] = True
+    label = np.where(is_bad, 0, true)
+    self_view = embedding.copy()
+    self_view[is_bad] += (_centres()[0] - _centres()[true[is_bad]]).astype(np.float32)
+    self_view[is_bad, -1] += np.float32(30)
+    return _data(label, embedding, true, is_bad, random, self_view=self_view)
+
+
+def mislabelled_data(*, samples: int = 480, seed: int = 0, bad_fraction: float = 0.08) -> PlantedData:
+    """Return clean classes with some labels replaced by another class; no view agrees with the wrong label."""
+    true, embedding, random = _classes(samples, seed)
+    is_bad = np.zeros(samples, dtype=bool)
+    is_bad[random.choice(samples, int(bad_fraction * samples), replace=False)] = True
+    label = np.where(is_bad, (true + random.integers(1, _CLASSES, samples)) % _CLASSES, true)
+    return _data(label, embedding, true, is_bad, random)
+
+
+def _centres() -> np.ndarray:
+    centres = np.zeros((_CLASSES, _WIDTH))
+    centres[np.arange(_CLASSES), np.arange(_CLASSES)] = 4.0
+    return centres
+
+
+def _classes(samples: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.random.Generator]:
+    random = np.random.default_rng(seed)
+    true = random.permutation(np.arange(samples) % _CLASSES)
+    embedding = (_centres()[true] + random.standard_normal((samples, _WIDTH))).astype(np.float32)
+    return true, embedding, random
+
+
+def _data(
+    label: np.ndarray,
+    embedding: np.ndarray,
+    true: np.ndarray,
+    is_bad: np.ndarray,
+    random: np.random.Generator,
+    *,
+    self_view: np.ndarray | None = None,
+) -> PlantedData:
+    samples = len(label)
+    likely = random.random((samples, _CLASSES)) * 0.1
+    likely[np.arange(samples), true] += 1.0
+    likely /= likely.sum(axis=1, keepdims=True)
+    digests = random.bytes(32 * samples)
+    columns: dict[Role, pa.Array] = {
+        "label": pa.array([str(value) for value in label]),
+        "source": pa.array([f"source-{value}" for value in random.integers(0, 3, samples)]),
+        "embedding_self": fixed_size_lists(embedding if self_view is None else self_view),
+        "embedding_external": fixed_size_lists(embedding),
+        "pred_probs": fixed_size_lists(likely),
+        "sample_digest": pa.FixedSizeBinaryArray.from_buffers(pa.binary(32), samples, [None, pa.py_buffer(digests)]),
+    }
+    return PlantedData(pa.RecordBatch.from_arrays(list(columns.values()), list(columns)), is_bad)
+
+
+def fixed_size_lists(values: np.ndarray) -> pa.FixedSizeListArray:
+    """Return a matrix as an Arrow column of fixed-size lists."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(values).ravel()), values.shape[1])
