@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from millcert.checks.coverage import ATTACK_FAMILIES
 from millcert.checks.registry import list_checks
-from millcert.cli.main import COMMANDS, cli
+from millcert.cli.main import COMMANDS, root
 
 DOCS = Path(__file__).parent
 WIDTH = 100
@@ -45,14 +45,14 @@ def command_reference() -> str:
     parts = ["# Command line\n\nMade of `--help` by docs/generate.py.\n", _help([])]
     for name in COMMANDS:
         parts.append(_help([name]))
-        command = cli.get_command(click.Context(cli), name)
+        command = root.get_command(click.Context(root), name)
         if isinstance(command, click.Group):
             parts += [_help([name, sub]) for sub in sorted(command.commands)]
     return "\n".join(parts)
 
 
 def _help(words: list[str]) -> str:
-    result = CliRunner().invoke(cli, [*words, "--help"], prog_name="millcert", terminal_width=WIDTH)
+    result = CliRunner().invoke(root, [*words, "--help"], prog_name="millcert", terminal_width=WIDTH)
     if result.exit_code != 0:
         raise SystemExit(f"millcert {' '.join(words)} --help failed: {result.output}")
     title = " ".join(["millcert", *words])

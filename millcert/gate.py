@@ -19,10 +19,10 @@ def vet(policy: Path | LoadedPolicy, options: VetOptions, *, watcher: Watcher | 
         verdict.
     """
     loaded = load_policy(policy) if isinstance(policy, Path) else policy
-    return vet_dataset(loaded, options, render_report=_report, watcher=watcher)
 
+    def report(published: Published) -> str:
+        from millcert.report.build import build_report  # loads templates only when there is something to report
 
-def _report(published: Published) -> str:
-    from millcert.report.build import build_report  # loads templates only when there is something to report
+        return build_report(published, loaded.policy.dataset.images)
 
-    return build_report(published)
+    return vet_dataset(loaded, options, render_report=report, watcher=watcher)

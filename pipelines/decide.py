@@ -11,7 +11,7 @@ Steps (each block below repeats its number):
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from millcert.checks.base import GroupEvidence
@@ -226,7 +226,7 @@ def _expectations(
         evaluated=len(result.outcomes),
         unsuccessful=len(failed),
         on_failure=plan.suite_on_failure,
-        outcomes=tuple(json.loads(json.dumps(asdict(outcome), default=str)) for outcome in result.outcomes),
+        outcomes=tuple(json.loads(json.dumps(outcome._asdict(), default=str)) for outcome in result.outcomes),
     )
     return summary, result.json
 

@@ -10,6 +10,7 @@ true if we crash behind a step:
 """
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,11 +20,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-import apache_beam as beam
 import pyarrow as pa
 import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
+from apache_beam.runners.runner import PipelineState
 
 from millcert.errors import InternalError, MillcertError, StoreError
 from millcert.pipelines.formats import ReadLimits
@@ -34,10 +35,12 @@ from millcert.pipelines.publish import is_local, promote, staging_for, write_fil
 from millcert.pipelines.recording import Recorded, Recorder
 from millcert.pipelines.records import error_from
 from millcert.pipelines.ruling import RunResult, read_ruling
+from millcert.pipelines.runner import is_local as is_local_runner
 from millcert.pipelines.runner import pipeline_options
 from millcert.pipelines.score import FINDINGS_SCHEMA, MALFORMED_SCHEMA, part_name
 from millcert.pipelines.spool import read_verified
 from millcert.pipelines.vet import RULING_FILE, build_pipeline
+from millcert.pipelines.watchdog import call_watched
 from millcert.policy import LoadedPolicy
 from millcert.provenance.manifest import Manifest
 from millcert.verdict import Verdict
@@ -64,12 +67,16 @@ class VetOptions:
 
 @dataclass(frozen=True)
 class Published:
-    """What a report is made of: the run's result, what the ledger says of it, and where the parts are."""
+    """What a report is made of: the run's result and what the ledger says of it.
+
+    folder: what is about to be published. parts: what files yielded besides; it goes with the staging folder.
+    """
 
     plan: VetPlan
     result: RunResult
     recorded: Recorded
     folder: str
+    parts: str
 
 
 @dataclass(frozen=True)
@@ -145,7 +152,8 @@ def vet_dataset(
         _write_documents(result, recorded, published)
         after("documents written")
         if render_report is not None:
-            write_file(f"{published}/report.html", render_report(Published(plan, result, recorded, published)).encode())
+            about = Published(plan, result, recorded, published, f"{staging}/parts")
+            write_file(f"{published}/report.html", render_report(about).encode())
         after("report written")
         promote(published, options.out, after=after)
     return VetResult(result.verdict, options.out, recorded, findings, malformed)
@@ -160,15 +168,14 @@ def run_pipeline(plan: VetPlan, options: PipelineOptions, watcher: Watcher) -> R
     """
     watcher.start(plan)
     try:
-        outcome = build_pipeline(plan, options).run()
-        state = outcome.wait_until_finish()
+        state = _finish(plan, options)
     except MillcertError:
         raise
     except Exception as error:
         raise _runner_error(error) from error
     finally:
         watcher.stop()
-    if state != beam.runners.runner.PipelineState.DONE:
+    if state != PipelineState.DONE:
         raise StoreError(f"The runner ended the job in state {state}.", hint="Run again; nothing was published.")
     try:
         with FileSystems.open(f"{plan.staging}/{RULING_FILE}", compression_type="uncompressed") as stream:
@@ -177,6 +184,15 @@ def run_pipeline(plan: VetPlan, options: PipelineOptions, watcher: Watcher) -> R
         raise StoreError(
             f"The job ended without a ruling: {error}", hint="Run again; nothing was published."
         ) from error
+
+
+def _finish(plan: VetPlan, options: PipelineOptions) -> str:
+    def run() -> str:
+        return str(build_pipeline(plan, options).run().wait_until_finish())
+
+    if options.view_as(DirectOptions).direct_running_mode == "multi_processing" and is_local_runner(options):
+        return call_watched(run, process=os.getpid())
+    return run()
 
 
 def _runner_error(error: Exception) -> MillcertError:

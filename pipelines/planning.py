@@ -1,9 +1,10 @@
 """From a policy and the user's arguments to the plan of a run: everything that can be refused before data is read."""
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,8 +18,8 @@ from millcert.checks.registry import get_check
 from millcert.errors import MissingColumnError, PolicyError, UsageError
 from millcert.pipelines.formats import ReadLimits, schema_from_json
 from millcert.pipelines.plan import PlannedCheck, PlannedSource, VetPlan
-from millcert.pipelines.records import WorkItem
 from millcert.pipelines.publish import is_local
+from millcert.pipelines.records import WorkItem
 from millcert.pipelines.spool import DatasetFile, kind_of, match_files
 from millcert.policy import LoadedPolicy
 from millcert.policy_model import CheckRule, Policy
@@ -103,11 +104,16 @@ def _planned_check(rule: CheckRule, policy: Policy, roles: Mapping[Role, str]) -
     severity_default = "reject" if check.severity == "reject" else "warn"
     return PlannedCheck(
         check=check,
-        config_digest=hashlib.sha256(rfc8785.dumps(json.loads(json.dumps(asdict(check))))).hexdigest(),
+        config_digest=_config_digest(check),
         max_flagged_fraction=rule.max_flagged_fraction,
         over_limit=rule.over_limit or severity_default,
         on_flagged=rule.on_flagged,
     )
+
+
+def _config_digest(check: Check) -> str:
+    fields = {field.name: getattr(check, field.name) for field in dataclasses.fields(check)}  # type: ignore[arg-type]
+    return hashlib.sha256(rfc8785.dumps(json.loads(json.dumps(fields)))).hexdigest()
 
 
 def _refuse_missing_roles(check: Check, roles: Mapping[Role, str]) -> None:

@@ -176,8 +176,10 @@ def _locked(path: Path) -> Iterator[None]:
             is_held = False
         if not is_held:
             raise UsageError(f"Another run is writing to {path} now.", hint="Wait for it, or choose another --out.")
-        yield
-        lock.unlink(missing_ok=True)
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
     finally:
         os.close(descriptor)
 

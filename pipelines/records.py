@@ -3,11 +3,11 @@
 A worker never raises for what the data does: it emits a `Fault`, and the driver turns that into the error it names. An
 exception inside a Beam stage would lose its class on the way, and on some runners it would be retried for ever.
 
-These values use Beam's default coder: there are few of them, and a row coder would hand another process a generated class
-without their methods.
+These values use Beam's default coder: there are few of them, and a row coder would hand another process a generated
+class without their methods.
 """
 
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
 from millcert.errors import InternalError, MillcertError
 from millcert.pipelines.formats.base import FORMATS, Format
@@ -36,7 +36,7 @@ class WorkItem(NamedTuple):
         """
         if self.format not in FORMATS:
             raise InternalError(f"{self.name} is {self.format} and holds no samples.")
-        return cast("Format", self.format)
+        return self.format
 
 
 class Fault(NamedTuple):
@@ -143,4 +143,3 @@ def _error_classes() -> dict[str, type[MillcertError]]:
         found.setdefault(kind.code, kind)
         pending.extend(kind.__subclasses__())
     return found
-

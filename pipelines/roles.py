@@ -189,7 +189,7 @@ def _vector(values: pa.Array, column: RoleColumn, usable: np.ndarray, faults: li
     if not np.isfinite(sums).all():
         _refuse(~np.isfinite(block).all(axis=1), f"role.{column.role}_not_finite", column, usable, faults)
     if column.role == "pred_probs":
-        wrong: np.ndarray = present & (
+        wrong: np.ndarray = np.asarray(present) & (
             (block.min(axis=1) < 0) | (block.max(axis=1) > 1) | (np.abs(sums - 1) > PROBABILITY_SUM_TOLERANCE)
         )
         _refuse(wrong, "role.pred_probs_not_a_distribution", column, usable, faults)

@@ -7,6 +7,7 @@ under names made of the file's own name, so a retry overwrites identical bytes:
   publish/quarantine/NAME.parquet       samples held back, each with its reasons
   parts/findings/ID.parquet             one row a flag (FINDINGS_SCHEMA)
   parts/malformed/ID.parquet            one row a malformed record (MALFORMED_SCHEMA)
+  parts/reported/ID.parquet             samples that were flagged and not held back, for the report
 """
 
 import hashlib
@@ -140,20 +141,19 @@ def score_file(
     """Score, write and count one file."""
     tally = _Tally()
     name = part_name(item.name)
+    sample_schema = pa.schema([*QUARANTINE_FIELDS, *dataset.schema])
     with (
         PartWriter(f"{plan.staging}/parts/findings/{name}", FINDINGS_SCHEMA) as findings,
         PartWriter(f"{plan.staging}/parts/malformed/{name}", MALFORMED_SCHEMA) as malformed,
-        PartWriter(
-            f"{plan.staging}/publish/quarantine/{item.name}.parquet",
-            pa.schema([*QUARANTINE_FIELDS, *dataset.schema]),
-        ) as quarantine,
+        PartWriter(f"{plan.staging}/parts/reported/{name}", sample_schema) as reported,
+        PartWriter(f"{plan.staging}/publish/quarantine/{item.name}.parquet", sample_schema) as quarantine,
     ):
         for decoded in decode(item.data_format, spooled.file, dataset.schema, plan.limits, name=item.name):
             scored = _score_batch(plan, item, decoded, dataset, models, tally)
             malformed.write(_malformed_batch(item, decoded, scored))
             findings.write(_findings_batch(item, scored))
-            if scored.held.any():
-                quarantine.write(_quarantine_batch(item, decoded, scored))
+            quarantine.write(_flagged_samples(item, decoded, scored, scored.held))
+            reported.write(_flagged_samples(item, decoded, scored, scored.flagged & ~scored.held))
             progress.advance(plan.passes + 1, rows=len(decoded.rows))
         findings_rows = findings.rows
     output = f"{plan.staging}/publish/admitted/{item.name}"
@@ -211,6 +211,7 @@ class _Scored:
     sources: pa.Array
     labels: pa.Array | None
     held: np.ndarray
+    flagged: np.ndarray
     scores: tuple[tuple[PlannedCheck, Scores], ...]
     unusable: tuple[Any, ...]
 
@@ -254,6 +255,7 @@ def _score_batch(
         sources=roles.column(roles.schema.get_field_index("source")),
         labels=None if labels < 0 else roles.column(labels),
         held=held,
+        flagged=flagged_any,
         scores=tuple(scores),
         unusable=view.faults,
     )
@@ -356,8 +358,8 @@ def _findings_batch(item: WorkItem, scored: _Scored) -> pa.RecordBatch:
     return table.to_batches()[0] if table.num_rows else pa.RecordBatch.from_pylist([], schema=FINDINGS_SCHEMA)
 
 
-def _quarantine_batch(item: WorkItem, decoded: Decoded, scored: _Scored) -> pa.RecordBatch:
-    chosen = np.flatnonzero(scored.held)
+def _flagged_samples(item: WorkItem, decoded: Decoded, scored: _Scored, mask: np.ndarray) -> pa.RecordBatch:
+    chosen = np.flatnonzero(mask)
     reasons = [
         [
             {

@@ -133,9 +133,10 @@ class OutputClosedError(Exception):
 
 @dataclass
 class Session:
-    """What the root's options say about this call."""
+    """What the root's options say about this call, and whether only the end of the process ends it (see `main`)."""
 
     is_verbose: bool = False
+    must_exit: bool = False
 
 
 @click.group(
@@ -164,6 +165,10 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         code = _run(arguments, session)
         sys.stdout.flush()
+        if session.must_exit:
+            # A worker died and its runner waits for it in a thread that nothing can end but the end of the process.
+            sys.stderr.flush()
+            os._exit(code)
     except (BrokenPipeError, OutputClosedError):
         _forget_output()
         return EXIT_OUTPUT_CLOSED
@@ -228,6 +233,7 @@ def _translate_os_error(error: OSError) -> MillcertError:
 
 def _report(error: MillcertError, cause: BaseException, arguments: Sequence[str], session: Session) -> int:
     """Print an error where it belongs and return its exit code."""
+    session.must_exit = bool(error.details.get("must_exit"))
     if session.is_verbose:
         sys.stderr.write("".join(traceback.format_exception(cause)))
     if _wants_json(arguments):

@@ -1,5 +1,6 @@
 """`millcert vet`: run the gate over a data set."""
 
+import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,6 +49,8 @@ def vet(
     """
     # Great Expectations 1.24 sends nothing; older and newer ones might.
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
+    # Beam and its parts log to the root logger from the moment they are imported; a user's terminal is for our progress.
+    logging.basicConfig(level=logging.INFO if is_verbose() else logging.ERROR, format="%(name)s: %(message)s")
     from millcert.policy import load_policy
 
     loaded = load_policy(policy_path)  # before Beam is imported: a wrong policy is told in a moment
@@ -70,6 +73,12 @@ def vet(
     result = run_gate(loaded, options, watcher=None if quiet else RunProgress())
     emit(_payload(result), describe(result), as_json=as_json)
     raise SystemExit(result.verdict.exit_code)
+
+
+def is_verbose() -> bool:
+    """Say whether `millcert -v` was asked for."""
+    context = click.get_current_context(silent=True)
+    return bool(context and getattr(context.find_root().obj, "is_verbose", False))
 
 
 def _payload(result: "VetResult") -> dict[str, Any]:

@@ -1,0 +1,250 @@
+"""From a run's result to the report's data: which figures and which samples are shown."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from apache_beam.io.filesystems import FileSystems
+
+from millcert.pipelines.driver import Published
+from millcert.pipelines.ruling import ScoreHistogram
+from millcert.pipelines.score import bin_edge, part_name
+from millcert.policy_model import ImageShape
+from millcert.report.images import pixels_of
+from millcert.report.model import (
+    Check,
+    Counts,
+    Expectation,
+    Finding,
+    Group,
+    Histogram,
+    MalformedRow,
+    Provenance,
+    Reason,
+    ReportData,
+    SampleField,
+    SampleValue,
+    Source,
+)
+from millcert.report.render import render_report
+from millcert.verdict import CheckSummary, Verdict
+
+#: Findings shown with their sample: the most suspect of each check.
+MAX_FINDINGS_A_CHECK = 40
+MAX_MALFORMED = 100
+#: A list in a sample is shown up to here; an embedding says nothing to a reader.
+MAX_LIST_SHOWN = 16
+
+
+def build_report(published: Published, images: Mapping[str, ImageShape]) -> str:
+    """Return the report of a run as one HTML page.
+
+    Args:
+        published: the run's result and the folder of what is about to be published.
+        images: column -> how its numbers are drawn.
+    """
+    return render_report(report_data(published, images))
+
+
+def report_data(published: Published, images: Mapping[str, ImageShape]) -> ReportData:
+    """Return what the report shows. Memory: the shown findings and one batch of a quarantine file."""
+    verdict = published.result.verdict
+    if verdict is None:
+        raise ValueError("a run without a verdict has no report")
+    histograms = {histogram.check: histogram for histogram in published.result.histograms}
+    findings, total = _findings(published, images)
+    return ReportData(
+        dataset=verdict.dataset,
+        decision=verdict.decision,
+        reasons=tuple(Reason(reason.code, reason.message) for reason in verdict.reasons),
+        counts=Counts(
+            verdict.samples.seen, verdict.samples.admitted, verdict.samples.quarantined, verdict.samples.malformed
+        ),
+        files=verdict.files,
+        size_bytes=verdict.size_bytes,
+        provenance=_provenance(published, verdict),
+        sources=tuple(
+            Source(
+                name=source.name,
+                status=source.status,
+                identity=source.identity,
+                issuer=source.issuer,
+                files=source.files,
+                samples=source.samples,
+                flagged=source.flagged,
+                malformed=source.malformed,
+            )
+            for source in verdict.sources
+        ),
+        expectations=_expectations(verdict),
+        checks=tuple(_check(check, histograms.get(check.name)) for check in verdict.checks),
+        not_covered=verdict.not_covered,
+        findings=findings,
+        findings_total=total,
+        malformed=tuple(_malformed(published)),
+        next_commands=_next_commands(published, verdict),
+        code_version=verdict.code_version,
+    )
+
+
+def _provenance(published: Published, verdict: Verdict) -> Provenance:
+    return Provenance(
+        manifest_root=verdict.input_root,
+        policy_digest=verdict.policy_digest,
+        output_root=verdict.output_root,
+        schema_id=verdict.schema_id,
+        trusted_root_sha256=verdict.trusted_root_sha256,
+        verdict_digest=verdict.digest,
+        ledger_origin=published.recorded.origin,
+        ledger_index=published.recorded.index,
+        checkpoint=published.recorded.checkpoint,
+        certificate_file="certificate.json" if published.recorded.certificate else "",
+    )
+
+
+def _expectations(verdict: Verdict) -> tuple[Expectation, ...]:
+    if verdict.expectations is None:
+        return ()
+    return tuple(
+        Expectation(
+            kind=outcome["type"],
+            column=outcome["column"],
+            success=outcome["success"],
+            observed="" if outcome["observed"] is None else str(outcome["observed"]),
+            unexpected_count=outcome["unexpected_count"],
+            unexpected_fraction=outcome["unexpected_fraction"],
+            method=outcome["exactness"],
+            message=outcome["detail"],
+        )
+        for outcome in verdict.expectations.outcomes
+    )
+
+
+def _check(check: CheckSummary, histogram: ScoreHistogram | None) -> Check:
+    return Check(
+        name=check.name,
+        version=check.version,
+        severity=check.severity,
+        status=check.status,
+        scored=check.scored,
+        flagged=check.flagged,
+        max_flagged_fraction=check.max_flagged_fraction,
+        groups=check.groups,
+        evidence=tuple(_group(group) for group in check.evidence),
+        message=check.message,
+        histogram=None if histogram is None or not histogram.counts else _histogram(histogram),
+    )
+
+
+def _group(group: Mapping[str, Any]) -> Group:
+    return Group(
+        group=group["group"],
+        label=group["label"],
+        source=group["source"],
+        samples=group["samples"],
+        statistic=tuple(sorted((name, float(value)) for name, value in group["statistic"].items())),
+        is_suspicious=group["is_suspicious"],
+        estimated_count=float(group["estimated_count"]),
+        count_low=float(group["count_low"]),
+        count_high=float(group["count_high"]),
+        p_value=None if group["p_value"] is None else float(group["p_value"]),
+    )
+
+
+def _histogram(histogram: ScoreHistogram) -> Histogram:
+    lowest, highest = min(histogram.counts), max(histogram.counts)
+    numbers = range(lowest, highest + 1)
+    counts = [histogram.counts.get(number, (0, 0)) for number in numbers]
+    return Histogram(
+        edges=tuple(bin_edge(number) for number in range(lowest, highest + 2)),
+        counts=tuple(samples for samples, _ in counts),
+        flagged_counts=tuple(flagged for _, flagged in counts),
+        threshold=histogram.threshold,
+    )
+
+
+def _next_commands(published: Published, verdict: Verdict) -> tuple[str, ...]:
+    lookup = f"millcert ledger show {published.recorded.index}"
+    if verdict.decision == "admitted":
+        return ("millcert admit admitted --certificate certificate.json", lookup, "millcert ledger verify")
+    return (lookup, "millcert policy explain policy.yaml")
+
+
+def _findings(published: Published, images: Mapping[str, ImageShape]) -> tuple[tuple[Finding, ...], int]:
+    table = _read(published, "findings.parquet")
+    chosen: list[Mapping[str, Any]] = []
+    for name in sorted(set(table.column("check").to_pylist())):
+        mine = table.filter(pc.equal(table.column("check"), name))
+        order = [("score", "descending"), ("file", "ascending"), ("row", "ascending")]
+        chosen += mine.sort_by(order).slice(0, MAX_FINDINGS_A_CHECK).to_pylist()
+    samples = _samples(published, {(row["file"], row["row"]) for row in chosen}, images)
+    shown = tuple(
+        Finding(
+            file=row["file"],
+            row=row["row"],
+            sample_digest=row["sample_digest"].hex(),
+            source=row["source"],
+            label=row["label"] or "",
+            check=row["check"],
+            score=row["score"],
+            threshold=row["threshold"],
+            reason=row["reason"],
+            sample=samples.get((row["file"], row["row"]), ()),
+        )
+        for row in chosen
+    )
+    return shown, table.num_rows
+
+
+def _samples(
+    published: Published, places: set[tuple[str, int]], images: Mapping[str, ImageShape]
+) -> dict[tuple[str, int], tuple[SampleField, ...]]:
+    """Return the samples at these places: held back ones from the quarantine, others from the run's own parts."""
+    found: dict[tuple[str, int], tuple[SampleField, ...]] = {}
+    for file in sorted({file for file, _ in places}):
+        for uri in (f"{published.folder}/quarantine/{file}.parquet", f"{published.parts}/reported/{part_name(file)}"):
+            for row in _rows(uri):
+                place = (file, row["millcert_row"])
+                if place in places:
+                    found[place] = tuple(_fields(row, images))
+    return found
+
+
+def _rows(uri: str) -> Iterator[Mapping[str, Any]]:
+    if not FileSystems.exists(uri):
+        return
+    with FileSystems.open(uri, compression_type="uncompressed") as stream:
+        for batch in pq.ParquetFile(pa.PythonFile(stream, mode="r")).iter_batches(batch_size=256):
+            yield from batch.to_pylist()
+
+
+def _fields(row: Mapping[str, Any], images: Mapping[str, ImageShape]) -> Iterator[SampleField]:
+    for name, value in row.items():
+        if not name.startswith("millcert_"):
+            yield SampleField(name, _value(value, images.get(name)))
+
+
+def _value(value: Any, image: ImageShape | None) -> SampleValue:
+    if image is not None and isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        height, width, *channels = image.shape
+        if len(value) == height * width * (channels[0] if channels else 1):
+            scaled = [255 * float(number or 0) / image.max_value for number in value]
+            return pixels_of(scaled, width=width, height=height, channels=channels[0] if channels else 1)
+    if value is None or isinstance(value, str | int | float | bytes):
+        return value
+    if isinstance(value, list) and all(isinstance(item, str | int | float) for item in value[:MAX_LIST_SHOWN]):
+        return tuple(value[:MAX_LIST_SHOWN])
+    return str(value)[:1000]
+
+
+def _malformed(published: Published) -> Iterator[MalformedRow]:
+    for row in _read(published, "malformed.parquet").slice(0, MAX_MALFORMED).to_pylist():
+        place = "" if row["line"] is None else f"line {row['line']}, byte {row['byte_offset']}: "
+        yield MalformedRow(row["file"], row["row"], row["reason"], place + row["detail"])
+
+
+def _read(published: Published, name: str) -> pa.Table:
+    with FileSystems.open(f"{published.folder}/{name}", compression_type="uncompressed") as stream:
+        return pq.read_table(pa.PythonFile(stream, mode="r"))
