@@ -1,8 +1,9 @@
 """The state folder: where a gate keeps its keys and its ledger, and where verifiers find the public halves.
 
-ledger.db           the ledger               keys/ledger.key   its private key
-ledger.vkey         its public key           keys/gate.key     the gate's private key
-ledger.checkpoint   the last one seen        keys/gate.pub     the gate's public key
+| public, or not secret | private |
+|---|---|
+| ledger.db, the ledger; ledger.vkey, its public key; ledger.checkpoint, the last one seen | keys/ledger.key |
+| keys/gate.pub, the gate's public key | keys/gate.key |
 """
 
 import os

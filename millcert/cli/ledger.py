@@ -124,7 +124,7 @@ def verify(checkpoint_path: Path | None, state: Path | None, as_json: bool) -> N
         f"whole  {report.origin}  {report.size:,} entries, {report.checkpoints:,} signed checkpoints",
         f"  root: {report.root.hex()}",
         f"  extends the checkpoints seen before: {compared}" if compared else "  no checkpoint was seen before",
-        "  next: copy ledger.checkpoint out of the ledger keeper's reach; later: millcert ledger verify --checkpoint COPY",
+        "  next: copy ledger.checkpoint out of its keeper's reach; later: millcert ledger verify --checkpoint COPY",
     )
     payload = {
         "version": 1,
