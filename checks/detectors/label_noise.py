@@ -184,6 +184,7 @@ class LabelNoise:
         """
         stage, known = self._stage_after(model)
         if stage == "labels":
+            self._digest_key(batch)  # a missing column is refused in the first pass
             return self.merge([acc, count_labels(batch)])
         if stage == "sums":
             return self.merge([acc, self._sums_of(batch)])

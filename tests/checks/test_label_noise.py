@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from millcert.checks.base import Check, Scores, fit_check
+from millcert.checks.conformance import conformance_cases
 from millcert.checks.coverage import ATTACK_FAMILIES
 from millcert.checks.detectors.label_noise import CHECK, LabelNoise
 from millcert.checks.label_filter import FilterBy
@@ -96,6 +97,12 @@ def test_the_module_names_its_check_and_keeps_the_protocol() -> None:
     assert "label_noise" in check.covers
 
 
+@pytest.mark.parametrize("view", ["embedding_external", "embedding_self", "pred_probs"])
+def test_the_conformance_suite_holds_in_every_view(view: Any) -> None:
+    for case in conformance_cases(LabelNoise(view=view)):
+        case.run()
+
+
 def test_flipped_labels_are_found_from_an_embedding_alone() -> None:
     batch, is_flipped = planted_embedding()
     check = LabelNoise()
@@ -146,6 +153,29 @@ def test_bits_do_not_depend_on_batches_order_or_merge_tree(filter_by: FilterBy, 
     assert check.evidence(other) == check.evidence(model)
     for row in range(0, 60, 7):
         assert check.score(model, batch.slice(row, 1)).score[0] == expected.score[row]
+
+
+@pytest.mark.parametrize("filter_by", [*RANKING, "confident_learning", "predicted_neq_given", "low_self_confidence"])
+def test_a_group_has_one_threshold_and_it_is_infinite_where_nothing_is_flagged(filter_by: FilterBy) -> None:
+    batch, check = planted_probs(), LabelNoise(view="pred_probs", filter_by=filter_by)
+
+    model = fit_check(check, [batch])
+    scores = check.score(model, batch)
+
+    for item in check.evidence(model):
+        of_group = np.array(scores.group.to_pylist()) == item.group
+        bars = set(scores.threshold[of_group].tolist())
+        assert bars == {item.statistic["threshold"] if scores.flagged[of_group].any() else np.inf}
+
+
+@pytest.mark.parametrize("filter_by", ["prune_by_class", "low_normalized_margin", "low_self_confidence"])
+def test_filters_that_cut_by_the_score_flag_nothing_below_the_threshold(filter_by: FilterBy) -> None:
+    batch, check = planted_probs(), LabelNoise(view="pred_probs", filter_by=filter_by)
+
+    scores = check.score(fit_check(check, [batch]), batch)
+
+    assert scores.flagged.any()
+    assert (scores.score[scores.flagged] >= scores.threshold[scores.flagged]).all()
 
 
 def test_adding_does_not_change_the_accumulator_that_was_given() -> None:
@@ -374,8 +404,9 @@ def test_values_that_are_no_probabilities_are_refused(bad: float) -> None:
 
 
 @pytest.mark.parametrize("missing", ["label", "pred_probs", "sample_digest"])
-def test_a_missing_column_is_named(missing: str) -> None:
-    check = LabelNoise(view="pred_probs", classes=("0", "1", "2"))
+@pytest.mark.parametrize("classes", [(), ("0", "1", "2")])
+def test_a_missing_column_is_named_in_the_first_pass(missing: str, classes: tuple[str, ...]) -> None:
+    check = LabelNoise(view="pred_probs", classes=classes)
 
     with pytest.raises(MissingColumnError, match=missing):
         check.add(check.empty(), planted_probs().drop_columns([missing]), None)
