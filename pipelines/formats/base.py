@@ -47,7 +47,8 @@ class ReadLimits:
 
     spool_memory_bytes: a file up to this size is held in memory, a larger one in a private temporary file.
     max_file_bytes: a larger file is refused.
-    max_record_bytes: a larger record is malformed (`record.too_large`).
+    max_record_bytes: a larger record is malformed (`record.too_large`). A strict look at a JSON record takes up to 25
+        times its size in memory.
     max_batch_bytes, max_batch_rows: a batch holds at most so much, except that it holds at least one record.
     max_block_bytes: what a format may force a reader to hold decoded at once (the pages of a Parquet row group's
         columns that are open together, one compressed Arrow record batch, one dictionary).
@@ -59,7 +60,7 @@ class ReadLimits:
 
     spool_memory_bytes: int = 64 * _MIB
     max_file_bytes: int = 256 << 30
-    max_record_bytes: int = 64 * _MIB
+    max_record_bytes: int = 16 * _MIB
     max_batch_bytes: int = 8 * _MIB
     max_batch_rows: int = 16_384
     max_block_bytes: int = 512 * _MIB

@@ -10,7 +10,8 @@ Rules:
   4. An empty line is no record.
 
 The fast path looks at all quotes of a block at once: if each one that should open stands after a comma or line feed,
-and each one that should close before one, then the line feeds with an even number of quotes before them are the records' ends.
+and each one that should close before one, then the line feeds with an even number of quotes before them are the
+records' ends.
 """
 
 import re

@@ -117,9 +117,9 @@ def _open(
     file: BinaryIO, limits: ReadLimits, schema: pa.Schema | None, name: str
 ) -> tuple[_Header, Iterator[RecordBlock]]:
     header = _read_header(file, limits, name)
-    width = max(len(header.names), sum(width_bytes(field.type) for field in schema) if schema is not None else 0)
+    width = 5 * len(header.names) if schema is None else sum(width_bytes(field.type) for field in schema)
     # The shortest record, only commas, decodes to the width of all columns.
-    tight = replace(limits, max_batch_rows=max(1, min(limits.max_batch_rows, limits.max_batch_bytes // (8 * width))))
+    tight = replace(limits, max_batch_rows=max(1, min(limits.max_batch_rows, limits.max_batch_bytes // width)))
     blocks = record_blocks(open_text(file, name=name), tight, block_bytes=max(_MIN_BLOCK_BYTES, limits.max_batch_bytes))
     return header, _without_header(blocks)
 

@@ -32,7 +32,7 @@ from millcert.pipelines.formats.base import (
     shorten,
     translate_errors,
 )
-from millcert.pipelines.formats.canonical import conform, row_bytes, widest_item_bytes, width_bytes
+from millcert.pipelines.formats.canonical import conform, widest_item_bytes, width_bytes
 from millcert.pipelines.formats.json_strict import JsonFaultError, find_type_fault, parse_record
 from millcert.pipelines.formats.text import LineBlock, line_blocks, open_text
 
@@ -73,9 +73,14 @@ def check_schema(schema: pa.Schema) -> None:
 
 
 def fits_whole(block: LineBlock, schema: pa.Schema, limits: ReadLimits) -> bool:
-    """Return whether every line of a block that is a record has a schema, as the fast parser judges."""
+    """Return whether every line of a block that is a record has a schema, as the fast parser judges.
+
+    False also where the block could expand so much that it may not be parsed at once.
+    """
     lines, is_shaped = _records(block)
     parser = _Parser.of(schema, limits)
+    if len(block.data) > parser.block_bytes or len(lines) > parser.limits.max_batch_rows:
+        return False  # decoding it at once could break a bound
     return bool(is_shaped.all()) and parser.fits(block.data, len(lines))
 
 
@@ -169,13 +174,12 @@ class _Parser:
                 return None
             table.validate(full=True)
             batches = table.combine_chunks().to_batches()
-            batch = conform(batches[0], self.schema) if batches else self._empty()
+            batch = conform(_with_null_items(batches[0], self.schema), self.schema) if batches else self._empty()
         except (pa.ArrowException, UnicodeDecodeError, ValueError):
             return None
         if not all(_is_finite(column) for column in batch.columns):
             return None
-        sizes = sum((row_bytes(column) for column in batch.columns), start=np.zeros(count, dtype=np.int64))
-        return None if (sizes > self.limits.max_block_bytes).any() else batch
+        return batch
 
     def _parse_lines(self, block: LineBlock, lines: np.ndarray) -> pa.RecordBatch | None:
         pieces = [block.data[block.starts[i] : block.ends[i]].rstrip(b"\r") for i in lines.tolist()]
@@ -218,7 +222,8 @@ class _Parser:
             options = pj.ParseOptions(explicit_schema=one.wire, unexpected_field_behavior="ignore")
             try:
                 table = pj.read_json(pa.BufferReader(data), parse_options=options)
-                conform(table.combine_chunks().to_batches()[0], one.schema).validate(full=True)
+                batch = _with_null_items(table.combine_chunks().to_batches()[0], one.schema)
+                conform(batch, one.schema).validate(full=True)
             except (pa.ArrowException, UnicodeDecodeError, ValueError):
                 return f"A value in {field.name[:100]!r} does not convert to {field.type}."
         return shorten(ValueError(f"The record of {len(record)} keys does not convert to the schema."))
@@ -254,11 +259,41 @@ def _is_finite(column: pa.Array) -> bool:
     return True
 
 
+def _with_null_items(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """Return the batch with the lists whose items are all null as lists of nulls; refuse other items in them."""
+    columns = [_null_items(batch.column(field.name), field.type) for field in schema]
+    return pa.RecordBatch.from_arrays(columns, names=schema.names)
+
+
+def _null_items(array: pa.Array, kind: pa.DataType) -> pa.Array:
+    if pt.is_list(kind) or pt.is_fixed_size_list(kind):
+        items = array.values
+        if pt.is_null(kind.value_type):
+            if items.null_count != len(items):
+                raise pa.ArrowInvalid("a list of nulls has another item")
+            inner: pa.Array = pa.nulls(len(items))
+        else:
+            inner = _null_items(items, kind.value_type)
+        if inner is items:
+            return array
+        return pa.ListArray.from_arrays(array.offsets, inner, mask=array.is_null() if array.null_count else None)
+    if pt.is_struct(kind) and kind.num_fields:
+        before = [array.field(kind.field(i).name) for i in range(kind.num_fields)]
+        after = [_null_items(each, kind.field(i).type) for i, each in enumerate(before)]
+        if all(new is old for new, old in zip(after, before, strict=True)):
+            return array
+        names = [kind.field(i).name for i in range(kind.num_fields)]
+        return pa.StructArray.from_arrays(after, names, mask=array.is_null() if array.null_count else None)
+    return array
+
+
 def _wire_type(kind: pa.DataType, where: str) -> pa.DataType:
     if pt.is_date32(kind):
         return pa.string()
     if pt.is_fixed_size_list(kind) or pt.is_list(kind):
-        return pa.list_(pa.field("item", _wire_type(kind.value_type, f"{where}[]")))
+        # Arrow 25 reads lists of nulls wrongly; as lists of anything else they come out right.
+        item = pa.bool_() if pt.is_null(kind.value_type) else _wire_type(kind.value_type, f"{where}[]")
+        return pa.list_(pa.field("item", item))
     if pt.is_struct(kind):
         fields = [kind.field(i) for i in range(kind.num_fields)]
         return pa.struct([pa.field(each.name, _wire_type(each.type, f"{where}.{each.name}")) for each in fields])

@@ -72,7 +72,7 @@ def decode(
             step = _rows_at_a_time(data, parquet, group, limits, name)
             seen = 0
             batches = parquet.iter_batches(batch_size=step, row_groups=[group], use_threads=False)
-            for batch in batches:
+            for batch in _read(batches, name):
                 yield from bounded_slices(batch, row + seen, schema, limits, budget, name=name)
                 seen += batch.num_rows
             if seen != row_count:
@@ -80,6 +80,19 @@ def decode(
                     f"{name}: the footer says {row_count} rows in row group {group}, it holds {seen}.", path=name
                 )
             row += row_count
+
+
+def _read(batches: Iterator[pa.RecordBatch], name: str) -> Iterator[pa.RecordBatch]:
+    try:
+        yield from batches
+    except pa.ArrowInvalid as error:
+        if "Expected all lists to be of size" not in str(error):
+            raise
+        raise UsageError(
+            f"{name}: a column has a null among fixed-size lists, which Arrow does not read from Parquet.",
+            hint="Write the column as a plain list, or fill the nulls.",
+            path=name,
+        ) from error
 
 
 def _open(buffer: pa.Buffer, limits: ReadLimits, name: str) -> pq.ParquetFile:

@@ -19,11 +19,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from millcert.pipelines.formats.parquet_delta import check_length_counts
 from millcert.pipelines.formats.parquet_thrift import PageHeader, ThriftError, read_page_header
 
 _DATA_V1, _INDEX, _DICTIONARY, _DATA_V2 = range(4)
 _PLAIN, _PLAIN_DICTIONARY, _DELTA_LENGTH, _DELTA_BYTE_ARRAY, _RLE_DICTIONARY = 0, 2, 6, 7, 8
-_WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 8, "FLOAT": 4, "DOUBLE": 8}
+_WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8}
 _DECIMAL_BYTES = 32
 #: Offset, validity and levels that go with each decoded value.
 _OVERHEAD_BYTES = 12
@@ -72,9 +73,14 @@ def scan_chunk(
         header = page.header
         if header.kind == _DICTIONARY:
             dictionary_bytes = header.decoded_bytes
+            least_bytes = 4 if width is None else _stored_width(chunk, column)
+            if header.values * least_bytes > header.decoded_bytes:
+                raise ThriftError("a dictionary claims more entries than it has bytes for")
             longest_entry = _longest_entry(data, page, chunk) if width is None else 0
         elif header.kind in {_DATA_V1, _DATA_V2}:
             largest = max(largest, header.decoded_bytes)
+            if header.encoding in {_DELTA_LENGTH, _DELTA_BYTE_ARRAY}:
+                _check_lengths(data, page, chunk, column)
             per_value = max(per_value, _bytes_per_value(header, width, longest_entry))
     return ChunkFacts(
         values=chunk.num_values,
@@ -150,6 +156,31 @@ def _fixed_width(chunk: pq.ColumnChunkMetaData, column: pq.ColumnSchema) -> int 
     if chunk.physical_type == "FIXED_LEN_BYTE_ARRAY":
         return max(0, int(column.length))
     return _WIDTHS.get(chunk.physical_type)
+
+
+def _stored_width(chunk: pq.ColumnChunkMetaData, column: pq.ColumnSchema) -> int:
+    return max(1, int(column.length)) if chunk.physical_type == "FIXED_LEN_BYTE_ARRAY" else _WIDTHS[chunk.physical_type]
+
+
+def _check_lengths(data: memoryview, page: _Page, chunk: pq.ColumnChunkMetaData, column: pq.ColumnSchema) -> None:
+    """Refuse a delta-encoded page that makes a reader decode more lengths than the page has values."""
+    header = page.header
+    stored = data[page.start : page.start + header.stored_bytes]
+    if header.kind == _DATA_V2:
+        levels = sum(header.level_bytes)
+        values = stored[levels:]
+        decoded_bytes = header.decoded_bytes - levels
+        body = _decompressed(values, decoded_bytes, chunk) if header.is_compressed else bytes(values)
+        start = 0
+    else:
+        body, start = _decompressed(stored, header.decoded_bytes, chunk), 0
+        for level in (column.max_repetition_level, column.max_definition_level):
+            if body is not None and level > 0:
+                start += 4 + int.from_bytes(body[start : start + 4], "little")
+    if body is None:
+        raise ThriftError("a delta-encoded page cannot be decompressed")
+    if start < len(body):
+        check_length_counts(body, start, header.values, has_prefixes=header.encoding == _DELTA_BYTE_ARRAY)
 
 
 def _decompressed(stored: memoryview, decoded_bytes: int, chunk: pq.ColumnChunkMetaData) -> bytes | None:

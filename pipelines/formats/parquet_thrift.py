@@ -112,6 +112,10 @@ class CompactReader:
             result[number] = self.read_value(kind, depth)
             last = number
 
+    def read_bytes(self, count: int) -> bytes:
+        """Return the next `count` bytes."""
+        return bytes(self._take(count))
+
     def _item(self, kind: int, depth: int) -> Value:
         # Inside a list a bool is a byte of its own.
         return self._byte() == _BOOL_TRUE if kind in {_BOOL_TRUE, _BOOL_FALSE} else self.read_value(kind, depth)

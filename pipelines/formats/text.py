@@ -11,7 +11,7 @@ from typing import BinaryIO, NamedTuple, Protocol
 import numpy as np
 import pyarrow as pa
 
-from millcert.pipelines.formats.base import HEAD_BYTES, ReadLimits, compression_of_head, translate_errors
+from millcert.pipelines.formats.base import HEAD_BYTES, ReadLimits, buffer_of, compression_of_head, translate_errors
 
 BOM = b"\xef\xbb\xbf"
 _NEWLINE, _RETURN = 10, 13
@@ -55,7 +55,7 @@ def open_text(file: BinaryIO, *, name: str) -> ByteStream:
     if compression is None:
         return file
     with translate_errors(name, f"{compression} file"):
-        return _Decompressed(pa.CompressedInputStream(pa.PythonFile(file, mode="r"), compression))
+        return _Decompressed(pa.CompressedInputStream(pa.BufferReader(buffer_of(file)), compression))
 
 
 def read_exactly(stream: ByteStream, size_bytes: int) -> bytes:
@@ -97,7 +97,7 @@ def line_blocks(stream: ByteStream, limits: ReadLimits, *, block_bytes: int) -> 
                 line, offset = line + 1, offset + skipped_bytes
                 continue
             cut = carry.rfind(b"\n") + 1
-        data, carry = (carry, b"") if is_end and cut == 0 else (carry[:cut], carry[cut:])
+        data, carry = (carry, b"") if is_end else (carry[:cut], carry[cut:])
         if not data:
             continue
         for block in _split(data, line, offset, limits.max_batch_rows):
