@@ -4,7 +4,6 @@
 """
 
 import argparse
-import dataclasses
 import inspect
 import sys
 from pathlib import Path
@@ -13,7 +12,7 @@ import click
 from click.testing import CliRunner
 
 from millcert.checks.coverage import ATTACK_FAMILIES
-from millcert.checks.registry import list_checks
+from millcert.checks.registry import check_class, describe_fields, list_checks
 from millcert.cli.main import COMMANDS, root
 
 DOCS = Path(__file__).parent
@@ -63,11 +62,9 @@ def check_pages() -> dict[Path, str]:
     """Return a page for each registered check, and the list of them."""
     pages: dict[Path, str] = {}
     rows = []
-    for kind in list_checks():
-        fields = [
-            f"| `{field.name}` | `{getattr(field.type, '__name__', field.type)}` | {_default(field)} |"
-            for field in dataclasses.fields(kind)  # type: ignore[arg-type]
-        ]
+    for name in list_checks():
+        kind = check_class(name)
+        fields = [f"| `{field['name']}` | `{field['type']}` | {_default(field)} |" for field in describe_fields(kind)]
         covers = "".join(f"- {ATTACK_FAMILIES.get(family, family)}\n" for family in sorted(kind.covers))
         module = inspect.getdoc(inspect.getmodule(kind)) or ""
         pages[DOCS / "checks" / f"{kind.name}.md"] = (
@@ -79,19 +76,14 @@ def check_pages() -> dict[Path, str]:
         summary = (inspect.getdoc(kind) or "").split("\n", 1)[0]
         rows.append(f"| [{kind.name}]({kind.name}.md) | {kind.severity} | {summary} |")
     pages[DOCS / "checks" / "README.md"] = (
-        "# Checks\n\nMade of the docstrings by docs/generate.py.\n\n| check | a flag means | what it flags |\n|---|---|---|\n"
-        + "\n".join(rows)
-        + "\n"
+        "# Checks\n\nMade of the docstrings by docs/generate.py.\n\n"
+        "| check | a flag means | what it flags |\n|---|---|---|\n" + "\n".join(rows) + "\n"
     )
     return pages
 
 
-def _default(field: "dataclasses.Field[object]") -> str:
-    if field.default is not dataclasses.MISSING:
-        return f"`{field.default!r}`"
-    if field.default_factory is not dataclasses.MISSING:
-        return f"`{field.default_factory()!r}`"
-    return "required"
+def _default(field: dict[str, object]) -> str:
+    return "required" if field["required"] else f"`{field['default']!r}`"
 
 
 if __name__ == "__main__":
