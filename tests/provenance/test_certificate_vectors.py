@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+import pytest
+
+from millcert.cli.main import main
 from millcert.provenance.admission import admit_path
 from millcert.provenance.certificate import verify_certificate
 from millcert.provenance.checkpoint import decode_base64, verify_checkpoint
@@ -10,6 +13,7 @@ from millcert.provenance.merkle import verify_consistency
 from millcert.provenance.state import load_gate_keys, load_ledger_vkeys
 from millcert.provenance.tlog_proof import parse_tlog_proof, verify_tlog_proof
 
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "formats"
 VECTORS = Path(__file__).resolve().parents[1] / "vectors" / "0.1.0" / "ledger"
 
 
@@ -43,3 +47,15 @@ def test_the_checkpoints_of_0_1_0_verify_and_extend_one_another() -> None:
     path = [decode_base64(line) or b"" for line in (VECTORS / "consistency.1.7").read_text().splitlines()]
 
     verify_consistency(old.size, new.size, path, old.root, new.root)
+
+
+def test_the_examples_in_the_documents_are_these_very_files(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(VECTORS)
+
+    assert main(["admit", "data", "--gate-key", "gate.pub", "--ledger-key", "ledger.vkey"]) == 0
+
+    assert capsys.readouterr().out in (DOCS / "certificate.md").read_text()
+    for name in ("entry.json", "entry.tlog-proof"):
+        assert (VECTORS / name).read_text() in (DOCS / "ledger.md").read_text()
