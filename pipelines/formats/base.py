@@ -67,7 +67,7 @@ class ReadLimits:
     max_decoded_bytes: int = 4 << 40
     max_decoded_ratio: float = 200.0
     decoded_floor_bytes: int = 256 * _MIB
-    max_metadata_bytes: int = 32 * _MIB
+    max_metadata_bytes: int = 16 * _MIB
     max_columns: int = 4096
     max_nesting: int = 32
 
@@ -149,10 +149,21 @@ class Decoded:
 
     def keep(self, mask: np.ndarray) -> "Decoded":
         """Return only the rows where `mask`, bool (n,), is true; malformed records are left out."""
-        chosen = pa.array(np.asarray(mask, dtype=bool))
         raw = None if self.raw is None else RawSlice(self.raw.data, self.raw.starts[mask], self.raw.ends[mask])
-        stored = None if self.stored is None else self.stored.filter(chosen)
-        return Decoded(self.rows[mask], self.batch.filter(chosen), raw, stored)
+        stored = None if self.stored is None else filter_rows(self.stored, mask)
+        return Decoded(self.rows[mask], filter_rows(self.batch, mask), raw, stored)
+
+
+def filter_rows(batch: pa.RecordBatch, mask: np.ndarray) -> pa.RecordBatch:
+    """Return the rows of a batch where `mask`, bool (n,), is true."""
+    try:
+        return batch.filter(pa.array(np.asarray(mask, dtype=bool)))
+    except pa.ArrowNotImplementedError:
+        # Arrow has no filter for views; runs of rows can be sliced and joined whatever their type.
+        padded = np.concatenate([[False], mask, [False]]).astype(np.int8)
+        starts, stops = np.flatnonzero(np.diff(padded) == 1), np.flatnonzero(np.diff(padded) == -1)
+        runs = [batch.slice(start, stop - start) for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)]
+        return pa.concat_batches(runs) if runs else batch.slice(0, 0)
 
 
 class DecodedBudget:

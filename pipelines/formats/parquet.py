@@ -23,8 +23,8 @@ from millcert.pipelines.formats.base import (
     translate_errors,
 )
 from millcert.pipelines.formats.canonical import canonical_schema, refuse_other_schema
+from millcert.pipelines.formats.parquet_footer import Footer, Group, parse_footer
 from millcert.pipelines.formats.parquet_pages import ChunkFacts, longest_row, scan_chunk
-from millcert.pipelines.formats.parquet_thrift import schema_depth
 from millcert.pipelines.formats.slices import bounded_slices
 
 _MAGIC, _TAIL_BYTES = b"PAR1", 8
@@ -44,11 +44,9 @@ def read_schema(file: BinaryIO, limits: ReadLimits, *, name: str) -> SchemaFacts
 def stored_layout(file: BinaryIO, limits: ReadLimits, *, name: str) -> tuple[pa.Schema, str]:
     """Return the file's own schema with its metadata, and its codec: what a copy of the file is written with."""
     with translate_errors(name, "Parquet file"):
-        parquet = _open(buffer_of(file), limits, name)
-        codec = "snappy"
-        if parquet.num_row_groups:
-            codec = str(parquet.metadata.row_group(0).column(0).compression).lower()
-        return parquet.schema_arrow, "none" if codec == "uncompressed" else codec
+        parquet, footer = _open(buffer_of(file), limits, name)
+        codec = footer.groups[0].chunks[0].codec if footer.groups else "snappy"
+        return parquet.schema_arrow, "lz4" if codec == "lz4_raw" else codec
 
 
 def decode(
@@ -63,23 +61,22 @@ def decode(
     """
     with translate_errors(name, "Parquet file"):
         buffer = buffer_of(file)
-        parquet = _open(buffer, limits, name)
+        parquet, footer = _open(buffer, limits, name)
         refuse_other_schema(parquet.schema_arrow, schema, limits, name=name)
         data = memoryview(buffer).cast("B")  # Arrow calls its bytes signed
         row = 0
-        for group in range(parquet.num_row_groups):
-            row_count = parquet.metadata.row_group(group).num_rows
-            step = _rows_at_a_time(data, parquet, group, limits, name)
+        for index, group in enumerate(footer.groups):
+            step = _rows_at_a_time(data, group, limits, name)
             seen = 0
-            batches = parquet.iter_batches(batch_size=step, row_groups=[group], use_threads=False)
+            batches = parquet.iter_batches(batch_size=step, row_groups=[index], use_threads=False)
             for batch in _read(batches, name):
                 yield from bounded_slices(batch, row + seen, schema, limits, budget, name=name)
                 seen += batch.num_rows
-            if seen != row_count:
+            if seen != group.rows:
                 raise HostileDataError(
-                    f"{name}: the footer says {row_count} rows in row group {group}, it holds {seen}.", path=name
+                    f"{name}: the footer says {group.rows} rows in row group {index}, it holds {seen}.", path=name
                 )
-            row += row_count
+            row += seen
 
 
 def _read(batches: Iterator[pa.RecordBatch], name: str) -> Iterator[pa.RecordBatch]:
@@ -95,7 +92,7 @@ def _read(batches: Iterator[pa.RecordBatch], name: str) -> Iterator[pa.RecordBat
         ) from error
 
 
-def _open(buffer: pa.Buffer, limits: ReadLimits, name: str) -> pq.ParquetFile:
+def _open(buffer: pa.Buffer, limits: ReadLimits, name: str) -> tuple[pq.ParquetFile, Footer]:
     """Step 1."""
     data = memoryview(buffer).cast("B")  # Arrow calls its bytes signed
     tail = bytes(data[-_TAIL_BYTES:])
@@ -111,10 +108,13 @@ def _open(buffer: pa.Buffer, limits: ReadLimits, name: str) -> pq.ParquetFile:
             hint="Raise the limit max_metadata_bytes, or write fewer row groups.",
             path=name,
         )
-    depth = schema_depth(data[len(data) - _TAIL_BYTES - footer_bytes : len(data) - _TAIL_BYTES])
+    start = len(data) - _TAIL_BYTES - footer_bytes
+    footer = parse_footer(data[start : start + footer_bytes], max_columns=limits.max_columns)
     # A list takes two levels of groups and a map two, so the stored tree may be about twice as deep as the type.
-    if depth > 2 * limits.max_nesting + 1:
-        raise HostileDataError(f"{name}: the schema is nested {depth} levels deep.", hint="See max_nesting.", path=name)
+    if footer.depth > 2 * limits.max_nesting + 1:
+        raise HostileDataError(
+            f"{name}: the schema is nested {footer.depth} levels deep.", hint="See max_nesting.", path=name
+        )
     parquet = pq.ParquetFile(
         pa.BufferReader(buffer),
         pre_buffer=False,
@@ -122,46 +122,38 @@ def _open(buffer: pa.Buffer, limits: ReadLimits, name: str) -> pq.ParquetFile:
         thrift_container_size_limit=max(1, footer_bytes),
         page_checksum_verification=True,
     )
-    if not 0 < parquet.metadata.num_columns <= limits.max_columns:
-        raise HostileDataError(
-            f"{name}: expected 1 to {limits.max_columns} columns, found {parquet.metadata.num_columns}.",
-            hint="Raise the limit max_columns if the data is meant to be so wide.",
-            path=name,
-        )
-    return parquet
+    if parquet.metadata.num_columns != len(footer.leaves) or parquet.num_row_groups != len(footer.groups):
+        raise HostileDataError(f"{name}: two readings of the footer differ.", path=name)
+    return parquet, footer
 
 
-def _rows_at_a_time(data: memoryview, parquet: pq.ParquetFile, group: int, limits: ReadLimits, name: str) -> int:
+def _rows_at_a_time(data: memoryview, group: Group, limits: ReadLimits, name: str) -> int:
     """Steps 2 and 3: return how many rows may be decoded at once."""
-    metadata = parquet.metadata.row_group(group)
-    row_count = metadata.num_rows
     budget_bytes = max(limits.max_batch_bytes, limits.max_record_bytes)
     unscanned_bytes = limits.max_block_bytes // 2
     facts: list[ChunkFacts] = []
-    for index in range(metadata.num_columns):
-        chunk, column = metadata.column(index), parquet.schema.column(index)
-        bounds = scan_chunk(data, chunk, column, max_page_bytes=limits.max_block_bytes)
-        if bounds.values_per_row == 1 and bounds.values != row_count:
+    for chunk in group.chunks:
+        bounds = scan_chunk(data, chunk, max_page_bytes=limits.max_block_bytes)
+        if bounds.values_per_row == 1 and bounds.values != group.rows:
             raise HostileDataError(
-                f"{name}: column {chunk.path_in_schema!r} has {bounds.values} values for {row_count} rows.", path=name
+                f"{name}: column {chunk.leaf.path[:100]!r} has {bounds.values} values for {group.rows} rows.", path=name
             )
         if bounds.values_per_row is None:
             if bounds.total_bytes <= unscanned_bytes:
                 # Even if one row held the whole chunk, it would fit: the mean is good enough a guess.
                 unscanned_bytes -= bounds.total_bytes
-                per_row = -(-bounds.values // max(1, row_count))
+                per_row = -(-bounds.values // max(1, group.rows))
             else:
-                per_row = longest_row(data, chunk, column, max_page_bytes=limits.max_block_bytes)
+                per_row = longest_row(data, chunk, max_page_bytes=limits.max_block_bytes)
             bounds = bounds._replace(values_per_row=max(1, per_row))
         facts.append(bounds)
     open_bytes = sum(each.open_bytes for each in facts)
     widest_bytes = sum((each.values_per_row or 1) * each.bytes_per_value for each in facts)
     if max(open_bytes, widest_bytes) > limits.max_block_bytes:
         raise HostileDataError(
-            f"{name}: row group {group} needs {max(open_bytes, widest_bytes)} bytes decoded at once; allowed are "
+            f"{name}: a row group needs {max(open_bytes, widest_bytes)} bytes decoded at once; allowed are "
             f"{limits.max_block_bytes}.",
             hint="Write smaller pages or smaller rows, or raise the limit max_block_bytes.",
             path=name,
-            row_group=group,
         )
-    return int(max(1, min(limits.max_batch_rows, budget_bytes // max(1, widest_bytes))))
+    return max(1, min(limits.max_batch_rows, budget_bytes // max(1, widest_bytes)))

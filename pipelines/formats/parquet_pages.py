@@ -17,9 +17,9 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from millcert.pipelines.formats.parquet_delta import check_length_counts
+from millcert.pipelines.formats.parquet_footer import Chunk
 from millcert.pipelines.formats.parquet_thrift import PageHeader, ThriftError, read_page_header
 
 _DATA_V1, _INDEX, _DICTIONARY, _DATA_V2 = range(4)
@@ -49,15 +49,12 @@ class _Page(NamedTuple):
     start: int  # of the body
 
 
-def scan_chunk(
-    data: memoryview, chunk: pq.ColumnChunkMetaData, column: pq.ColumnSchema, *, max_page_bytes: int
-) -> ChunkFacts:
+def scan_chunk(data: memoryview, chunk: Chunk, *, max_page_bytes: int) -> ChunkFacts:
     """Return the bounds of a chunk from its page headers and its dictionary page.
 
     Args:
         data: the whole file.
         chunk: the footer's entry of the chunk.
-        column: the footer's entry of the column.
         max_page_bytes: larger pages are refused.
 
     Raises:
@@ -66,33 +63,30 @@ def scan_chunk(
     Cost: about 15 microseconds a page, and one decompression of the dictionary page.
     """
     pages = _pages(data, chunk, max_page_bytes)
-    is_nested = column.max_repetition_level > 0
-    width = _fixed_width(chunk, column)
+    is_nested = chunk.leaf.max_repetition > 0
+    width = _fixed_width(chunk)
     per_value, largest, dictionary_bytes, longest_entry = 0, 0, 0, 0
     for page in pages:
         header = page.header
         if header.kind == _DICTIONARY:
             dictionary_bytes = header.decoded_bytes
-            least_bytes = 4 if width is None else _stored_width(chunk, column)
-            if header.values * least_bytes > header.decoded_bytes:
+            if header.values * _least_entry_bytes(chunk) > header.decoded_bytes:
                 raise ThriftError("a dictionary claims more entries than it has bytes for")
             longest_entry = _longest_entry(data, page, chunk) if width is None else 0
         elif header.kind in {_DATA_V1, _DATA_V2}:
             largest = max(largest, header.decoded_bytes)
             if header.encoding in {_DELTA_LENGTH, _DELTA_BYTE_ARRAY}:
-                _check_lengths(data, page, chunk, column)
+                _check_lengths(data, page, chunk)
             per_value = max(per_value, _bytes_per_value(header, width, longest_entry))
     return ChunkFacts(
-        values=chunk.num_values,
+        values=chunk.values,
         open_bytes=largest + dictionary_bytes,
         bytes_per_value=per_value + _OVERHEAD_BYTES,
         values_per_row=None if is_nested else 1,
     )
 
 
-def longest_row(
-    data: memoryview, chunk: pq.ColumnChunkMetaData, column: pq.ColumnSchema, *, max_page_bytes: int
-) -> int:
+def longest_row(data: memoryview, chunk: Chunk, *, max_page_bytes: int) -> int:
     """Return how many values the longest row of a nested chunk has, from its repetition levels.
 
     Raises:
@@ -100,28 +94,25 @@ def longest_row(
 
     Cost: decompresses the V1 pages of the chunk.
     """
-    bits = int(column.max_repetition_level).bit_length()
+    bits = int(chunk.leaf.max_repetition).bit_length()
     longest = running = 0
     for page in _pages(data, chunk, max_page_bytes):
         header = page.header
         if header.kind not in {_DATA_V1, _DATA_V2}:
             continue
         if header.kind == _DATA_V1 and header.level_encoding != 3:
-            return int(chunk.num_values)  # the retired bit-packed levels: no better bound is looked for
+            return chunk.values  # the retired bit-packed levels: no better bound is looked for
         longest, running = _count_levels(_level_bytes(data, page, chunk), bits, header.values, longest, running)
     return max(longest, running)
 
 
-def _pages(data: memoryview, chunk: pq.ColumnChunkMetaData, max_page_bytes: int) -> list[_Page]:
-    start = chunk.data_page_offset
-    if chunk.has_dictionary_page and chunk.dictionary_page_offset is not None:
-        start = min(start, chunk.dictionary_page_offset)
-    stop = start + chunk.total_compressed_size
+def _pages(data: memoryview, chunk: Chunk, max_page_bytes: int) -> list[_Page]:
+    start, stop = chunk.start, chunk.start + chunk.size_bytes
     if not 0 <= start <= stop <= len(data):
         raise ThriftError("a column chunk lies outside the file")
     pages: list[_Page] = []
     values, position, window = 0, start, data[:stop]
-    while values < chunk.num_values:
+    while values < chunk.values:
         header = read_page_header(window, position)
         body = position + header.header_bytes
         position = body + header.stored_bytes
@@ -134,8 +125,8 @@ def _pages(data: memoryview, chunk: pq.ColumnChunkMetaData, max_page_bytes: int)
         if header.kind in {_DATA_V1, _DATA_V2}:
             values += header.values
         pages.append(_Page(header, body))
-    if values != chunk.num_values:
-        raise ThriftError(f"the footer says {chunk.num_values} values, the pages hold {values}")
+    if values != chunk.values:
+        raise ThriftError(f"the footer says {chunk.values} values, the pages hold {values}")
     return pages
 
 
@@ -149,20 +140,23 @@ def _bytes_per_value(header: PageHeader, width: int | None, longest_entry: int) 
     return header.decoded_bytes
 
 
-def _fixed_width(chunk: pq.ColumnChunkMetaData, column: pq.ColumnSchema) -> int | None:
+def _fixed_width(chunk: Chunk) -> int | None:
     """Return the decoded width of a value; None for text and binary of any length."""
-    if column.logical_type.type == "DECIMAL":
-        return _DECIMAL_BYTES + max(0, column.length)
-    if chunk.physical_type == "FIXED_LEN_BYTE_ARRAY":
-        return max(0, int(column.length))
-    return _WIDTHS.get(chunk.physical_type)
+    if chunk.leaf.is_decimal:
+        return _DECIMAL_BYTES + chunk.leaf.length
+    if chunk.leaf.physical == "FIXED_LEN_BYTE_ARRAY":
+        return chunk.leaf.length
+    return _WIDTHS.get(chunk.leaf.physical)
 
 
-def _stored_width(chunk: pq.ColumnChunkMetaData, column: pq.ColumnSchema) -> int:
-    return max(1, int(column.length)) if chunk.physical_type == "FIXED_LEN_BYTE_ARRAY" else _WIDTHS[chunk.physical_type]
+def _least_entry_bytes(chunk: Chunk) -> int:
+    """Return how many bytes an entry of a dictionary page has at least."""
+    if chunk.leaf.physical == "FIXED_LEN_BYTE_ARRAY":
+        return max(1, chunk.leaf.length)
+    return _WIDTHS.get(chunk.leaf.physical, 4)
 
 
-def _check_lengths(data: memoryview, page: _Page, chunk: pq.ColumnChunkMetaData, column: pq.ColumnSchema) -> None:
+def _check_lengths(data: memoryview, page: _Page, chunk: Chunk) -> None:
     """Refuse a delta-encoded page that makes a reader decode more lengths than the page has values."""
     header = page.header
     stored = data[page.start : page.start + header.stored_bytes]
@@ -174,7 +168,7 @@ def _check_lengths(data: memoryview, page: _Page, chunk: pq.ColumnChunkMetaData,
         start = 0
     else:
         body, start = _decompressed(stored, header.decoded_bytes, chunk), 0
-        for level in (column.max_repetition_level, column.max_definition_level):
+        for level in (chunk.leaf.max_repetition, chunk.leaf.max_definition):
             if body is not None and level > 0:
                 start += 4 + int.from_bytes(body[start : start + 4], "little")
     if body is None:
@@ -183,19 +177,18 @@ def _check_lengths(data: memoryview, page: _Page, chunk: pq.ColumnChunkMetaData,
         check_length_counts(body, start, header.values, has_prefixes=header.encoding == _DELTA_BYTE_ARRAY)
 
 
-def _decompressed(stored: memoryview, decoded_bytes: int, chunk: pq.ColumnChunkMetaData) -> bytes | None:
+def _decompressed(stored: memoryview, decoded_bytes: int, chunk: Chunk) -> bytes | None:
     """Return a page's bytes; None where the codec cannot be told from the footer or refuses."""
-    codec = chunk.compression
-    if codec == "UNCOMPRESSED":
+    if chunk.codec == "none":
         return bytes(stored)
-    name = {"LZ4": "lz4_raw"}.get(codec, codec.lower())
+    name = "lz4_raw" if chunk.codec == "lz4" else chunk.codec
     try:
         return pa.Codec(name).decompress(stored, decompressed_size=decoded_bytes, asbytes=True)
     except (pa.ArrowException, OSError, ValueError):
         return None
 
 
-def _longest_entry(data: memoryview, page: _Page, chunk: pq.ColumnChunkMetaData) -> int:
+def _longest_entry(data: memoryview, page: _Page, chunk: Chunk) -> int:
     """Return the length of the longest entry of a text dictionary; the whole page where it cannot be read."""
     header = page.header
     body = _decompressed(data[page.start : page.start + header.stored_bytes], header.decoded_bytes, chunk)
@@ -209,7 +202,7 @@ def _longest_entry(data: memoryview, page: _Page, chunk: pq.ColumnChunkMetaData)
     return longest if position == end else max(longest, header.decoded_bytes)
 
 
-def _level_bytes(data: memoryview, page: _Page, chunk: pq.ColumnChunkMetaData) -> bytes:
+def _level_bytes(data: memoryview, page: _Page, chunk: Chunk) -> bytes:
     header = page.header
     body = data[page.start : page.start + header.stored_bytes]
     if header.kind == _DATA_V2:

@@ -1,4 +1,4 @@
-"""The parts of Parquet's Thrift structures that are read before any library may: schema depth and page headers.
+"""Thrift's compact protocol, as far as Parquet uses it, and page headers.
 
 Source: Apache Parquet format 2.11, parquet.thrift; Thrift compact protocol specification. A field may not stand twice
 in a struct, so that no second reader can see another value than this one.
@@ -112,13 +112,35 @@ class CompactReader:
             result[number] = self.read_value(kind, depth)
             last = number
 
+    def skip_value(self, kind: int, depth: int = 0) -> None:
+        """Pass over a value without building it."""
+        if depth > _MAX_DEPTH:
+            raise ThriftError("structs are nested too deep")
+        if kind in {_LIST, _SET}:
+            length, item = self.read_list_header()
+            for _ in range(length):
+                self._item(item, depth + 1, is_wanted=False)
+        elif kind == _STRUCT:
+            last = 0
+            while True:
+                last, field = self.read_field(last)
+                if field == 0:
+                    return
+                self.skip_value(field, depth + 1)
+        else:
+            self.read_value(kind, depth)
+
     def read_bytes(self, count: int) -> bytes:
         """Return the next `count` bytes."""
         return bytes(self._take(count))
 
-    def _item(self, kind: int, depth: int) -> Value:
-        # Inside a list a bool is a byte of its own.
-        return self._byte() == _BOOL_TRUE if kind in {_BOOL_TRUE, _BOOL_FALSE} else self.read_value(kind, depth)
+    def _item(self, kind: int, depth: int, *, is_wanted: bool = True) -> Value:
+        if kind in {_BOOL_TRUE, _BOOL_FALSE}:
+            return self._byte() == _BOOL_TRUE  # inside a list a bool is a byte of its own
+        if is_wanted:
+            return self.read_value(kind, depth)
+        self.skip_value(kind, depth)
+        return False
 
     def _byte(self) -> int:
         if self.position >= len(self._data):
@@ -133,43 +155,6 @@ class CompactReader:
         taken = self._data[self.position : self.position + count]
         self.position += count
         return taken
-
-
-def schema_depth(footer: memoryview) -> int:  # noqa: C901 - one walk, one list of refusals
-    """Return how deep the schema in a footer (FileMetaData) is nested, without recursion.
-
-    Raises:
-        ThriftError: the footer is malformed, or its schema is not one tree.
-    """
-    reader = CompactReader(footer)
-    number, kind = reader.read_field(0)
-    if number == 1:
-        reader.read_value(kind)
-        number, kind = reader.read_field(1)
-    if number != 2:
-        raise ThriftError("the footer does not begin with a version and a schema")
-    length, item = reader.read_list_header()
-    if kind != _LIST or item != _STRUCT or length == 0:
-        raise ThriftError("the footer's schema is not a list")
-    open_groups: list[int] = []
-    deepest = 0
-    for index in range(length):
-        element = reader.read_struct()
-        if index and not open_groups:
-            raise ThriftError("the schema has elements outside its root")
-        if open_groups:
-            open_groups[-1] -= 1
-        children = _whole(element, 5, default=0)
-        if children < 0:
-            raise ThriftError("a group has a negative number of children")
-        if children:
-            open_groups.append(children)
-            deepest = max(deepest, len(open_groups))
-        while open_groups and open_groups[-1] == 0:
-            open_groups.pop()
-    if open_groups:
-        raise ThriftError("the schema ends before its groups do")
-    return deepest
 
 
 def read_page_header(data: memoryview, position: int) -> PageHeader:

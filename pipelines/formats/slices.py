@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from millcert.errors import HostileDataError
-from millcert.pipelines.formats.base import Decoded, DecodedBudget, Malformed, ReadLimits, shorten
+from millcert.pipelines.formats.base import Decoded, DecodedBudget, Malformed, ReadLimits, filter_rows, shorten
 from millcert.pipelines.formats.canonical import conform, row_bytes
 
 
@@ -52,7 +52,7 @@ def _without_bad_text(
         good[index] = False
         detail = "A text value is not valid UTF-8."
         malformed.append(Malformed(int(rows[index]), None, None, "utf8.invalid", detail))
-    kept = window.filter(pa.array(good))
+    kept = filter_rows(window, good)
     if _text_fault(kept, name) is not None:
         raise HostileDataError(f"{name}: a dictionary holds text that is not valid UTF-8.", path=name)
     return (rows[good], kept), malformed
@@ -103,7 +103,7 @@ def _cut(
             detail = f"The record has {int(sizes[index])} bytes decoded, above {limits.max_record_bytes}."
             malformed.append(Malformed(int(rows[index]), None, None, "record.too_large", detail))
         malformed.sort(key=lambda each: each.row)
-        rows, sizes, stored = rows[~is_too_large], sizes[~is_too_large], _filter(stored, ~is_too_large)
+        rows, sizes, stored = rows[~is_too_large], sizes[~is_too_large], filter_rows(stored, ~is_too_large)
     total = np.cumsum(sizes)
     start, pending = 0, tuple(malformed)
     while start < len(rows):
@@ -118,7 +118,3 @@ def _cut(
         start = stop
     if pending:
         yield Decoded(rows[:0], conform(stored.slice(0, 0), schema), None, stored.slice(0, 0), pending)
-
-
-def _filter(batch: pa.RecordBatch, mask: np.ndarray) -> pa.RecordBatch:
-    return batch.filter(pa.array(mask))
