@@ -9,8 +9,9 @@ The lattice, in which two types meet at the least type above both:
     null < struct<...>        fields meet by name, and stand in the order in which they were first seen
 
 Two types with none above both are a conflict, and so is a column whose greatest type is "whole number beyond int64":
-which of the two is wrong is for a person to say, by naming the type in a schema file. Nothing is turned into text behind
-the user's back. Dates stay text. Since the meet is associative and commutative, the answer does not depend on blocks.
+which of the two is wrong is for a person to say, by naming the type in a schema file. Nothing is turned into text
+behind the user's back. Dates stay text. Since the meet is associative and commutative, the answer does not depend on
+blocks.
 """
 
 from typing import Any

@@ -1,7 +1,8 @@
 """How many lengths a page in DELTA_LENGTH_BYTE_ARRAY or DELTA_BYTE_ARRAY makes a reader decode at once.
 
-A reader decodes all lengths of such a page before the first value, as many as the stream's own header says; blocks of bit
-width 0 make billions of them from a few bytes. So the counts are read here first and must not exceed the page's values.
+A reader decodes all lengths of such a page before the first value, as many as the stream's own header says; blocks of
+bit width 0 make billions of them from a few bytes. So the counts are read here first and must not exceed the page's
+values.
 
 Source: Apache Parquet format 2.11, Encodings.md, "Delta encoding (DELTA_BINARY_PACKED = 5)" and the two that use it.
 """

@@ -1,7 +1,7 @@
 """A Parquet footer, read by hand: what the page scan needs of it.
 
-The library's own view of a footer ends the process when a column's metadata is missing (Arrow 25: an exception that no one
-catches), so nothing of it is asked before this module has been through all of it.
+The library's own view of a footer ends the process when a column's metadata is missing (Arrow 25: an exception that no
+one catches), so nothing of it is asked before this module has been through all of it.
 
 Source: Apache Parquet format 2.11, parquet.thrift: FileMetaData, SchemaElement, RowGroup, ColumnChunk, ColumnMetaData.
 """
@@ -67,7 +67,8 @@ def parse_footer(data: memoryview, *, max_columns: int) -> Footer:
     Cost: some 40 microseconds for each column of each row group.
     """
     reader = CompactReader(data)
-    depth, leaves = 0, ()
+    depth = 0
+    leaves: tuple[Leaf, ...] = ()
     groups: tuple[Group, ...] = ()
     seen: set[int] = set()
     last = 0

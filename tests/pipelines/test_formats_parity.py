@@ -53,17 +53,17 @@ def table_of(records: list[dict[str, Any]]) -> pa.Table:
     return pa.Table.from_pylist(records, schema=SCHEMA)
 
 
-def written(format: str, table: pa.Table) -> bytes:
+def written(fmt: str, table: pa.Table) -> bytes:
     sink = io.BytesIO()
-    if format == "parquet":
+    if fmt == "parquet":
         pq.write_table(table, sink, row_group_size=7)
-    elif format == "arrow":
+    elif fmt == "arrow":
         with pa.ipc.new_stream(sink, table.schema) as writer:
             writer.write_table(table, max_chunksize=5)
-    elif format == "arrow-file":
+    elif fmt == "arrow-file":
         with pa.ipc.new_file(sink, table.schema) as file_writer:
             file_writer.write_table(table, max_chunksize=5)
-    elif format == "jsonl":
+    elif fmt == "jsonl":
         for record in table.to_pylist():
             sink.write(json.dumps({k: v for k, v in record.items() if v is not None}).encode() + b"\n")
     else:
@@ -71,8 +71,8 @@ def written(format: str, table: pa.Table) -> bytes:
     return sink.getvalue()
 
 
-def decoded(format: str, data: bytes, schema: pa.Schema, bounds: ReadLimits) -> list[Decoded]:
-    return list(decode(format.removesuffix("-file"), io.BytesIO(data), schema, bounds))
+def decoded(fmt: str, data: bytes, schema: pa.Schema, bounds: ReadLimits) -> list[Decoded]:
+    return list(decode(fmt.removesuffix("-file"), io.BytesIO(data), schema, bounds))
 
 
 def joined(batches: list[Decoded], schema: pa.Schema) -> pa.Table:
@@ -89,18 +89,18 @@ def test_rows_are_equal_from_every_typed_format_whatever_the_limits(
         # Arrow itself cannot read a null among fixed-size lists from Parquet; the next test holds what we say then.
         record["vector"] = record["vector"] or [0.0, 0.0]
     table = table_of(records)
-    for format in ("parquet", "arrow", "arrow-file", "jsonl"):
-        got = decoded(format, written(format, table), SCHEMA, bounds)
+    for fmt in ("parquet", "arrow", "arrow-file", "jsonl"):
+        got = decoded(fmt, written(fmt, table), SCHEMA, bounds)
         assert [m for each in got for m in each.malformed] == []
         assert np.concatenate([each.rows for each in got]).tolist() == list(range(len(records)))
-        assert joined(got, SCHEMA).equals(table), format
+        assert joined(got, SCHEMA).equals(table), fmt
         assert all(len(each.rows) <= bounds.max_batch_rows for each in got)
 
 
 def test_nulls_among_fixed_size_lists_are_read_from_arrow_and_jsonl_and_refused_by_name_in_parquet() -> None:
     table = pa.table({"vector": pa.array([[1.0, 2.0], None], SCHEMA.field("vector").type)})
-    for format in ("arrow", "arrow-file", "jsonl"):
-        got = joined(decoded(format, written(format, table), table.schema, ReadLimits()), table.schema)
+    for fmt in ("arrow", "arrow-file", "jsonl"):
+        got = joined(decoded(fmt, written(fmt, table), table.schema, ReadLimits()), table.schema)
         assert got.equals(table)
     with pytest.raises(UsageError, match="null among fixed-size lists"):
         decoded("parquet", written("parquet", table), table.schema, ReadLimits())
@@ -119,8 +119,8 @@ def test_flat_rows_are_equal_from_csv(records: list[dict[str, Any]], bounds: Rea
     assert np.concatenate([each.rows for each in got]).tolist() == list(range(len(records)))
 
 
-@pytest.mark.parametrize("format", ["parquet", "arrow", "arrow-file"])
-def test_dictionaries_views_and_large_types_become_plain(format: str) -> None:
+@pytest.mark.parametrize("fmt", ["parquet", "arrow", "arrow-file"])
+def test_dictionaries_views_and_large_types_become_plain(fmt: str) -> None:
     text = pa.array(["a", None, "bb", "a"])
     table = pa.table(
         {
@@ -130,12 +130,12 @@ def test_dictionaries_views_and_large_types_become_plain(format: str) -> None:
             "h": pa.array([1.5, None, 0.25, -2.0], pa.float16()),
         }
     )
-    if format != "parquet":
+    if fmt != "parquet":
         table = table.append_column("v", text.cast(pa.string_view()))
         table = table.append_column("w", pa.array([b"x" * 30, None, b"", b"y"], pa.binary_view()))
-    data = written(format, table)
-    schema = read_schema(format.removesuffix("-file"), io.BytesIO(data), ReadLimits()).schema
-    got = joined(decoded(format, data, schema, ReadLimits()), schema)
+    data = written(fmt, table)
+    schema = read_schema(fmt.removesuffix("-file"), io.BytesIO(data), ReadLimits()).schema
+    got = joined(decoded(fmt, data, schema, ReadLimits()), schema)
     assert schema.field("d").type == pa.string()
     assert schema.field("l").type == pa.string()
     assert schema.field("n").type == pa.list_(pa.field("item", pa.string()))

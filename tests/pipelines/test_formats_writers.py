@@ -16,11 +16,11 @@ from millcert.pipelines.formats import Decoded, ReadLimits, decode, open_writer,
 LIMITS = ReadLimits(max_batch_rows=3)
 
 
-def copied(format: str, data: bytes, keep: Callable[[int], bool]) -> bytes:
+def copied(fmt: str, data: bytes, keep: Callable[[int], bool]) -> bytes:
     file, sink = io.BytesIO(data), io.BytesIO()
-    schema = read_schema(format, file, LIMITS).schema
-    with open_writer(format, sink, like=file) as writer:
-        for each in decode(format, file, schema, LIMITS):
+    schema = read_schema(fmt, file, LIMITS).schema
+    with open_writer(fmt, sink, like=file) as writer:
+        for each in decode(fmt, file, schema, LIMITS):
             writer.write(each.keep(np.array([keep(row) for row in each.rows.tolist()], dtype=bool)))
     return sink.getvalue()
 
@@ -80,19 +80,19 @@ def test_csv_keeps_its_header_and_the_bytes_of_each_record() -> None:
     assert copied("csv", b"".join(records), lambda _: False) == records[0]
 
 
-@pytest.mark.parametrize("format", ["jsonl", "csv"])
+@pytest.mark.parametrize("fmt", ["jsonl", "csv"])
 @pytest.mark.parametrize("compression", ["gzip", "zstd"])
-def test_a_compressed_text_file_stays_compressed_and_names_no_time(format: str, compression: str) -> None:
-    plain = b"a\n1\n2\n3\n" if format == "csv" else b'{"a": 1}\n{"a": 2}\n{"a": 3}\n'
+def test_a_compressed_text_file_stays_compressed_and_names_no_time(fmt: str, compression: str) -> None:
+    plain = b"a\n1\n2\n3\n" if fmt == "csv" else b'{"a": 1}\n{"a": 2}\n{"a": 3}\n'
     packed = gzip.compress(plain) if compression == "gzip" else pa.compress(plain, "zstd", asbytes=True)
-    once, twice = (copied(format, packed, is_even) for _ in range(2))
+    once, twice = (copied(fmt, packed, is_even) for _ in range(2))
     assert once == twice
     unpacked = (
         gzip.decompress(once)
         if compression == "gzip"
         else pa.CompressedInputStream(pa.BufferReader(once), "zstd").read()
     )
-    assert unpacked == (b"a\n1\n3\n" if format == "csv" else b'{"a": 1}\n{"a": 3}\n')
+    assert unpacked == (b"a\n1\n3\n" if fmt == "csv" else b'{"a": 1}\n{"a": 3}\n')
 
 
 def test_large_parquet_parts_become_several_row_groups() -> None:
@@ -117,13 +117,12 @@ def test_a_file_of_which_nothing_is_kept_is_still_a_file_of_its_format() -> None
 
 def test_a_batch_of_another_format_is_a_bug_and_an_unknown_format_a_usage_error() -> None:
     bare = Decoded(np.zeros(1, dtype=np.int64), pa.record_batch({"a": [1]}))
-    files = {"jsonl": b'{"a": 1}\n', "parquet": io.BytesIO(), "arrow": io.BytesIO()}
+    files = {"jsonl": io.BytesIO(b'{"a": 1}\n'), "parquet": io.BytesIO(), "arrow": io.BytesIO()}
     pq.write_table(pa.table({"a": [1]}), files["parquet"])
     with pa.ipc.new_stream(files["arrow"], pa.schema([("a", pa.int64())])):
         pass
-    for format, data in files.items():
-        like = io.BytesIO(data) if isinstance(data, bytes) else data
-        with pytest.raises(InternalError), open_writer(format, io.BytesIO(), like=like) as writer:
+    for fmt, like in files.items():
+        with pytest.raises(InternalError), open_writer(fmt, io.BytesIO(), like=like) as writer:
             writer.write(bare)
     with pytest.raises(UsageError), open_writer("avro", io.BytesIO(), like=io.BytesIO()):
         pass

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import tempfile
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from millcert.errors import DigestMismatchError, HostileDataError, StoreError, UsageError
-from millcert.pipelines import spool
 from millcert.pipelines.formats import ReadLimits
 from millcert.pipelines.spool import DatasetFile, glob_matches, match_files, read_verified
 
@@ -95,7 +95,7 @@ class FullDisk:
 
 def test_a_full_disk_is_a_store_error_that_says_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make(tmp_path, "a.jsonl")
-    monkeypatch.setattr(spool.tempfile, "TemporaryFile", lambda prefix: FullDisk())
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda prefix: FullDisk())
     with (
         pytest.raises(StoreError, match="no space left"),
         read_verified(str(tmp_path / "a.jsonl"), expected_sha256=None, limits=ReadLimits(spool_memory_bytes=1)),
@@ -109,7 +109,7 @@ def test_a_file_that_may_not_be_read_is_a_store_error(tmp_path: Path, monkeypatc
     def refuse(path: str, flags: int) -> int:
         raise PermissionError(errno.EACCES, "Permission denied", path)
 
-    monkeypatch.setattr(spool.os, "open", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     with (
         pytest.raises(StoreError, match="reading or copying failed"),
         read_verified(str(tmp_path / "a.jsonl"), expected_sha256=None, limits=ReadLimits()),
