@@ -406,6 +406,16 @@ def test_the_public_key_is_kept_beside_the_ledger_and_never_replaced(path: Path,
         open_ledger(path, origin=ORIGIN, key=KEY)
 
 
+def test_an_older_checkpoint_never_replaces_a_newer_one(path: Path, ledger: Ledger) -> None:
+    """Of processes that race to keep theirs, the larger wins, whoever comes last."""
+    kept = LastSeen(path.with_suffix(".checkpoint"))
+    older, newer = ledger.append([entry(0)]).checkpoint, ledger.append([entry(1)]).checkpoint
+
+    kept.advance(older)
+
+    assert kept.read() == newer
+
+
 def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, ledger: Ledger) -> None:
     """The temporary name is longer than the file's own: here only it exceeds what the file system allows."""
     kept = LastSeen(tmp_path / ("k" * 240))
