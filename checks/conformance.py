@@ -53,9 +53,19 @@ def conformance_cases(check: Check) -> tuple[ConformanceCase, ...]:
     Cost: about 1 second a case for 480 samples of 12 columns.
     """
     return tuple(
-        ConformanceCase(name.removeprefix("_check_"), rule, partial(run, check))
+        ConformanceCase(name.removeprefix("_check_"), rule, partial(_run, name.removeprefix("_check_"), run, check))
         for name, rule, run in ((run.__name__, (run.__doc__ or "").strip().splitlines()[0], run) for run in _CASES)
     )
+
+
+def _run(name: str, case: Callable[[Check], None], check: Check) -> None:
+    """Run a case; whatever else the check raises breaks the case too."""
+    try:
+        case(check)
+    except ConformanceError:
+        raise
+    except Exception as error:
+        raise _broken(name, f"the check raises {type(error).__name__}: {error}") from error
 
 
 def same_bits(one: object, other: object) -> bool:

@@ -99,6 +99,27 @@ def config_of(check: Check) -> dict[str, object]:
     }
 
 
+def describe_fields(kind: type[Check]) -> list[dict[str, object]]:
+    """Return a check's configuration fields in their order: name, type as text, required, default (JSON types)."""
+    hints = get_type_hints(kind)
+    described: list[dict[str, object]] = []
+    for field in dataclasses.fields(kind):  # type: ignore[arg-type]  # a check is a dataclass
+        if not field.init:
+            continue
+        factory = field.default_factory
+        default = field.default if factory is dataclasses.MISSING else factory()
+        required = default is dataclasses.MISSING
+        described.append(
+            {
+                "name": field.name,
+                "type": _spelled(hints[field.name]),
+                "required": required,
+                "default": None if required else _plain(default),
+            }
+        )
+    return described
+
+
 def _refused(name: str, faults: list[str], hint: str, key: str | None) -> PolicyError:
     """Return the error for a wrong configuration; `key` is the first field at fault, None where no one field is."""
     return PolicyError(

@@ -1,0 +1,179 @@
+"""Claim: `robust_spectral` finds a backdoor without its rate and is silent on clean data, for microseconds a sample.
+
+Run: OPENBLAS_NUM_THREADS=1 python bench/robust_spectral.py [FOLDER]
+
+FOLDER holds img_badnet_0.01.npz and img_clean.npz (default ../shared/data/features, evaluation only, not shipped).
+Rivals on the same data: the paper's rule with the true rate given, ART's rule with its default rate (33 % x 1.5,
+projection of features that are not centred), a random filter that removes 1 % or as many as robust_spectral does, and a
+perfect filter.
+BadNets as in Gu et al. 2017, 200 of 20,000 images, 3 x 3 patch, relabelled 0.
+"""
+
+import hashlib
+import platform
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from millcert.checks.base import Check, Scores, fit_check
+from millcert.checks.detectors.robust_spectral import RobustSpectral
+from millcert.checks.detectors.spectral_signatures import REMOVAL_FACTOR, SpectralSignatures
+
+BATCH = 2000
+REPEATS = 3
+ART_RATE = 0.33
+
+
+class DataSet(NamedTuple):
+    """Features, labels and the planted truth of one file."""
+
+    name: str
+    rows: np.ndarray
+    label: np.ndarray
+    is_bad: np.ndarray
+    digest: str
+
+    def batches(self) -> list[pa.RecordBatch]:
+        """Return the rows in batches, with 20 sources in turn."""
+        return [self._batch(slice(start, start + BATCH)) for start in range(0, len(self.label), BATCH)]
+
+    def _batch(self, part: slice) -> pa.RecordBatch:
+        rows = np.ascontiguousarray(self.rows[part])
+        label = pa.array([str(value) for value in self.label[part]])
+        source = pa.array([f"source-{row % 20}" for row in range(len(label))])
+        vectors = pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), rows.shape[1])
+        return pa.RecordBatch.from_arrays([label, source, vectors], ["label", "source", "embedding_self"])
+
+
+def load(path: Path) -> DataSet:
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    stored = np.load(path, allow_pickle=False)
+    rows = stored["feat_self"].astype(np.float32)
+    return DataSet(path.stem, rows, stored["label"].astype(int), stored["poison"].copy(), digest)
+
+
+def auroc(score: np.ndarray, is_bad: np.ndarray) -> float:
+    if not is_bad.any():
+        return float("nan")
+    clean = np.sort(score[~is_bad])
+    ranks = np.searchsorted(clean, score[is_bad]) + np.searchsorted(clean, score[is_bad], side="right")
+    return float(ranks.mean() / (2 * len(clean)))
+
+
+def report(name: str, flagged: np.ndarray, score: np.ndarray, is_bad: np.ndarray, estimate: str) -> None:
+    rate = f"{(flagged & is_bad).sum() / is_bad.sum():7.2%}" if is_bad.any() else "      -"
+    false = f"{(flagged & ~is_bad).sum() / (~is_bad).sum():8.3%}"
+    area = f"{auroc(score, is_bad):6.4f}" if is_bad.any() else "     -"
+    print(f"  {name:38} TPR {rate}  FPR {false}  AUROC {area}  flagged {flagged.sum():6d}  {estimate}")
+
+
+def judged(check: Check, data: DataSet) -> tuple[Scores, Any]:
+    batches = data.batches()
+    model = fit_check(check, batches)
+    answers = [check.score(model, batch) for batch in batches]
+    score, threshold, flagged = (np.concatenate(part) for part in list(zip(*answers, strict=True))[:3])
+    return Scores(score, threshold, flagged, pa.concat_arrays([answer.group for answer in answers]), ""), model
+
+
+def paper_rule(data: DataSet) -> tuple[np.ndarray, np.ndarray]:
+    """The paper's rule with the true rate: poisoned part of the target class, applied to each class as it says."""
+    rate = max(float(np.mean(data.is_bad[data.label == value])) for value in np.unique(data.label)) or 0.01
+    scores, _ = judged(SpectralSignatures(epsilon=rate), data)
+    return scores.flagged, scores.score
+
+
+def art_rule(data: DataSet) -> tuple[np.ndarray, np.ndarray]:
+    """ART 1.20: by default the top 33 % x 1.5 of each class, by the squared projection of uncentred features."""
+    score, flagged = np.zeros(len(data.label)), np.zeros(len(data.label), dtype=bool)
+    for value in np.unique(data.label):
+        places = np.flatnonzero(data.label == value)
+        rows = data.rows[places].astype(float)
+        top = np.linalg.svd(rows - rows.mean(axis=0), full_matrices=False)[2][0]
+        score[places] = (rows @ top) ** 2
+        removed = int(np.ceil(ART_RATE * REMOVAL_FACTOR * len(places)))
+        flagged[places[np.argsort(score[places])[-removed:]]] = True
+    return flagged, score
+
+
+def compare(data: DataSet) -> None:
+    print(f"{data.name}: {len(data.label)} samples, {int(data.is_bad.sum())} poisoned, SHA-256 {data.digest[:16]}...")
+    check = RobustSpectral()
+    scores, model = judged(check, data)
+    suspicious = [item for item in check.evidence(model) if item.is_suspicious]
+    estimate = "; ".join(
+        f"class {item.label}: {item.estimated_count:.1f} [{item.count_low:.1f}, {item.count_high:.1f}]"
+        for item in suspicious
+    )
+    report(
+        "robust_spectral (no rate given)", scores.flagged, scores.score, data.is_bad, estimate or "no class suspicious"
+    )
+    report("paper: 1.5 x true rate of the class", *paper_rule(data), data.is_bad, "rate given")
+    report("ART default: 1.5 x 33 %", *art_rule(data), data.is_bad, "rate assumed")
+    random = np.random.default_rng(0)
+    noise = random.random(len(data.label))
+    removed = max(int(scores.flagged.sum()), int(0.01 * len(noise)))
+    report("random filter", noise >= np.sort(noise)[-removed], noise, data.is_bad, "control")
+    report("perfect filter", data.is_bad, data.is_bad.astype(float), data.is_bad, "control")
+
+
+def plain_passes(data: DataSet, model_directions: int) -> None:
+    """The arithmetic of the same passes in plain numpy: what no implementation can do without."""
+    for value in np.unique(data.label):
+        rows = data.rows[data.label == value].astype(np.float64)
+        _ = rows.T @ rows, rows.sum(axis=0)
+        narrow = rows @ np.ones((rows.shape[1], model_directions))
+        _ = (narrow * narrow).sum(axis=1), narrow.T @ narrow
+        positions = rows @ np.ones((rows.shape[1], 8))
+        for column in range(8):
+            np.bincount(np.clip(positions[:, column].astype(int), 0, 4095), minlength=4096)
+        _ = rows @ np.ones((rows.shape[1], 1))
+
+
+def cost(data: DataSet) -> None:
+    check, batches = RobustSpectral(), data.batches()
+    figures: dict[str, list[float]] = {}
+    for _ in range(REPEATS):
+        model: Any = None
+        for number in range(check.passes):
+            start = time.process_time()
+            acc = check.empty()
+            for batch in batches:
+                acc = check.add(acc, batch, model)
+            middle = time.process_time()
+            model = check.fit(acc, model)
+            figures.setdefault(f"pass {number + 1}: add", []).append(middle - start)
+            figures.setdefault(f"pass {number + 1}: fit, once a data set", []).append(time.process_time() - middle)
+        start = time.process_time()
+        for batch in batches:
+            check.score(model, batch)
+        figures.setdefault("score", []).append(time.process_time() - start)
+        start = time.process_time()
+        plain_passes(data, check.max_directions)
+        figures.setdefault("plain numpy, all passes and scoring", []).append(time.process_time() - start)
+    samples = len(data.label)
+    print(f"cost, CPU microseconds a sample (min, median, max of {REPEATS}), {samples} samples, batches of {BATCH}:")
+    for name, seconds in figures.items():
+        low, middle, high = np.quantile(seconds, [0, 0.5, 1]) / samples * 1e6
+        print(f"  {name:38} {low:7.2f} {middle:7.2f} {high:7.2f}")
+
+
+def main() -> None:
+    default = Path(__file__).parent.parent.parent / "shared" / "data" / "features"
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else default
+    paths = [folder / "img_badnet_0.01.npz", folder / "img_clean.npz"]
+    if not all(path.is_file() for path in paths):
+        print(f"skipped: {folder} does not hold {' and '.join(path.name for path in paths)}")
+        return
+    print(f"Python {platform.python_version()}, numpy {np.__version__}, {platform.machine()}, {platform.system()}")
+    data = [load(path) for path in paths]
+    for one in data:
+        compare(one)
+    cost(data[0])
+
+
+if __name__ == "__main__":
+    main()
