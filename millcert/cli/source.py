@@ -4,12 +4,17 @@ import os
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from millcert.cli.output import emit, json_option
 from millcert.errors import PolicyError, UsageError
 
+if TYPE_CHECKING:
+    from millcert.provenance.manifest import FileEntry
+
+_MAX_SCHEMA_BYTES = 16 << 20
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 _FILE = click.Path(dir_okay=False, path_type=Path)
 
@@ -24,8 +29,12 @@ def source() -> None:
 @click.option("--name", required=True, help="What the source or data set is called; signed with its files.")
 @click.option("--out", type=_FILE, help="Where to write it.  [default: DIR/millcert-manifest.json]")
 @click.option("--replace", "is_replaced", is_flag=True, help="Overwrite another manifest that is already there.")
+@click.option("--rows", "has_rows", is_flag=True, help="State each data file's number of rows and row tree as well.")
+@click.option("--schema", type=_FILE, help="With --rows: the columns' types of JSONL and CSV, as in a policy.")
 @json_option
-def write_manifest(folder: Path, name: str, out: Path | None, is_replaced: bool, as_json: bool) -> None:
+def write_manifest(
+    folder: Path, name: str, out: Path | None, is_replaced: bool, has_rows: bool, schema: Path | None, as_json: bool
+) -> None:
     """Hash every file below DIR and write the manifest that its owner signs.
 
     The manifest and its bundle are left out of it. Links and special files are refused.
@@ -34,8 +43,11 @@ def write_manifest(folder: Path, name: str, out: Path | None, is_replaced: bool,
     from millcert.provenance.manifest import Manifest
     from millcert.provenance.trust import MANIFEST_NAME
 
+    if schema is not None and not has_rows:
+        raise UsageError("--schema says how rows are read; it needs --rows.")
     target = out if out is not None else folder / MANIFEST_NAME
-    manifest = Manifest(name, hash_folder(folder, exclude=_own_files(folder, target, _bundle_of(target))))
+    entries = hash_folder(folder, exclude=_own_files(folder, target, _bundle_of(target)))
+    manifest = Manifest(name, _with_rows(folder, entries, schema) if has_rows else entries)
     if not manifest.files:
         raise UsageError(f"There is no file below {folder}.", hint="Name the folder that holds the data.")
     data = manifest.to_json()
@@ -120,6 +132,16 @@ def verify(
         f"next: name this signer and issuer for the source in the policy, then millcert vet",
         as_json=as_json,
     )
+
+
+def _with_rows(folder: Path, entries: "tuple[FileEntry, ...]", schema: Path | None) -> "tuple[FileEntry, ...]":
+    from millcert.pipelines.formats import ReadLimits, schema_from_json
+    from millcert.pipelines.row_facts import with_row_facts
+
+    text = None if schema is None else _read(schema, _MAX_SCHEMA_BYTES)
+    if schema is not None and text is None:
+        raise UsageError(f"There is no schema file at {schema}.")
+    return with_row_facts(folder, entries, None if text is None else schema_from_json(text), ReadLimits())
 
 
 def _bundle_of(manifest: Path) -> Path:
