@@ -50,6 +50,8 @@ __all__ = [
     "plan_suite",
 ]
 
+#: What a metric may be about. "table" (another table) and "row_condition" (some rows) are not among them.
+_DOMAIN_KEYS = frozenset({"column", "column_A", "column_B", "column_list", "ignore_row_if"})
 _HANDED_TO_GX = ("type", "kwargs", "meta", "id", "notes", "description", "severity")
 
 
@@ -232,6 +234,9 @@ def _has_parameter(value: Any) -> bool:
 def _request_of(configuration: Any, schema: pa.Schema) -> MetricRequest:
     """Translate GX's metric configuration."""
     domain = dict(configuration.metric_domain_kwargs)
+    beyond = sorted(key for key, value in domain.items() if value is not None and key not in _DOMAIN_KEYS)
+    if beyond:
+        raise PolicyError(f"The metric {configuration.metric_name} is about {', '.join(beyond)}, not about these data.")
     parameters = {k: v for k, v in (configuration.metric_value_kwargs or {}).items() if k != "result_format"}
     if domain.get("column") is not None:
         columns: tuple[str, ...] = (domain["column"],)

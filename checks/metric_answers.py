@@ -263,6 +263,9 @@ def listed_values(listing: Listing, request: MetricRequest) -> list[Any]:
     """Return listed values as GX on pandas lists them: scalars, pairs as tuples, records as dicts."""
     if listing.content is None:
         return []
+    if family(listing.content.type) == "decimal":
+        # As GX writes them; left as decimals, each would cost it a walk over the whole call stack.
+        return [None if value is None else float(value) for value in listing.content.to_pylist()]
     if not pa.types.is_struct(listing.content.type):
         return as_pandas(listing.content)
     columns = [list(column.to_pandas().to_numpy()) for column in listing.content.flatten()]

@@ -92,6 +92,11 @@ def kernels_for(request: MetricRequest, schema: pa.Schema, limit: int) -> tuple[
     """
     types = tuple(_type_of(schema, name) for name in request.columns)
     base, parameters = request.base, request.parameters
+    unknown = sorted(set(parameters) - _PARAMETERS)
+    if unknown:
+        raise PolicyError(
+            f"The metric {request.name} has unknown parameters: {', '.join(unknown)}.", metric=request.name
+        )
     if base in SCHEMA_METRICS:
         return ()
     if len(set(request.columns)) != len(request.columns):
@@ -113,6 +118,15 @@ def kernels_for(request: MetricRequest, schema: pa.Schema, limit: int) -> tuple[
     return _column_kernels(request, request.columns[0], types[0], limit)
 
 
+#: Every parameter that a metric of GX 1.24 has and that is heeded here; another one would change what it means.
+_PARAMETERS = frozenset(
+    {
+        *("min_value", "max_value", "strict_min", "strict_max", "value", "value_set", "limit", "value_pairs_set"),
+        *("regex", "regex_list", "match_on", "like_pattern", "like_pattern_list", "escape", "strictly", "or_equal"),
+        *("strftime_format", "json_schema", "is_expected", "sum_total", "quantiles", "allow_relative_error", "bins"),
+        *("sort", "collate", "include_nested"),
+    }
+)
 #: Metrics that the schema answers.
 SCHEMA_METRICS = frozenset({"table.columns", "table.column_types", "table.column_count"})
 #: Metrics that are answered from the distinct values of a column.
