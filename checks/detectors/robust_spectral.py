@@ -124,6 +124,10 @@ class _Lines:
                 gathered.setdefault(source, []).append(counts)
         return _Lines({source: parts[0].merge(parts[1:]) for source, parts in sorted(gathered.items())})
 
+    def count(self, directions: int) -> int:
+        """Return how many samples were added."""
+        return sum(counts.total for counts in self.by_source.values()) // directions
+
     def histogram(self, direction: int) -> Histogram:
         """Return the positions of all sources' samples along a direction, in standard deviations."""
         counts = Counts.zero().merge(self.by_source.values()).at(direction * _BINS, (direction + 1) * _BINS)
@@ -324,9 +328,8 @@ def _after_shells(acc: Accumulator, model: RobustSpectralModel) -> RobustSpectra
         contrast = model.contrasts[label]
         size = len(contrast.variance)
         widest = np.eye(size)[:, :DIRECTIONS_OF_A_KIND]
-        shells = acc.get(label)
-        if shells is None or shells.count != contrast.samples:
-            raise InternalError(f"Pass 2 saw other samples of class {label!r} than pass 1.")
+        shells = acc.get(label, Shells.zero(size))
+        _check_count(label, shells.count, contrast.samples)
         growing = fastest_growing(contrast.variance, shells.core().covariance(), DIRECTIONS_OF_A_KIND)
         frames[label] = _frame(contrast, np.concatenate([widest, growing], axis=1))
     return replace(model, stage=2, frames=frames)
@@ -337,9 +340,10 @@ def _after_lines(acc: Accumulator, model: RobustSpectralModel) -> RobustSpectral
     frames, findings = {}, {}
     for label, contrast in sorted(model.contrasts.items()):
         figures = {"tested": 0.0, "class_distance": contrast.distance}
-        frame, lines = model.frames.get(label), acc.get(label)
-        part = None
-        if frame is not None and lines is not None:
+        frame, part = model.frames.get(label), None
+        if frame is not None:
+            lines = acc.get(label, _Lines({}))
+            _check_count(label, lines.count(len(frame.scale)), contrast.samples)
             gap_needed = LEAST_GAP_OVER_DISTANCE * _farthest(model, label)
             chosen, part = _best_line(lines, frame, gap_needed, len(model.frames))
             frames[label] = frame.only(chosen)
@@ -393,6 +397,11 @@ def _keys(positions: np.ndarray) -> np.ndarray:
 def _position(bins: np.ndarray) -> np.ndarray:
     """Return the centres of bins, in standard deviations."""
     return (bins + 0.5) * _BIN_WIDTH - _REACH
+
+
+def _check_count(label: str, found: int, expected: int) -> None:
+    if found != expected:
+        raise InternalError(f"A later pass saw {found} samples of class {label!r}, the first one {expected}.")
 
 
 def _check_width(width: int, expected: int) -> None:

@@ -26,7 +26,7 @@ from millcert.checks.flagging import (
 )
 from millcert.checks.label_groups import rows_by_text
 from millcert.checks.moments import Moments
-from millcert.errors import InvalidSampleError, NotEnoughSamplesError, PolicyError
+from millcert.errors import InternalError, InvalidSampleError, NotEnoughSamplesError, PolicyError
 
 #: The paper removes 1.5 times the poison that it assumes (Tran et al., section 4, algorithm 1, line 9).
 REMOVAL_FACTOR = 1.5
@@ -109,6 +109,8 @@ class SpectralSignatures:
                 added[label] = moments.add_rows(rows[places])
                 continue
             _check_width(rows, model)
+            if label not in model.directions:
+                raise InternalError(f"Pass {model.stage + 1} sees class {label!r}, which pass 1 did not.")
             direction = model.directions[label]
             keys = score_keys(direction.scores(rows[places]))
             counts = part if part is not None else Counts.zero()

@@ -154,6 +154,9 @@ def test_a_second_pass_over_other_data_is_noticed(planted: ModuleType) -> None:
 
     with pytest.raises(InternalError):
         check.fit(check.add({}, data.batch().slice(0, 50), model), model)
+    second = check.fit(check.add({}, data.batch(), model), model)
+    with pytest.raises(InternalError):
+        check.fit({}, second)
 
 
 @pytest.mark.parametrize("config", [{"max_dimension": 1}, {"max_dimension": 513}, {"max_directions": 1}])

@@ -7,7 +7,7 @@ import pytest
 
 from millcert.checks.base import fit_check
 from millcert.checks.detectors.spectral_signatures import SpectralSignatures
-from millcert.errors import InvalidSampleError, NotEnoughSamplesError, PolicyError
+from millcert.errors import InternalError, InvalidSampleError, NotEnoughSamplesError, PolicyError
 
 
 def plain_rule(embedding: np.ndarray, label: np.ndarray, epsilon: float) -> tuple[np.ndarray, np.ndarray]:
@@ -93,3 +93,5 @@ def test_unseen_classes_and_other_widths(planted: ModuleType) -> None:
         check.fit(check.add(check.add({}, data.batch(), None), other, None), None)
     with pytest.raises(NotEnoughSamplesError):
         check.fit({}, None)
+    with pytest.raises(InternalError):
+        check.add({}, planted.batch_of(data.embedding[:1], ["new"]), model)
