@@ -49,7 +49,7 @@ def decode(
         UsageError: the schema has a type that JSON has no agreed form for.
         HostileDataError: a compressed file is damaged, or the file decodes to too much.
 
-    Cost: one read; some 500,000 short records a CPU-second (bench/bench_read_formats.py has the figures).
+    Cost: one read; some 500,000 short records a CPU-second (bench/read_formats.py has the figures).
     """
     parser = _Parser.of(schema, limits)
     row = 0

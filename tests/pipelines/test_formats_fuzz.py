@@ -130,7 +130,7 @@ def test_the_undamaged_files_are_read(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(FILES))
-@pytest.mark.parametrize("rounds", [60, pytest.param(1500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [60, pytest.param(1500, marks=pytest.mark.long)])
 def test_a_damaged_file_is_read_or_refused_with_an_error_of_ours(name: str, rounds: int) -> None:
     """Rule 4 of base.py, and rule 2: rows and malformed records together are 0, 1, 2, ... without a gap."""
     fmt, data = FILES[name]
