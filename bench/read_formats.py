@@ -1,6 +1,5 @@
 """How fast files become record batches: rows per CPU-second, beside the plain library on the same bytes.
 
-
 The plain library does less: it numbers no rows, judges no line alone, and holds no bound. Ratios are what counts.
 
 Usage: python bench/read_formats.py [runs]
