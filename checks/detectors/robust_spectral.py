@@ -11,7 +11,7 @@ A trigger puts a part of the target class in a direction that no other class use
        a. Ashman's D is above 4: the parts hardly overlap;
        b. the valley between them is emptier than one part allows, family-wise over the classes;
        c. the parts are further from one another than `sqrt(2)` times the distance at which any other class stands from
-          the rest.
+          the rest (twice the median distance, where that is less).
      Rule c is what a clean class with natural sub-classes does not meet: poison stands apart like a class that the
      labels do not know.
 """
@@ -155,8 +155,8 @@ class RobustSpectral:
         2 MB at most; pass 2 about 80 kB; pass 3 at most 0.5 MB a source (16 bytes an occupied bin).
     Finds: backdoors by a fixed trigger that the model learnt, from 2 to 50 % of the target class and about 15 samples.
     Does not find: triggers that the model did not learn, adaptive attacks that keep the latent parts together,
-        all-to-all attacks (every class has the trigger, so no class stands out), classes under 24 samples. A planted
-        class of its own, far from all others, raises the bar of rule c: `class_distance` shows it.
+        all-to-all attacks (every class has the trigger, so no class stands out), classes under 24 samples. Half of the
+        classes would have to be far apart by design to raise the bar of rule c; `gap_needed` shows it.
     False alarm that remains: a class with a sub-class that is as distinct as a class of its own. It looks the same.
     Source: the idea of over-trimmed whitening is that of Hayase et al., SPECTRE, ICML 2021, sections 3 and 4. Differs:
         whitened by the other classes, not by the class itself; no poison rate; a mixture and a test decide. Figures:
@@ -374,10 +374,15 @@ def _best_line(lines: _Lines, frame: _Frame, gap_needed: float, tests: int) -> t
 
 
 def _farthest(model: RobustSpectralModel, label: str) -> float:
-    """Return the largest distance at which another class stands from its others."""
+    """Return the largest distance at which another class stands from its others, at most twice the median distance.
+
+    The bound keeps a few odd classes, honest or planted, from muting the check for all others; in the clean sets of the
+    bench and the tests the largest is 1.2 to 1.8 times the median.
+    """
     others = {other: contrast for other, contrast in model.contrasts.items() if other != label}
     large = [contrast.distance for other, contrast in others.items() if other in model.frames]
-    return max(large or [contrast.distance for contrast in others.values()])
+    distances = large or [contrast.distance for contrast in others.values()]
+    return float(min(max(distances), 2 * np.median(distances)))
 
 
 def _frame(contrast: ClassContrast, turned: np.ndarray) -> _Frame:

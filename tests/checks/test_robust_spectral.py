@@ -111,6 +111,16 @@ def test_the_evidence_names_the_sources_of_the_poison(planted: ModuleType) -> No
     assert named == {"flagged_fraction of bad": 1.0}
 
 
+def test_one_class_far_from_all_others_does_not_mute_the_check(planted: ModuleType) -> None:
+    data = planted.backdoor(poisoned=0.1, classes=5, samples=300, width=16)
+    embedding = data.embedding.copy()
+    embedding[np.array(data.label) == "4"] += 500
+
+    scores, _ = judged(planted.Planted(embedding, data.label, data.source, data.is_bad))
+
+    assert np.array_equal(scores.flagged, data.is_bad)
+
+
 def test_wide_embeddings_are_projected_and_still_judged(planted: ModuleType) -> None:
     data = planted.backdoor(poisoned=0.1, classes=4, samples=300, width=96, shift=150)
 
