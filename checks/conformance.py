@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from millcert.checks.base import Accumulator, Check, Scores, fit_check
-from millcert.checks.conformance_data import PlantedData, clean_data, mislabelled_data, poisoned_data
+from millcert.checks.conformance_data import PlantedData, clean_data, planted_for
 from millcert.checks.registry import build_check, config_of
 from millcert.errors import MillcertError
 
@@ -261,8 +261,7 @@ _CASES: Sequence[Callable[[Check], None]] = (
 
 
 def _bad_data(check: Check) -> PlantedData:
-    """Return data with what the check covers planted in it: label errors if it says so, else a backdoor."""
-    return mislabelled_data() if any(family.startswith("label") for family in check.covers) else poisoned_data()
+    return planted_for(check.covers)
 
 
 def _added(check: Check, batches: Iterable[pa.RecordBatch], model: Any) -> Accumulator:

@@ -27,6 +27,19 @@ class PlantedData:
         return [self.batch.slice(start, size) for start in range(0, max(1, self.batch.num_rows), size)]
 
 
+def planted_for(covers: frozenset[str]) -> PlantedData:
+    """Return data with what a check covers planted in it: label errors, one bad source, else a backdoor.
+
+    Args:
+        covers: attack families, as in `Check.covers` (`millcert.checks.coverage`).
+    """
+    if any(family.startswith("label") for family in covers):
+        return mislabelled_data()
+    if "bad_source" in covers and not any(family.startswith("backdoor") for family in covers):
+        return bad_source_data()
+    return poisoned_data()
+
+
 def clean_data(*, samples: int = 480, seed: int = 0) -> PlantedData:
     """Return classes that are Gaussian, four standard deviations apart, with no bad row."""
     label, embedding, random = _classes(samples, seed)
@@ -55,6 +68,18 @@ def mislabelled_data(*, samples: int = 480, seed: int = 0, bad_fraction: float =
     is_bad[random.choice(samples, int(bad_fraction * samples), replace=False)] = True
     label = np.where(is_bad, (true + random.integers(1, _CLASSES, samples)) % _CLASSES, true)
     return _data(label, embedding, true, is_bad, random)
+
+
+def bad_source_data(*, samples: int = 480, seed: int = 0, bad_fraction: float = 0.2) -> PlantedData:
+    """Return clean classes and one more source, "source-bad", all of whose rows are moved alike in both embeddings."""
+    true, embedding, random = _classes(samples, seed)
+    is_bad = np.zeros(samples, dtype=bool)
+    is_bad[random.choice(samples, int(bad_fraction * samples), replace=False)] = True
+    embedding[is_bad, -1] += np.float32(3)
+    data = _data(true, embedding, true, is_bad, random)
+    source = ["source-bad" if bad else text for text, bad in zip(data.batch["source"].to_pylist(), is_bad, strict=True)]
+    place = data.batch.schema.get_field_index("source")
+    return PlantedData(data.batch.set_column(place, "source", pa.array(source)), is_bad)
 
 
 def _centres() -> np.ndarray:

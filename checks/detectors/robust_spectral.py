@@ -171,7 +171,7 @@ class RobustSpectral:
     version: ClassVar[str] = "1"
     columns: ClassVar[frozenset[Role]] = frozenset({"label", "source", "embedding_self"})
     severity: ClassVar[Severity] = "reject"
-    covers: ClassVar[frozenset[str]] = frozenset({"backdoor.dirty_label.fixed_trigger", "backdoor.latent_separation"})
+    covers: ClassVar[frozenset[str]] = frozenset({"backdoor_dirty_label"})
     reason: ClassVar[str] = "robust_spectral.hidden_part"
 
     max_dimension: int = 256

@@ -80,7 +80,7 @@ class SpectralSignatures:
     version: ClassVar[str] = "1"
     columns: ClassVar[frozenset[Role]] = frozenset({"label", "embedding_self"})
     severity: ClassVar[Severity] = "reject"
-    covers: ClassVar[frozenset[str]] = frozenset({"backdoor.latent_separation"})
+    covers: ClassVar[frozenset[str]] = frozenset({"backdoor_dirty_label"})
     reason: ClassVar[str] = "spectral_signatures.top_fraction"
 
     epsilon: float
