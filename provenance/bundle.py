@@ -3,51 +3,62 @@
 Never a network, a cache, a clock or the home folder. Every exception on the way is a refusal.
 
 The proof, step by step; each block below repeats its number:
-  1. The bundle is small, strict JSON, with a certificate (no bare key) and exactly one log entry.
-  2. The time of signing: every timestamp that a trusted timestamp authority signed, and the log's time, of which step 6
-     finds that the log signed it, or refuses.
-  3. The trusted root, narrowed to what was valid at each of these times, ends included: the one log that the entry
-     names, the certificate transparency logs, the authorities. The library alone takes keys whose time was over.
+  1. The bundle is small, strict JSON with each value in its one form, exactly one log entry, and a certificate or a key
+     (provenance/bundle_form.py). Without any entry another proof is owed (provenance/bundle_unlogged.py).
+  2. The time of signing: every timestamp that a trusted authority signed, and the log's time, of which step 6 finds
+     that the log signed it, or refuses. With a certificate there must be one.
+  3. The trusted root, narrowed to what was valid at each of these times, ends included (provenance/bundle_time.py).
   4. The log proof says what it must besides hashes and signatures (provenance/bundle_log.py).
-  5. The certificate has exactly one name, an email address or a URI, and one issuer, and a rule trusts both.
-  6. The library, under the narrowed root: the certificate's chain and its validity at each time; the SCT; step 5; the
-     inclusion proof; the checkpoint's signature; the signed entry timestamp; the artifact's signature; that the entry
-     is this signature's.
+  5. A rule trusts the signer: the certificate's only name and its issuer, or the very key.
+  6. The library, under the narrowed root: with a certificate its chain, its validity at each time and the SCT; always
+     the inclusion proof, the checkpoint's signature and the signed entry timestamp.
+  7. The signature is of that certificate's or rule's key over the content (provenance/public_key.py).
+  8. The log entry is about this signature, key and content (provenance/bundle_entry.py).
+Steps 7 and 8 are ours for all kinds of key and entry; the library has them for certificates and some kinds of entry.
 The caller owes: the trusted root's digest comes from somewhere safe; the artifact is what will be used.
 """
 
-import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from millcert.errors import IntegrityError, MillcertError, PolicyError, SignatureError, UntrustedSourceError
+from millcert.errors import IntegrityError, MillcertError, SignatureError, UntrustedSourceError, UsageError
+from millcert.provenance.bundle_entry import SignedThing, check_entry, entry_verifier
+from millcert.provenance.bundle_form import (
+    MAX_BUNDLE_BYTES,
+    MAX_ENVELOPE_BUNDLE_BYTES,
+    BundleForm,
+    ContentKind,
+    bundle_digest,
+    read_form,
+)
 from millcert.provenance.bundle_log import LogProof, check_log_proof
-from millcert.provenance.strict_json import parse_json_object
-from millcert.provenance.trust import SignerRule, TrustRoot, VerifiedSignature, load_trust_root
+from millcert.provenance.bundle_time import narrowed_log, narrowed_root, rfc3339, trusted_times
+from millcert.provenance.bundle_unlogged import Encoding, verify_unlogged
+from millcert.provenance.public_key import Content, PublicKey, key_verifies
+from millcert.provenance.trust_root import TrustRoot, load_trust_root
+from millcert.provenance.trust_signers import KeyRule, Signer, SignerRule, VerifiedSignature, as_signers
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
-    from sigstore.models import Bundle
+    from sigstore_models.bundle.v1 import Bundle as BundleModel
     from sigstore_models.trustroot.v1 import TransparencyLogInstance, TrustedRoot
 
 __all__ = [
     "MAX_BUNDLE_BYTES",
+    "MAX_ENVELOPE_BUNDLE_BYTES",
     "TrustRoot",
     "VerifiedEnvelope",
     "VerifiedSignature",
     "load_trust_root",
     "verify_bundle",
+    "verify_digest",
     "verify_envelope",
 ]
 
-#: Real bundles have about 10 kB; one with an envelope has its payload besides.
-MAX_BUNDLE_BYTES = 4 * 1024 * 1024
-
-#: Kinds of log entry that say which signature they are about, in a way that the library compares.
-_ENTRY_KINDS = (("hashedrekord", "0.0.1"), ("hashedrekord", "0.0.2"), ("dsse", "0.0.1"))
-_KINDS_TEXT = ", ".join("/".join(kind) for kind in _ENTRY_KINDS)
+_HEX64 = re.compile(r"[0-9a-f]{64}")
 _ISSUER_V1 = "1.3.6.1.4.1.57264.1.1"
 _ISSUER_V2 = "1.3.6.1.4.1.57264.1.8"
 
@@ -62,14 +73,14 @@ class VerifiedEnvelope:
 
 
 def verify_bundle(
-    artifact: bytes, bundle: bytes, *, root: TrustRoot, identity: SignerRule | Sequence[SignerRule]
+    artifact: bytes, bundle: bytes, *, root: TrustRoot | None, identity: Signer | Sequence[Signer]
 ) -> VerifiedSignature:
     """Verify that a trusted signer signed these bytes.
 
     Args:
         artifact: what was signed, whole.
-        bundle: Sigstore bundle, JSON, version 0.1 to 0.3, with a message signature and a certificate.
-        root: the pinned trusted root.
+        bundle: Sigstore bundle, JSON, version 0.1 to 0.3, with a message signature.
+        root: the pinned trusted root; None suffices only for signers whose unlogged signatures are accepted.
         identity: who may have signed; any one of several.
 
     Raises:
@@ -80,71 +91,157 @@ def verify_bundle(
 
     Cost: 3 ms (Rekor v1) to 8 ms (Rekor v2); the first call in a process 1.4 s more, to load sigstore.
     """
-    signers = _signers(identity)
-    try:
-        checked = _check(bundle, root, "messageSignature")
-        checked.verifier.verify_artifact(artifact, checked.bundle, _SignerPolicy(signers))
-        return _answer(checked, bundle, root)
-    except MillcertError:
-        raise
-    except Exception as error:
-        raise _refusal(error) from error
+    signature, _ = _verify(bundle, root, identity, "messageSignature", Content.of(artifact))
+    return signature
 
 
-def verify_envelope(bundle: bytes, *, root: TrustRoot, identity: SignerRule | Sequence[SignerRule]) -> VerifiedEnvelope:
+def verify_digest(
+    sha256: str, bundle: bytes, *, root: TrustRoot | None, identity: Signer | Sequence[Signer]
+) -> VerifiedSignature:
+    """Verify that a trusted signer signed the bytes that have this digest.
+
+    Arguments, errors and cost are those of `verify_bundle`, but for `sha256`: 64 lower-case hex digits. Ed25519 keys
+    sign the whole message, so their signatures are refused here; `reason` is then "needs_message".
+
+    Raises:
+        UsageError: `sha256` is no digest.
+    """
+    if not _HEX64.fullmatch(sha256):
+        raise UsageError(f"A SHA-256 digest has 64 lower-case hex digits, got {sha256[:80]!r}.")
+    signature, _ = _verify(bundle, root, identity, "messageSignature", Content(bytes.fromhex(sha256)))
+    return signature
+
+
+def verify_envelope(
+    bundle: bytes,
+    *,
+    root: TrustRoot | None,
+    identity: Signer | Sequence[Signer],
+    encoding: Encoding | None = None,
+) -> VerifiedEnvelope:
     """Verify that a trusted signer signed the DSSE envelope in a bundle, and return its payload.
 
-    Arguments, errors and cost are those of `verify_bundle`. Log entries of kind dsse/0.0.1 and hashedrekord/0.0.2 are
-    read; the older intoto kinds are refused.
+    Arguments, errors and cost are those of `verify_bundle`; `encoding` is a second encoding of the envelope that counts
+    too, for unlogged signatures of old formats. The caller owes a look at the payload's type and content.
     """
-    signers = _signers(identity)
+    signature, form = _verify(bundle, root, identity, "dsseEnvelope", None, encoding)
+    if form.envelope is None:
+        raise AssertionError("An envelope that verified is there.")
+    return VerifiedEnvelope(form.envelope.payload_type, form.envelope.payload, signature)
+
+
+def _verify(
+    data: bytes,
+    root: TrustRoot | None,
+    identity: Signer | Sequence[Signer],
+    kind: ContentKind,
+    content: Content | None,
+    encoding: Encoding | None = None,
+) -> tuple[VerifiedSignature, BundleForm]:
+    signers = as_signers(identity)
     try:
-        checked = _check(bundle, root, "dsseEnvelope")
-        payload_type, payload = checked.verifier.verify_dsse(checked.bundle, _SignerPolicy(signers))
-        return VerifiedEnvelope(payload_type, payload, _answer(checked, bundle, root))
+        # Step 1.
+        form = read_form(data, kind, content)
+        if not form.is_logged:
+            return verify_unlogged(form, data, signers, encoding=encoding), form
+        return _verify_logged(form, data, root, signers), form
     except MillcertError:
         raise
     except Exception as error:
         raise _refusal(error) from error
+
+
+def _verify_logged(
+    form: BundleForm, data: bytes, pinned: TrustRoot | None, signers: tuple[Signer, ...]
+) -> VerifiedSignature:
+    """Steps 1 to 8 for a bundle with a log entry."""
+    if pinned is None:
+        _refuse("no_trusted_root", "No trusted root is pinned to verify the bundle's log entry against.")
+    model = _parse_bundle(form, data)
+    whole = _parse_root(pinned)
+    material = model.verification_material
+    entry = material.tlog_entries[0]
+    # Step 2.
+    stamps = material.timestamp_verification_data
+    timestamps = [stamp.signed_timestamp for stamp in stamps.rfc3161_timestamps] if stamps else []
+    times = trusted_times(timestamps, form.signature, entry, whole)
+    if not times and not form.has_key:
+        _refuse("no_trusted_time", "The bundle has no timestamp of a trusted authority and no signed log time.")
+    # Step 3.
+    log = narrowed_log(whole, entry.log_id.key_id, times)
+    # Step 4.
+    log_index = _check_proof(entry, log)
+    # Steps 5 and 6.
+    by = (
+        _key_signer(entry, whole, log, signers)
+        if form.has_key
+        else _certificate_signer(model, whole, log, times, signers)
+    )
+    # Step 7.
+    if not key_verifies(by.key, form.signature, form.content):
+        _refuse("signature", f"The signature is not of {by.identity} over this content.")
+    # Step 8.
+    check_entry(
+        entry.canonicalized_body,
+        kind=entry.kind_version.kind,
+        version=entry.kind_version.version,
+        thing=SignedThing(form.content, form.signature, by.verifier, form.envelope),
+    )
+    return VerifiedSignature(
+        identity=by.identity,
+        issuer=by.issuer,
+        signed_at=rfc3339(min(times)) if times else None,
+        log_index=log_index,
+        log_key_id=entry.log_id.key_id.hex(),
+        bundle_sha256=bundle_digest(data),
+        trusted_root_sha256=pinned.sha256,
+    )
 
 
 @dataclass(frozen=True)
-class _Checked:
-    """What steps 1 to 4 leave for step 6: the bundle, a verifier under the narrowed root, and what they found."""
+class _By:
+    """Who signed, as steps 5 and 6 found: key is a loaded public key, verifier its DER or the certificate's."""
 
-    bundle: "Bundle"
-    verifier: Any
-    signed_at: datetime
-    log_index: int
+    identity: str
+    issuer: str
+    key: object
+    verifier: bytes
 
 
-def _check(data: bytes, root: TrustRoot, content: str) -> _Checked:
-    """Steps 1 to 4."""
-    from sigstore.models import Bundle, TrustedRoot
-    from sigstore.verify import Verifier
+def _parse_bundle(form: BundleForm, data: bytes) -> "BundleModel":
+    """Step 1, as the library's models have it."""
+    from sigstore_models.bundle.v1 import Bundle as BundleModel
 
-    # Step 1.
-    _check_form(data, content)
-    bundle = Bundle.from_json(data)
-    entry = bundle.log_entry._inner  # noqa: SLF001 - the library shows entries to nobody
-    if (entry.kind_version.kind, entry.kind_version.version) not in _ENTRY_KINDS:
-        kind = f"{entry.kind_version.kind}/{entry.kind_version.version}"
-        _refuse("entry_kind", f"The log entry is of kind {kind:.80}; read are {_KINDS_TEXT}.")
-    whole = _parse_root(root)
-    # Step 2.
-    times = [result.time for result in Verifier(trusted_root=TrustedRoot(whole))._establish_time(bundle)]  # noqa: SLF001 - the library authenticates times nowhere else
-    if not times:
-        _refuse("no_trusted_time", "The bundle has no timestamp of a trusted authority and no signed log time.")
-    # Step 3.
-    log = _log_of(whole, entry.log_id.key_id, times)
-    narrowed = _narrow(whole, log, times)
-    # Step 4.
+    try:
+        model = BundleModel.from_json(data)
+    except ValueError as error:
+        raise SignatureError(
+            f"The bundle is malformed: {_said(error)}.", hint="Is this the bundle?", reason="bundle_malformed"
+        ) from error
+    # The models skip characters that are no base64, and read "+3" and " 3" as 3: one value would have many forms.
+    if model.to_dict() != _without_nulls(form.document):
+        _refuse("bundle_malformed", "The bundle has a number or base64 text that is not in its one form.")
+    if len(model.verification_material.tlog_entries) != 1:
+        _refuse("bundle_malformed", "The bundle must have exactly one log entry.")
+    _refuse_roots(model)
+    return model
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
+
+
+def _check_proof(entry: Any, log: "TransparencyLogInstance") -> int:
     proof = entry.inclusion_proof
-    log_index = check_log_proof(
+    if proof is None:
+        _refuse("bundle_malformed", "The bundle's log entry has no inclusion proof.")
+    return check_log_proof(
         LogProof(
             log_index=int(entry.log_index),
             is_index_signed=bool(entry.inclusion_promise and entry.integrated_time),
-            is_index_global=entry.kind_version.version == "0.0.1",
+            is_index_global=(entry.kind_version.kind, entry.kind_version.version) != ("hashedrekord", "0.0.2"),
             proof_index=int(proof.log_index),
             tree_size=int(proof.tree_size),
             root_hash=bytes(proof.root_hash),
@@ -152,52 +249,77 @@ def _check(data: bytes, root: TrustRoot, content: str) -> _Checked:
         ),
         log_url=log.base_url,
     )
-    return _Checked(bundle, Verifier(trusted_root=TrustedRoot(narrowed)), min(times), log_index)
+
+
+def _key_signer(entry: Any, whole: "TrustedRoot", log: "TransparencyLogInstance", signers: tuple[Signer, ...]) -> _By:
+    """Steps 5 and 6 for a bare key: the one that the log entry names, if a rule has it."""
+    from cryptography.hazmat.primitives.serialization import load_der_public_key
+    from sigstore._internal.trust import KeyringPurpose
+    from sigstore.models import TransparencyLogEntry, TrustedRoot
+
+    # Step 5.
+    spki = entry_verifier(entry.canonicalized_body)
+    rule = next((rule for rule in signers if isinstance(rule, KeyRule) and rule.key.spki == spki), None)
+    if rule is None or spki is None:
+        claimed = KeyRule(PublicKey(spki)).identity if spki else "a key that cannot be read"
+        _refuse_signer(claimed, "", signers)
+    # Step 6.
+    narrowed = TrustedRoot(whole.model_copy(update={"tlogs": [log]}))
+    TransparencyLogEntry(entry)._verify(narrowed.rekor_keyring(KeyringPurpose.VERIFY))  # noqa: SLF001 - no public way
+    return _By(rule.identity, "", load_der_public_key(spki), spki)
+
+
+def _certificate_signer(
+    model: "BundleModel",
+    whole: "TrustedRoot",
+    log: "TransparencyLogInstance",
+    times: Sequence[datetime],
+    signers: tuple[Signer, ...],
+) -> _By:
+    """Steps 5 and 6 for a certificate: the library's checks with our policy between them."""
+    from cryptography.hazmat.primitives.serialization import Encoding as KeyEncoding
+    from sigstore.models import Bundle, TrustedRoot
+    from sigstore.verify import Verifier
+    from sigstore_models.rekor.v1 import KindVersion
+
+    entry = model.verification_material.tlog_entries[0]
+    if entry.kind_version.kind == "intoto":
+        # The library takes log times of its own kinds only. Nothing signs the kind; step 8 reads the one in the body.
+        own = entry.model_copy(update={"kind_version": KindVersion(kind="dsse", version="0.0.1")})
+        material = model.verification_material.model_copy(update={"tlog_entries": [own]})
+        model = model.model_copy(update={"verification_material": material})
+    bundle = Bundle(model)
+    verifier = Verifier(trusted_root=TrustedRoot(narrowed_root(whole, log, times)))
+    policy = _SignerPolicy(signers)
+    verifier._verify_common_signing_cert(bundle, policy)  # noqa: SLF001 - the public ways read fewer kinds of entry
+    certificate = bundle.signing_certificate
+    identity, issuer = _signer_of(certificate)
+    return _By(identity, issuer, certificate.public_key(), certificate.public_bytes(KeyEncoding.DER))
+
+
+def _refuse_roots(model: "BundleModel") -> None:
+    """Refuse a bundle that brings a root of its own: roots come from the trusted root only."""
+    from cryptography.x509 import load_der_x509_certificate
+
+    chain = model.verification_material.x509_certificate_chain
+    for link in chain.certificates[1:] if chain else ():
+        certificate = load_der_x509_certificate(link.raw_bytes)
+        if certificate.subject == certificate.issuer:
+            _refuse("certificate_chain", "The bundle has a root certificate among its own.")
 
 
 class _SignerPolicy:
     """Step 5, as the library's step between certificate and log."""
 
-    def __init__(self, signers: tuple[SignerRule, ...]) -> None:
+    def __init__(self, signers: tuple[Signer, ...]) -> None:
         self._signers = signers
 
     def verify(self, cert: "Certificate") -> None:
         # Step 5.
         identity, issuer = _signer_of(cert)
-        if not any(rule.matches(issuer=issuer, identity=identity) for rule in self._signers):
-            trusted = "; ".join(str(rule) for rule in self._signers)
-            raise UntrustedSourceError(
-                f"The signer is {identity} by {issuer}; trusted are: {trusted}.",
-                hint="If this signer should be trusted, name it in the policy.",
-                reason="signer",
-                identity=identity,
-                issuer=issuer,
-            )
-
-
-def _signers(identity: SignerRule | Sequence[SignerRule]) -> tuple[SignerRule, ...]:
-    signers = (identity,) if isinstance(identity, SignerRule) else tuple(identity)
-    if not signers:
-        raise PolicyError("A signature cannot be verified without a signer who is trusted.")
-    return signers
-
-
-def _check_form(data: bytes, content: str) -> None:
-    try:
-        document = parse_json_object(data, what="bundle", max_bytes=MAX_BUNDLE_BYTES, error=SignatureError)
-    except SignatureError as error:
-        raise SignatureError(error.message, hint="Is this the bundle?", reason="bundle_malformed") from error
-    material = document.get("verificationMaterial")
-    if isinstance(material, dict) and "publicKey" in material:
-        _refuse(
-            "managed_key",
-            "The bundle is signed with a bare key; signatures by key are not supported yet.",
-            hint="Sign with an identity (keyless).",
-        )
-    if content not in document:
-        found = "a DSSE envelope" if "dsseEnvelope" in document else "no message signature"
-        wanted = "a DSSE envelope" if content == "dsseEnvelope" else "a signature over the file itself"
-        _refuse("content", f"The bundle holds {found}; expected {wanted}.", hint="Sign with `sigstore sign FILE`.")
+        rules = [rule for rule in self._signers if isinstance(rule, SignerRule)]
+        if not any(rule.matches(issuer=issuer, identity=identity) for rule in rules):
+            _refuse_signer(identity, issuer, self._signers)
 
 
 def _parse_root(root: TrustRoot) -> "TrustedRoot":
@@ -207,37 +329,10 @@ def _parse_root(root: TrustRoot) -> "TrustedRoot":
         return TrustedRoot.from_json(root.data)
     except Exception as error:
         raise IntegrityError(
-            f"The trusted root {root.sha256} cannot be read: {error}.",
+            f"The trusted root {root.sha256} cannot be read: {_said(error)}.",
             hint="Pin a Sigstore trusted root (trusted_root.json).",
             reason="trusted_root",
         ) from error
-
-
-def _log_of(root: "TrustedRoot", log_id: bytes, times: Sequence[datetime]) -> "TransparencyLogInstance":
-    named = [log for log in root.tlogs if log.log_id.key_id == log_id]
-    if not named:
-        _refuse("log_unknown", f"The entry is of the log {log_id.hex()}, which the trusted root does not have.")
-    valid = [log for log in named if _is_valid(log.public_key.valid_for, times)]
-    if not valid:
-        _refuse("log_not_valid", f"The log {named[0].base_url} was not valid at {_rfc3339(min(times))}.")
-    return valid[0]
-
-
-def _narrow(root: "TrustedRoot", log: "TransparencyLogInstance", times: Sequence[datetime]) -> "TrustedRoot":
-    ct_logs = [one for one in root.ctlogs if _is_valid(one.public_key.valid_for, times)]
-    if not ct_logs:
-        _refuse("ct_log_not_valid", f"No certificate transparency log was valid at {_rfc3339(min(times))}.")
-    authorities = [one for one in root.certificate_authorities if _is_valid(one.valid_for, times)]
-    if not authorities:
-        _refuse("authority_not_valid", f"No certificate authority was valid at {_rfc3339(min(times))}.")
-    return root.model_copy(update={"tlogs": [log], "ctlogs": ct_logs, "certificate_authorities": authorities})
-
-
-def _is_valid(window: Any, times: Sequence[datetime]) -> bool:
-    """Tell whether a window (start, end or None; both included) holds all times. No window at all is never valid."""
-    if window is None or window.start is None:
-        return False
-    return all(window.start <= time and (window.end is None or time <= window.end) for time in times)
 
 
 def _signer_of(certificate: "Certificate") -> tuple[str, str]:
@@ -265,23 +360,6 @@ def _signer_of(certificate: "Certificate") -> tuple[str, str]:
     return names[0].value, issuers.pop()
 
 
-def _answer(checked: _Checked, bundle: bytes, root: TrustRoot) -> VerifiedSignature:
-    identity, issuer = _signer_of(checked.bundle.signing_certificate)
-    return VerifiedSignature(
-        identity=identity,
-        issuer=issuer,
-        signed_at=_rfc3339(checked.signed_at),
-        log_index=checked.log_index,
-        log_key_id=checked.bundle.log_entry._inner.log_id.key_id.hex(),  # noqa: SLF001 - as in step 3
-        bundle_sha256=hashlib.sha256(bundle).hexdigest(),
-        trusted_root_sha256=root.sha256,
-    )
-
-
-def _rfc3339(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-
-
 def _refusal(error: Exception) -> SignatureError:
     """Return our refusal for whatever the library raised: its own errors, and the stray ones that it lets through."""
     from sigstore.errors import CertValidationError, VerificationError
@@ -295,11 +373,25 @@ def _refusal(error: Exception) -> SignatureError:
         reason = "not_verified"
     else:
         reason = "library_error"
-    said = " ".join(str(error).split())[:500] or type(error).__name__
     return SignatureError(
-        f"The signature does not verify: {said}.",
+        f"The signature does not verify: {_said(error)}.",
         hint="Fetch the file and its bundle again, or ask the owner to sign again.",
         reason=reason,
+    )
+
+
+def _said(error: Exception) -> str:
+    return " ".join(str(error).split())[:500] or type(error).__name__
+
+
+def _refuse_signer(identity: str, issuer: str, signers: tuple[Signer, ...]) -> NoReturn:
+    by = f" by {issuer}" if issuer else ""
+    raise UntrustedSourceError(
+        f"The signer is {identity}{by}; trusted are: {'; '.join(str(rule) for rule in signers)}.",
+        hint="If this signer should be trusted, name it in the policy.",
+        reason="signer",
+        identity=identity,
+        issuer=issuer,
     )
 
 

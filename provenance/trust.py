@@ -11,115 +11,40 @@ Rules this module keeps:
 The languages of both patterns are in docs/formats/trust.md.
 """
 
-import hashlib
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from posixpath import dirname, join
 from typing import Literal
 
-from millcert.errors import IntegrityError, ManifestError, PolicyError, SignatureError, UntrustedSourceError
+from millcert.errors import ManifestError, PolicyError, SignatureError, UntrustedSourceError
 from millcert.provenance.manifest import Manifest, compare_manifests, parse_manifest
-from millcert.provenance.trust_patterns import (
-    identity_matches,
-    identity_pattern_fault,
-    literal_directory,
-    path_matches,
-    path_pattern_fault,
-)
+from millcert.provenance.trust_patterns import literal_directory, path_matches, path_pattern_fault
+from millcert.provenance.trust_root import TrustRoot, load_trust_root
+from millcert.provenance.trust_signers import AuthorityRule, KeyRule, Signer, SignerRule, VerifiedSignature
+
+__all__ = [
+    "BUNDLE_SUFFIX",
+    "MANIFEST_NAME",
+    "AuthorityRule",
+    "KeyRule",
+    "Signer",
+    "SignerRule",
+    "SourceRule",
+    "TrustRoot",
+    "VerifiedSignature",
+    "VerifiedSource",
+    "load_trust_root",
+    "match_sources",
+    "provenance_paths",
+    "verify_source",
+]
 
 #: Where a source's manifest stands unless the policy says otherwise, in the folder that the pattern starts with.
 MANIFEST_NAME = "millcert-manifest.json"
 #: What is added to a manifest's name for its bundle: the name that `sigstore sign FILE` gives.
 BUNDLE_SUFFIX = ".sigstore.json"
 
-_HEX64 = re.compile(r"[0-9a-f]{64}")
 _SHOWN = 20
-
-
-@dataclass(frozen=True)
-class TrustRoot:
-    """The bytes of a Sigstore trusted root, with the digest that pins them.
-
-    data: JSON of `application/vnd.dev.sigstore.trustedroot+json;version=0.1`.
-    sha256: of `data`, 64 lower-case hex digits.
-
-    Raises:
-        IntegrityError: `data` has another digest.
-    """
-
-    data: bytes
-    sha256: str
-
-    def __post_init__(self) -> None:
-        actual = hashlib.sha256(self.data).hexdigest()
-        if actual != self.sha256:
-            raise IntegrityError(
-                f"The trusted root has SHA-256 {actual}, but {self.sha256} is pinned.",
-                hint="Compare it with the published one; pin the new digest only after that.",
-                expected=self.sha256,
-                actual=actual,
-            )
-
-
-def load_trust_root(data: bytes, expected_sha256: str) -> TrustRoot:
-    """Return a trusted root that is the pinned one.
-
-    Args:
-        data: the bytes of the trusted root's file.
-        expected_sha256: the digest that the policy pins, 64 lower-case hex digits.
-
-    Raises:
-        PolicyError: the pinned digest is no digest.
-        IntegrityError: the bytes have another one.
-    """
-    if not _HEX64.fullmatch(expected_sha256):
-        raise PolicyError(
-            f"A trusted root is pinned by 64 lower-case hex digits, got {expected_sha256!r:.80}.",
-            hint="Write the output of sha256sum for the trusted root that you checked.",
-        )
-    return TrustRoot(data, expected_sha256)
-
-
-@dataclass(frozen=True)
-class SignerRule:
-    """One signer that is trusted.
-
-    issuer: the OIDC issuer that vouches for the identity, compared exactly.
-    identity: the certificate's subject alternative name (an email address or a URI), compared exactly; or
-    identity_pattern: must match all of it; `*` stands for any characters but "/" and "@", `**` for any at all. The host
-        of a URI and the domain of an email address must be literal.
-
-    Raises:
-        PolicyError: the issuer is empty, not exactly one of identity and identity_pattern is given, or the pattern is
-            too wide.
-    """
-
-    issuer: str
-    identity: str | None = None
-    identity_pattern: str | None = None
-
-    def __post_init__(self) -> None:
-        if not self.issuer:
-            raise PolicyError("A signer needs an issuer.", hint="Without it any issuer may claim the identity.")
-        if bool(self.identity) == bool(self.identity_pattern):
-            raise PolicyError(
-                f"A signer under {self.issuer} needs either an identity or an identity_pattern, not both or none."
-            )
-        fault = identity_pattern_fault(self.identity_pattern) if self.identity_pattern else None
-        if fault is not None:
-            raise PolicyError(f"The identity_pattern {self.identity_pattern!r:.200} is refused: {fault}.")
-
-    def matches(self, *, issuer: str, identity: str) -> bool:
-        """Tell whether this rule trusts that identity as vouched for by that issuer."""
-        if issuer != self.issuer:
-            return False
-        if self.identity_pattern:
-            return identity_matches(self.identity_pattern, identity)
-        return identity == self.identity
-
-    def __str__(self) -> str:
-        return f"{self.identity or self.identity_pattern} by {self.issuer}"
 
 
 @dataclass(frozen=True)
@@ -141,7 +66,7 @@ class SourceRule:
 
     name: str
     path_pattern: str
-    signed_by: tuple[SignerRule, ...] | None = None
+    signed_by: tuple[Signer, ...] | None = None
     unsigned_accepted: bool = False
     manifest: str = ""
     bundle: str = ""
@@ -180,27 +105,6 @@ class SourceRule:
     def matches(self, path: str) -> bool:
         """Tell whether the rule speaks for a file; `path` is POSIX, relative to the data set's root."""
         return path_matches(self.path_pattern, path)
-
-
-@dataclass(frozen=True)
-class VerifiedSignature:
-    """What a signature that verified says.
-
-    identity: the certificate's only subject alternative name.
-    issuer: the OIDC issuer that vouched for it.
-    signed_at: when, by the earliest trusted clock, RFC 3339 in UTC; None for a kind of signature without trusted time.
-    log_index: the entry's place in its transparency log, as far as something signed says so.
-    log_key_id: the log's id, hex.
-    bundle_sha256, trusted_root_sha256: digests of what was verified and of what it was verified against, hex.
-    """
-
-    identity: str
-    issuer: str
-    signed_at: str | None
-    log_index: int
-    log_key_id: str
-    bundle_sha256: str
-    trusted_root_sha256: str
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from millcert.testing.sigstore_authority import (
@@ -26,6 +26,18 @@ from millcert.testing.sigstore_authority import (
     issue_leaf,
     make_authority,
     spki,
+)
+from millcert.testing.sigstore_entries import (
+    EnvelopeEntry,
+    Party,
+    SigningKey,
+    certificate_party,
+    dsse_v1,
+    hashedrekord_v1,
+    hashedrekord_v2,
+    intoto_v2,
+    key_party,
+    sign_message,
 )
 from millcert.testing.sigstore_log import V1_INDEX_OFFSET, TransparencyLog, base64_text, make_log_key
 from millcert.testing.sigstore_timestamp import TimestampAuthority, make_timestamp_authority
@@ -138,17 +150,11 @@ class PrivateSigstore:
             rekor: the log's kind: 1 gives a signed entry timestamp, 2 an RFC 3161 timestamp.
             flaw: what is wrong with the bundle.
         """
-        leaf = self._leaf(identity, issuer, flaw)
-        signature = self._sign(leaf, data, flaw)
-        digest = hashlib.sha256(data).digest()
-        logged = digest if flaw.logged_data is None else hashlib.sha256(flaw.logged_data).digest()
-        body = _hashedrekord_v1(leaf, signature, logged) if rekor == 1 else _hashedrekord_v2(leaf, signature, logged)
-        bundle = self._bundle(leaf, signature, body, rekor, flaw)
-        bundle["messageSignature"] = {
-            "messageDigest": {"algorithm": "SHA2_256", "digest": base64_text(digest)},
-            "signature": base64_text(signature),
-        }
-        return json.dumps(bundle).encode()
+        return self._artifact(certificate_party(self._leaf(identity, issuer, flaw)), data, rekor, flaw)
+
+    def sign_artifact_by_key(self, data: bytes, key: SigningKey, *, rekor: Rekor = 1, flaw: Flaw = _NO_FLAW) -> bytes:
+        """Return a bundle as `sign_artifact` does, signed by a bare key and without any certificate."""
+        return self._artifact(key_party(key), data, rekor, flaw)
 
     def sign_dsse(
         self,
@@ -158,25 +164,62 @@ class PrivateSigstore:
         issuer: str,
         payload_type: str = _PAYLOAD_TYPE,
         rekor: Rekor = 1,
+        entry: EnvelopeEntry = "dsse",
         flaw: Flaw = _NO_FLAW,
     ) -> bytes:
         """Return a bundle (v0.3 JSON) with a DSSE envelope over `payload`; arguments as in `sign_artifact`.
 
-        Rekor v1 logs it as dsse/0.0.1, which every verifier reads; v2 as hashedrekord/0.0.2, which some do not yet.
+        Rekor v1 logs it as `entry` says: dsse/0.0.1, which every verifier reads, intoto/0.0.2, or hashedrekord/0.0.1;
+        v2 always as hashedrekord/0.0.2.
         """
-        leaf = self._leaf(identity, issuer, flaw)
+        party = certificate_party(self._leaf(identity, issuer, flaw))
+        return self._envelope(party, payload, payload_type, (rekor, entry), flaw)
+
+    def sign_dsse_by_key(
+        self,
+        payload: bytes,
+        key: SigningKey,
+        *,
+        payload_type: str = _PAYLOAD_TYPE,
+        rekor: Rekor = 1,
+        entry: EnvelopeEntry = "dsse",
+        flaw: Flaw = _NO_FLAW,
+    ) -> bytes:
+        """Return a bundle as `sign_dsse` does, signed by a bare key and without any certificate."""
+        return self._envelope(key_party(key), payload, payload_type, (rekor, entry), flaw)
+
+    def _artifact(self, party: Party, data: bytes, rekor: Rekor, flaw: Flaw) -> bytes:
+        signature = _signed(party, data, flaw)
+        digest = hashlib.sha256(data).digest()
+        logged = digest if flaw.logged_data is None else hashlib.sha256(flaw.logged_data).digest()
+        body = hashedrekord_v1(party, signature, logged) if rekor == 1 else hashedrekord_v2(party, signature, logged)
+        bundle = self._bundle(party, signature, body, rekor, flaw)
+        bundle["messageSignature"] = {
+            "messageDigest": {"algorithm": "SHA2_256", "digest": base64_text(digest)},
+            "signature": base64_text(signature),
+        }
+        return json.dumps(bundle).encode()
+
+    def _envelope(
+        self, party: Party, payload: bytes, payload_type: str, logged_as: tuple[Rekor, EnvelopeEntry], flaw: Flaw
+    ) -> bytes:
         encoded = f"DSSEv1 {len(payload_type.encode())} {payload_type} {len(payload)} ".encode() + payload
-        signature = self._sign(leaf, encoded, flaw)
+        signature = _signed(party, encoded, flaw)
         envelope = {
             "payload": base64_text(payload),
             "payloadType": payload_type,
             "signatures": [{"sig": base64_text(signature)}],
         }
-        if rekor == 1:
-            body = _dsse_v1(leaf, signature, envelope, payload if flaw.logged_data is None else flaw.logged_data)
+        rekor, entry = logged_as
+        logged = payload if flaw.logged_data is None else flaw.logged_data
+        digest = hashlib.sha256(encoded if flaw.logged_data is None else flaw.logged_data).digest()
+        if rekor == 2:
+            body = hashedrekord_v2(party, signature, digest)
+        elif entry == "hashedrekord":
+            body = hashedrekord_v1(party, signature, digest)
         else:
-            body = _hashedrekord_v2(leaf, signature, hashlib.sha256(encoded).digest())
-        bundle = self._bundle(leaf, signature, body, rekor, flaw)
+            body = (dsse_v1 if entry == "dsse" else intoto_v2)(party, signature, envelope, logged)
+        bundle = self._bundle(party, signature, body, rekor, flaw)
         bundle["dsseEnvelope"] = envelope
         return json.dumps(bundle).encode()
 
@@ -203,15 +246,11 @@ class PrivateSigstore:
         )
         return issue_leaf(authority, ct_key, request)
 
-    def _sign(self, leaf: CertificateKey, message: bytes, flaw: Flaw) -> bytes:
-        key = ec.generate_private_key(ec.SECP256R1()) if flaw.has_other_signing_key else leaf.key
-        return key.sign(message, ec.ECDSA(hashes.SHA256()))
-
     def _bundle(
-        self, leaf: CertificateKey, signature: bytes, body: Mapping[str, Any], rekor: Rekor, flaw: Flaw
+        self, party: Party, signature: bytes, body: Mapping[str, Any], rekor: Rekor, flaw: Flaw
     ) -> dict[str, Any]:
         material: dict[str, Any] = {
-            "certificate": {"rawBytes": base64_text(_der(leaf.certificate))},
+            **party.material,
             "tlogEntries": [self._entry(body, rekor, flaw)],
         }
         if flaw.has_timestamp_beside_set if rekor == 1 else flaw.has_timestamp:
@@ -256,16 +295,20 @@ class PrivateSigstore:
         return entry
 
 
+def _signed(party: Party, message: bytes, flaw: Flaw) -> bytes:
+    return (
+        sign_message(ec.generate_private_key(ec.SECP256R1()), message)
+        if flaw.has_other_signing_key
+        else party.sign(message)
+    )
+
+
 def _rfc3339(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _der(certificate: x509.Certificate) -> bytes:
     return certificate.public_bytes(serialization.Encoding.DER)
-
-
-def _pem_text(leaf: CertificateKey) -> str:
-    return base64_text(leaf.certificate.public_bytes(serialization.Encoding.PEM))
 
 
 def _log_instance(url: str, key: PrivateKey, log_id: bytes, valid_for: Mapping[str, str]) -> dict[str, Any]:
@@ -288,45 +331,4 @@ def _authority_instance(url: str, chain: list[CertificateKey], valid_for: Mappin
         "uri": url,
         "certChain": {"certificates": [{"rawBytes": base64_text(_der(link.certificate))} for link in chain]},
         "validFor": valid_for,
-    }
-
-
-def _hashedrekord_v1(leaf: CertificateKey, signature: bytes, digest: bytes) -> dict[str, Any]:
-    return {
-        "apiVersion": "0.0.1",
-        "kind": "hashedrekord",
-        "spec": {
-            "data": {"hash": {"algorithm": "sha256", "value": digest.hex()}},
-            "signature": {"content": base64_text(signature), "publicKey": {"content": _pem_text(leaf)}},
-        },
-    }
-
-
-def _hashedrekord_v2(leaf: CertificateKey, signature: bytes, digest: bytes) -> dict[str, Any]:
-    verifier = {
-        "keyDetails": "PKIX_ECDSA_P256_SHA_256",
-        "x509Certificate": {"rawBytes": base64_text(_der(leaf.certificate))},
-    }
-    return {
-        "apiVersion": "0.0.2",
-        "kind": "hashedrekord",
-        "spec": {
-            "hashedRekordV002": {
-                "data": {"algorithm": "SHA2_256", "digest": base64_text(digest)},
-                "signature": {"content": base64_text(signature), "verifier": verifier},
-            }
-        },
-    }
-
-
-def _dsse_v1(leaf: CertificateKey, signature: bytes, envelope: Mapping[str, Any], payload: bytes) -> dict[str, Any]:
-    envelope_hash = hashlib.sha256(json.dumps(envelope).encode()).hexdigest()
-    return {
-        "apiVersion": "0.0.1",
-        "kind": "dsse",
-        "spec": {
-            "envelopeHash": {"algorithm": "sha256", "value": envelope_hash},
-            "payloadHash": {"algorithm": "sha256", "value": hashlib.sha256(payload).hexdigest()},
-            "signatures": [{"signature": base64_text(signature), "verifier": _pem_text(leaf)}],
-        },
     }
