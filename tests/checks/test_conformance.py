@@ -11,6 +11,7 @@ import pytest
 from millcert.checks.base import Accumulator, Check, GroupEvidence, Role, Scores, Severity
 from millcert.checks.columns import matrix, strings
 from millcert.checks.conformance import ConformanceCase, ConformanceError, conformance_cases, same_bits
+from millcert.checks.conformance_data import planted_for
 from millcert.checks.exact import ExactSum, quantise_rows, sum_squares
 from millcert.checks.registry import get_check, list_checks
 from millcert.errors import NotEnoughSamplesError
@@ -39,7 +40,7 @@ class Distance:
     version: ClassVar[str] = "1"
     columns: ClassVar[frozenset[Role]] = frozenset({"label", "embedding_self"})
     severity: ClassVar[Severity] = "reject"
-    covers: ClassVar[frozenset[str]] = frozenset({"backdoor.latent_separation"})
+    covers: ClassVar[frozenset[str]] = frozenset({"backdoor_dirty_label"})
 
     cut: float = 200.0
 
@@ -266,6 +267,17 @@ def test_a_check_that_breaks_a_rule_is_caught_by_its_case(mutant: Check, broken:
 
     assert caught.value.case == broken
     assert caught.value.exit_code == 1
+
+
+@pytest.mark.parametrize("family", ["label_noise", "backdoor_dirty_label", "bad_source", "something_else"])
+def test_what_is_planted_follows_from_what_the_check_covers(family: str) -> None:
+    data = planted_for(frozenset({family}))
+
+    assert 0 < data.is_bad.sum() < data.batch.num_rows
+    if family == "bad_source":
+        sources = np.array(data.batch["source"].to_pylist())
+        assert set(sources[data.is_bad]) == {"source-bad"}
+        assert "source-bad" not in set(sources[~data.is_bad])
 
 
 def test_every_rule_has_a_mutant_and_a_sentence() -> None:
