@@ -19,7 +19,7 @@ from millcert.errors import InternalError, MillcertError
 from millcert.pipelines.dataset import DatasetFacts
 from millcert.pipelines.plan import VetPlan
 from millcert.pipelines.read import FILE_KEY, role_batch, user_batch
-from millcert.pipelines.records import CheckFailure
+from millcert.pipelines.records import CheckFailure, Fault, fault_from
 
 #: The key under which the expectations' metrics travel; no check may have this name (names have no slash).
 EXPECTATIONS = "expectations/metrics"
@@ -32,7 +32,8 @@ PartKey: TypeAlias = tuple[str, str]
 class AccumulatePass(beam.PTransform):
     """Fold sample batches into parts.
 
-    In: sample batches of pass `number` (1-based). Out: ((check, group), accumulator of that group alone), one a key.
+    In: sample batches of pass `number` (1-based). Out: tags `parts` (((check, group), accumulator of that group alone),
+    one a key) and `faults` (Fault).
     """
 
     def __init__(self, plan: VetPlan, number: int, dataset: AsSingleton, models: AsSingleton | None) -> None:
@@ -42,13 +43,14 @@ class AccumulatePass(beam.PTransform):
         self._dataset = dataset
         self._models = models
 
-    def expand(self, batches: PCollection[pa.RecordBatch]) -> PCollection[tuple[PartKey, Any]]:
+    def expand(self, batches: PCollection[pa.RecordBatch]) -> Mapping[str, PCollection]:
         """Accumulate on the workers that read, then merge by key."""
         pair = beam.typehints.KV[beam.typehints.Tuple[str, str], Any]
         added = batches | "Accumulate" >> beam.ParDo(
             _Accumulate(self._plan, self._number), self._dataset, self._models
-        ).with_outputs("metrics", main="checks")
+        ).with_outputs("metrics", "faults", main="checks")
         added.checks.element_type = added.metrics.element_type = pair
+        added.faults.element_type = Fault
         merged = added.checks | "Merge" >> beam.CombinePerKey(_MergeParts(self._plan)).with_output_types(pair)
         # How metrics merge stands in the data set's metric plan, which is known only while the pipeline runs; a
         # combiner that waits for it would make the local runner change engines, so these few parts are grouped instead.
@@ -57,7 +59,7 @@ class AccumulatePass(beam.PTransform):
             | "GroupMetrics" >> beam.GroupByKey()
             | "MergeMetrics" >> beam.Map(_merge_metrics, self._dataset).with_output_types(pair)
         )
-        return [merged, metrics] | "Parts" >> beam.Flatten()
+        return {"parts": [merged, metrics] | "Parts" >> beam.Flatten(), "faults": added.faults}
 
 
 def _merge_metrics(grouped: tuple[PartKey, Iterable[Any]], dataset: DatasetFacts) -> tuple[PartKey, Any]:
@@ -76,7 +78,14 @@ class _Accumulate(beam.DoFn):
     def start_bundle(self) -> None:
         self._accumulators: dict[str, Accumulator] = {}
 
-    def process(self, batch: pa.RecordBatch, dataset: DatasetFacts, models: Models | None) -> None:
+    def process(self, batch: pa.RecordBatch, dataset: DatasetFacts, models: Models | None) -> Iterator[Any]:
+        file = (batch.schema.metadata or {})[FILE_KEY].decode()
+        try:
+            self._add(batch, file, dataset, models)
+        except MillcertError as error:
+            yield TaggedOutput("faults", fault_from(error, file=file))
+
+    def _add(self, batch: pa.RecordBatch, file: str, dataset: DatasetFacts, models: Models | None) -> None:
         roles = role_batch(batch)
         for planned in active_checks(self._plan, self._number, models):
             check = planned.check
@@ -85,7 +94,6 @@ class _Accumulate(beam.DoFn):
             self._accumulators[check.name] = check.add(check.empty() if acc is None else acc, roles, model)
         if self._number == 1 and dataset.metrics is not None:
             acc = self._accumulators.get(EXPECTATIONS)
-            file = (batch.schema.metadata or {})[FILE_KEY].decode()
             rows = batch.column(0).to_numpy()
             metrics = dataset.metrics
             self._accumulators[EXPECTATIONS] = metrics.add(
@@ -134,11 +142,17 @@ class FitModels(beam.PTransform):
     """
 
     def __init__(
-        self, plan: VetPlan, number: int, parts: PCollection[tuple[PartKey, Any]], models: AsSingleton | None
+        self,
+        plan: VetPlan,
+        number: int,
+        dataset: AsSingleton,
+        parts: PCollection[tuple[PartKey, Any]],
+        models: AsSingleton | None,
     ) -> None:
         super().__init__()
         self._plan = plan
         self._number = number
+        self._dataset = dataset
         self._parts = parts
         self._models = models
 
@@ -148,20 +162,30 @@ class FitModels(beam.PTransform):
             begin
             | "Once" >> beam.Create([None])
             | "Fit"
-            >> beam.Map(_fit, AsList(self._parts), self._models, self._plan, self._number).with_output_types(
-                dict[str, Any]
-            )
+            >> beam.Map(
+                _fit, self._dataset, AsList(self._parts), self._models, self._plan, self._number
+            ).with_output_types(dict[str, Any])
         )
 
 
 def _fit(
-    _: None, parts: list[tuple[PartKey, Any]], models: Models | None, plan: VetPlan, number: int
+    _: None,
+    dataset: DatasetFacts,
+    parts: list[tuple[PartKey, Any]],
+    models: Models | None,
+    plan: VetPlan,
+    number: int,
 ) -> dict[str, Any]:
-    return fit_models(plan, number, parts, models)
+    # A data set that is refused was not read: a check must not be asked to judge that there is nothing.
+    return {} if dataset.faults else fit_models(plan, number, parts, models)
 
 
 def fit_models(plan: VetPlan, number: int, parts: list[tuple[PartKey, Any]], models: Models | None) -> dict[str, Any]:
-    """Return the models after pass `number`; a check whose statistic is undefined becomes a `CheckFailure`."""
+    """Return the models after pass `number`; a check that cannot be fitted becomes a `CheckFailure`.
+
+    Raises:
+        InternalError: a check met a bug of its own; that is no property of the data.
+    """
     fitted: dict[str, Any] = dict(models or {})
     by_check: dict[str, dict[str, Any]] = {}
     for (name, _), (_, accumulator) in sorted(parts, key=lambda part: part[0]):
@@ -172,6 +196,8 @@ def fit_models(plan: VetPlan, number: int, parts: list[tuple[PartKey, Any]], mod
         try:
             fitted[check.name] = check.fit(by_check.get(check.name, check.empty()), before)
         except MillcertError as error:
+            if error.exit_code == InternalError.exit_code:
+                raise
             fitted[check.name] = CheckFailure(error.code, error.message)
     if number == 1:
         fitted[EXPECTATIONS] = by_check.get(EXPECTATIONS)

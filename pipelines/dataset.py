@@ -113,8 +113,9 @@ def verify_files(plan: VetPlan, digests: list[FileDigest]) -> VerifiedFiles:
     files = {digest.item.name: digest.item for digest in sorted(digests, key=lambda digest: digest.item.name)}
     faults = [digest.fault for digest in digests if digest.fault is not None]
     expected = {item.name for item in (*plan.items, *plan.auxiliary)}
-    if set(files) != expected:
-        raise InternalError(f"{len(expected)} files were to be hashed, {len(files)} were.")
+    if set(files) != expected or len(digests) != len(expected):
+        error = InternalError(f"{len(expected)} files were to be hashed, {len(digests)} were.")
+        faults.append(fault_from(error))
     sources: dict[str, VerifiedSource] = {}
     signed: dict[str, Manifest] = {}
     if not faults:
@@ -203,8 +204,9 @@ class _DescribeFile(beam.DoFn):
     def process(self, item: WorkItem, verified: VerifiedFiles) -> Iterator[FileSchema]:
         if verified.faults:
             return
-        plan, known = self._plan, verified.files[item.name]
+        plan = self._plan
         try:
+            known = verified.files[item.name]
             with read_verified(known.uri, expected_sha256=known.sha256, limits=plan.limits) as spooled:
                 spooled.file.seek(0)
                 found = detect_format(item.name, spooled.file.read(HEAD_BYTES))

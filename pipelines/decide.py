@@ -92,10 +92,7 @@ def _rule(
 ) -> Ruling:
     # 1. Every file was read to its end, twice, with the same result.
     for name, outcome in outcomes.items():
-        if outcome.rows != shards[name].records:
-            raise InternalError(
-                f"{name}: {shards[name].records} records at the first read, {outcome.rows} at the last."
-            )
+        _refuse_gap(plan, dataset.item(name).sha256, models, shards[name], outcome)
     counts = SampleCounts(
         seen=sum(outcome.rows for outcome in outcomes.values()),
         admitted=sum(outcome.admitted for outcome in outcomes.values()),
@@ -111,12 +108,14 @@ def _rule(
     _compare_rows(plan, dataset, given)
     judged = _Judged([], [])
     # 3. to 5.
-    expectations, suite_result = _expectations(plan, dataset, models, judged)
+    expectations, suite_result = _expectations(
+        plan, dataset, models, judged, has_samples=counts.seen > counts.malformed
+    )
     checks = tuple(_check(planned, models, outcomes, judged) for planned in plan.checks)
     _limits(plan, counts, judged)
     # 6. The decision.
     decision: Decision = "rejected" if judged.rejects else "inconclusive" if judged.missing else "admitted"
-    output = _output_manifest(plan, dataset, outcomes, identifier) if decision == "admitted" else None
+    output = _output_manifest(plan, dataset, shards, outcomes, identifier) if decision == "admitted" else None
     verdict = Verdict(
         version=1,
         dataset=plan.dataset,
@@ -142,6 +141,19 @@ def _rule(
         ),
     )
     return Ruling(verdict, (), given, output, suite_result)
+
+
+def _refuse_gap(plan: VetPlan, sha256: str, models: Models, shard: ShardFacts, outcome: FileOutcome) -> None:
+    name = outcome.name
+    if outcome.rows != shard.records:
+        raise InternalError(f"{name}: {shard.records} records at the first read, {outcome.rows} at the last.")
+    if not outcome.output_row_tree_root and (outcome.admitted, outcome.output_sha256) != (shard.records, sha256):
+        raise InternalError(f"{name}: all of it is said to be admitted, but something else was written.")
+    for planned in plan.checks:
+        is_fitted = not isinstance(models[planned.check.name], CheckFailure)
+        scored = outcome.scored.get(planned.check.name, 0)
+        if scored != (outcome.rows - outcome.malformed if is_fitted else 0):
+            raise InternalError(f"{name}: check {planned.check.name} scored {scored:,} of its {outcome.rows:,} rows.")
 
 
 def _by_name(plan: VetPlan, records: Sequence[Any]) -> dict[str, Any]:
@@ -182,7 +194,11 @@ def _compare_rows(plan: VetPlan, dataset: DatasetFacts, given: Manifest) -> None
 
 
 def _output_manifest(
-    plan: VetPlan, dataset: DatasetFacts, outcomes: Mapping[str, FileOutcome], identifier: str
+    plan: VetPlan,
+    dataset: DatasetFacts,
+    shards: Mapping[str, ShardFacts],
+    outcomes: Mapping[str, FileOutcome],
+    identifier: str,
 ) -> Manifest:
     entries = [
         FileEntry(
@@ -190,7 +206,7 @@ def _output_manifest(
             outcome.output_size_bytes,
             outcome.output_sha256,
             outcome.admitted,
-            outcome.output_row_tree_root,
+            outcome.output_row_tree_root or shards[name].row_tree_root,
             identifier,
         )
         for name, outcome in outcomes.items()
@@ -202,14 +218,16 @@ def _output_manifest(
 
 
 def _expectations(
-    plan: VetPlan, dataset: DatasetFacts, models: Models, judged: _Judged
+    plan: VetPlan, dataset: DatasetFacts, models: Models, judged: _Judged, *, has_samples: bool
 ) -> tuple[ExpectationSummary | None, Mapping[str, Any] | None]:
     # 3. Expectations.
-    if plan.suite is None or dataset.metrics is None:
+    if plan.suite is None:
         return None, None
+    metrics = models.get(EXPECTATIONS)
+    if dataset.metrics is None or (metrics is None and has_samples):
+        raise InternalError("The policy names a suite, but nothing was measured for it.")
     from millcert.checks.expectations import evaluate_suite  # heavy: Great Expectations loads on this one worker only
 
-    metrics = models.get(EXPECTATIONS)
     try:
         result = evaluate_suite(plan.suite, dataset.metrics, metrics or dataset.metrics.empty(), dataset.schema)
     except InconclusiveError as error:

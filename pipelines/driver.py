@@ -15,10 +15,10 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,12 +28,12 @@ from apache_beam.runners.runner import PipelineState
 
 from millcert.errors import InternalError, MillcertError, StoreError
 from millcert.pipelines.formats import ReadLimits
-from millcert.pipelines.output import PartWriter, copy_spooled, open_output, translate_store_errors
+from millcert.pipelines.output import PartWriter, copy_spooled, open_output, read_part, translate_store_errors
 from millcert.pipelines.plan import VetPlan
 from millcert.pipelines.planning import Workspace, plan_run, refuse_unreadable
-from millcert.pipelines.publish import is_local, promote, staging_for, write_file
+from millcert.pipelines.publish import is_local, local_path, promote, refuse_overlap, staging_for, write_file
 from millcert.pipelines.recording import Recorded, Recorder
-from millcert.pipelines.records import error_from
+from millcert.pipelines.records import WorkItem, error_from
 from millcert.pipelines.ruling import RunResult, read_ruling
 from millcert.pipelines.runner import is_local as is_local_runner
 from millcert.pipelines.runner import pipeline_options
@@ -110,6 +110,10 @@ class _NoWatcher:
         """Do nothing."""
 
 
+#: Carries a plan out and returns what it found: `run_pipeline`, or another engine that runs the same steps.
+Engine: TypeAlias = Callable[[VetPlan, PipelineOptions, Watcher], RunResult]
+
+
 def vet_dataset(
     loaded: LoadedPolicy,
     options: VetOptions,
@@ -117,6 +121,7 @@ def vet_dataset(
     render_report: Callable[[Published], str] | None = None,
     watcher: Watcher | None = None,
     after: Callable[[str], None] = lambda _: None,
+    engine: Engine | None = None,
 ) -> VetResult:
     """Run the gate over a data set and publish what it decided.
 
@@ -126,19 +131,25 @@ def vet_dataset(
         render_report: makes `report.html` of what is published; no report without it.
         watcher: is told how the run goes.
         after: called with the name of each step that was done; fault tests stop there.
+        engine: carries the plan out; `run_pipeline` without it.
 
     Raises:
         MillcertError: by its class; nothing is published then. A rejection is not an error but a verdict.
 
     Cost: `plan.reads` full reads of the data; memory does not grow with the number of samples.
     """
-    recorder = Recorder.open(options.state, loaded.policy.ledger.origin)
+    options = replace(
+        options, out=local_path(options.out), datasets=tuple(local_path(dataset) for dataset in options.datasets)
+    )
+    refuse_overlap(options.out, options.datasets, options.state)
     beam_options = pipeline_options(list(options.beam_arguments), workers=options.workers)
+    FileSystems.set_options(beam_options)  # the plan lists files before there is a pipeline that would set them
+    recorder = Recorder.open(options.state, loaded.policy.ledger.origin)
     with staging_for(options.out, replace=options.replace) as staging, _progress_file() as progress_path:
         plan = plan_run(loaded, options.datasets, Workspace(staging, progress_path))
         refuse_unreadable(plan)
         after("planned")
-        result = run_pipeline(plan, beam_options, watcher or _NoWatcher())
+        result = (engine or run_pipeline)(plan, beam_options, watcher or _NoWatcher())
         after("computed")
         if result.verdict is None:
             raise error_from(list(result.faults))
@@ -198,7 +209,9 @@ def _finish(plan: VetPlan, options: PipelineOptions) -> str:
 def _runner_error(error: Exception) -> MillcertError:
     # Workers turn every foreseen failure into a value, so what arrives here is the machine's fault or ours.
     text = next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
-    if isinstance(error, OSError) or "No space left" in str(error) or "grpc" in type(error).__module__:
+    is_machine = isinstance(error, OSError | MemoryError) or "grpc" in type(error).__module__
+    # The runner hands on what a worker raised as the text of a RuntimeError.
+    if is_machine or "No space left" in str(error) or text.startswith(("MemoryError", "pyarrow.lib.ArrowMemoryError")):
         return StoreError(f"The runner failed: {text}", hint="Run again; nothing was published.")
     return InternalError(f"The job failed: {text}", hint="This is a bug of millcert; please report it.")
 
@@ -208,13 +221,8 @@ def _merge_parts(staging: str, kind: str, schema: pa.Schema, files: Sequence[str
     target = f"{staging}/publish/{kind}.parquet"
     with PartWriter(target, schema) as merged:
         for name in sorted(files, key=str.encode):
-            part = f"{staging}/parts/{kind}/{part_name(name)}"
-            with translate_store_errors(part):
-                if not FileSystems.exists(part):
-                    continue
-                with FileSystems.open(part, compression_type="uncompressed") as stream:
-                    for batch in pq.ParquetFile(stream).iter_batches():
-                        merged.write(batch.cast(schema))
+            for batch in read_part(f"{staging}/parts/{kind}/{part_name(name)}"):
+                merged.write(batch.cast(schema))
     if not merged.rows:
         with translate_store_errors(target), open_output(target) as stream:
             pq.write_table(schema.empty_table(), stream)
@@ -226,20 +234,23 @@ def _settle_admitted(plan: VetPlan, result: RunResult, published: str) -> None:
     admitted = f"{published}/admitted"
     if result.verdict is not None and result.verdict.decision == "admitted":
         for item in plan.auxiliary:
-            _copy_auxiliary(item.uri, f"{admitted}/{item.name}", result.output_manifest, item.name)
-    elif is_local(admitted):
-        shutil.rmtree(admitted, ignore_errors=True)
-    else:
-        found = [entry.path for entry in FileSystems.match([f"{admitted}/**"])[0].metadata_list]
-        if found:
-            FileSystems.delete(found)
+            _copy_auxiliary(item, f"{admitted}/{item.name}", result.output_manifest, plan.limits)
+        return
+    with translate_store_errors(admitted):
+        if is_local(admitted):
+            if Path(admitted).exists():
+                shutil.rmtree(admitted)
+        else:
+            found = [entry.path for entry in FileSystems.match([f"{admitted}/**"])[0].metadata_list]
+            if found:
+                FileSystems.delete(found)
 
 
-def _copy_auxiliary(source: str, target: str, manifest: Manifest | None, name: str) -> None:
+def _copy_auxiliary(item: WorkItem, target: str, manifest: Manifest | None, limits: ReadLimits) -> None:
     if manifest is None:
         raise InternalError("An admitted data set has no manifest.")
-    entry = next(entry for entry in manifest.files if entry.path == name)
-    with read_verified(source, expected_sha256=entry.sha256, limits=ReadLimits()) as spooled:
+    entry = next(entry for entry in manifest.files if entry.path == item.name)
+    with read_verified(item.uri, expected_sha256=entry.sha256, limits=limits) as spooled:
         copy_spooled(spooled, target)
 
 

@@ -14,13 +14,14 @@ from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
 from millcert.errors import StoreError
-from millcert.pipelines.formats import Decoded
+from millcert.pipelines.formats import Decoded, ReadLimits
 from millcert.pipelines.formats.writers import open_writer
 from millcert.pipelines.publish import is_local
 from millcert.pipelines.records import WorkItem
 from millcert.pipelines.spool import Spooled
 
 _COPY_BYTES = 1 << 20
+_READ_ROWS = 4096
 
 
 class PartWriter:
@@ -62,6 +63,21 @@ class PartWriter:
                 self._writer.close()
             if self._stream is not None:
                 self._stream.close()
+
+
+def read_part(uri: str) -> Iterator[pa.RecordBatch]:
+    """Yield the batches of a Parquet file that a run wrote, none where there is no such file.
+
+    Raises:
+        StoreError: the file system failed.
+    """
+    try:
+        if not FileSystems.exists(uri):
+            return
+        with FileSystems.open(uri, compression_type=CompressionTypes.UNCOMPRESSED) as stream:
+            yield from pq.ParquetFile(pa.PythonFile(stream, mode="r")).iter_batches(batch_size=_READ_ROWS)
+    except OSError as error:
+        raise StoreError(f"Cannot read {uri}: {error}", hint="Run again; nothing was published.") from error
 
 
 class HashingStream(io.RawIOBase):
@@ -108,7 +124,9 @@ def copy_spooled(spooled: Spooled, uri: str) -> tuple[str, int]:
     return stream.result()
 
 
-def write_admitted(uri: str, item: WorkItem, spooled: Spooled, kept: Iterable[Decoded]) -> tuple[str, int]:
+def write_admitted(
+    uri: str, item: WorkItem, spooled: Spooled, kept: Iterable[Decoded], limits: ReadLimits
+) -> tuple[str, int]:
     """Write what is kept of a file, in the file's own format; return its SHA-256 (hex) and size in bytes.
 
     Raises:
@@ -117,7 +135,7 @@ def write_admitted(uri: str, item: WorkItem, spooled: Spooled, kept: Iterable[De
     """
     with translate_store_errors(uri), open_output(uri) as target:
         stream = HashingStream(target)
-        with open_writer(item.format, stream, like=spooled.file, name=item.name) as writer:
+        with open_writer(item.format, stream, like=spooled.file, name=item.name, limits=limits) as writer:
             for decoded in kept:
                 writer.write(decoded)
     return stream.result()

@@ -1,11 +1,9 @@
 """From a policy and the user's arguments to the plan of a run: everything that can be refused before data is read."""
 
-import dataclasses
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, get_args
 
 import pyarrow as pa
@@ -14,7 +12,7 @@ import rfc8785
 from millcert import __version__
 from millcert.checks.base import Check, Role
 from millcert.checks.expectations import load_suite
-from millcert.checks.registry import get_check
+from millcert.checks.registry import config_of, get_check
 from millcert.errors import MissingColumnError, PolicyError, UsageError
 from millcert.pipelines.formats import ReadLimits, schema_from_json
 from millcert.pipelines.plan import PlannedCheck, PlannedSource, VetPlan
@@ -23,10 +21,13 @@ from millcert.pipelines.records import WorkItem
 from millcert.pipelines.spool import DatasetFile, kind_of, match_files
 from millcert.policy import LoadedPolicy
 from millcert.policy_model import CheckRule, Policy
+from millcert.provenance.manifest import FileEntry, Manifest
 from millcert.provenance.trust import SignerRule, SourceRule, load_trust_root, match_sources, provenance_paths
 
 #: What changes the meaning of a verdict besides the policy and the data. Part of every verdict.
 CODE_VERSION = f"millcert/{__version__}"
+
+_NO_DIGEST = "0" * 64
 
 
 @dataclass(frozen=True)
@@ -52,13 +53,14 @@ def plan_run(loaded: LoadedPolicy, datasets: Sequence[str], workspace: Workspace
     """
     policy = loaded.policy
     limits = read_limits(policy)
-    files = match_files(tuple(datasets))
+    files = match_files(tuple(datasets), limits=limits)
+    _refuse_names(policy.dataset.name, files)
     is_selection = not all(_is_folder(dataset) for dataset in datasets)
     rules = tuple(_source_rule(policy, index) for index in range(len(policy.sources)))
     evidence = provenance_paths(rules)
     matched = match_sources([file.name for file in files if file.name not in evidence], rules)
     items = [_work_item(file, matched[file.name]) for file in files if file.name in matched]
-    used = {item.source for item in items}
+    used = _sources_present(rules, files, items)
     roles = _roles(policy)
     return VetPlan(
         dataset=policy.dataset.name,
@@ -82,6 +84,25 @@ def plan_run(loaded: LoadedPolicy, datasets: Sequence[str], workspace: Workspace
         staging=workspace.staging,
         progress_path=workspace.progress_path,
     )
+
+
+def _refuse_names(dataset: str, files: Sequence[DatasetFile]) -> None:
+    """Refuse names that no manifest may hold, before anything is read, and those whose quarantine would collide."""
+    Manifest(dataset, tuple(FileEntry(file.name, file.size_bytes, _NO_DIGEST) for file in files))
+    folders = {parent.as_posix() for file in files for parent in PurePosixPath(file.name).parents}
+    clash = sorted(file.name for file in files if f"{file.name}.parquet" in folders)
+    if clash:
+        raise UsageError(
+            f"The samples held back of {clash[0]!r} would need the name of the folder {clash[0] + '.parquet'!r}.",
+            hint="Rename the file or the folder.",
+            path=clash[0],
+        )
+
+
+def _sources_present(rules: Sequence[SourceRule], files: Sequence[DatasetFile], items: Sequence[WorkItem]) -> set[str]:
+    """Return the sources that have a file, or a manifest: one whose files are all gone is missing, not absent."""
+    names = {file.name for file in files if not file.is_selection}
+    return {item.source for item in items} | {rule.name for rule in rules if rule.manifest_path in names}
 
 
 def read_limits(policy: Policy) -> ReadLimits:
@@ -112,8 +133,10 @@ def _planned_check(rule: CheckRule, policy: Policy, roles: Mapping[Role, str]) -
 
 
 def _config_digest(check: Check) -> str:
-    fields = {field.name: getattr(check, field.name) for field in dataclasses.fields(check)}  # type: ignore[arg-type]
-    return hashlib.sha256(rfc8785.dumps(json.loads(json.dumps(fields)))).hexdigest()
+    try:
+        return hashlib.sha256(rfc8785.dumps(config_of(check))).hexdigest()
+    except (TypeError, ValueError) as error:
+        raise PolicyError(f"The configuration of check {check.name} has no canonical JSON form: {error}") from error
 
 
 def _refuse_missing_roles(check: Check, roles: Mapping[Role, str]) -> None:
@@ -149,10 +172,10 @@ def _source_rule(policy: Policy, index: int) -> SourceRule:
 def _planned_source(
     rule: SourceRule, files: Sequence[DatasetFile], items: Sequence[WorkItem], *, is_selection: bool
 ) -> PlannedSource:
-    mine = next(item for item in items if item.source == rule.name)
-    # Names are relative to the folder that the user named; the manifest's place is relative to the same folder.
-    base = mine.uri.removesuffix(mine.name)
     uris = {file.name: file.uri for file in files}
+    # Names are relative to the folder that the user named; the manifest's place is relative to the same folder.
+    mine = next((item.name for item in items if item.source == rule.name), rule.manifest_path)
+    base = uris[mine].removesuffix(mine)
     manifest, bundle = rule.manifest_path, rule.bundle_path
     return PlannedSource(
         rule=rule,

@@ -10,10 +10,12 @@ whole. Left-over staging folders are removed by the next run that holds the lock
 """
 
 import fcntl
+import glob
 import os
 import shutil
+import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,11 +27,30 @@ from millcert.errors import StoreError, UsageError
 #: The order of a promotion that is not atomic: what proves comes first, what declares the end comes last.
 FIRST = ("certificate.json",)
 LAST = ("verdict.json",)
+#: All that a run publishes. A folder that holds anything else is not an earlier output and is never replaced.
+PUBLISHED = frozenset(
+    {
+        "admitted",
+        "certificate.json",
+        "expectations.json",
+        "findings.parquet",
+        "malformed.parquet",
+        "manifest.json",
+        "quarantine",
+        "report.html",
+        "verdict.json",
+    }
+)
 
 
 def is_local(uri: str) -> bool:
-    """Say whether a path is on the local file system."""
+    """Say whether a path is on the local file system; see `local_path` for "file://"."""
     return "://" not in uri
+
+
+def local_path(uri: str) -> str:
+    """Return a "file://" URI as a plain path, because Beam has no file system for it; anything else as it is."""
+    return uri.removeprefix("file://")
 
 
 def write_file(uri: str, data: bytes) -> None:
@@ -69,13 +90,16 @@ def staging_for(out: str, *, replace: bool) -> Iterator[str]:
         finally:
             _delete_remote(staging)
         return
-    path = Path(out).absolute()
+    path = Path(out).resolve()
     with _locked(path):
-        _restore(path)
-        refuse_existing(out, replace=replace)
-        for stale in path.parent.glob(f".{path.name}.staging-*"):
-            shutil.rmtree(stale, ignore_errors=True)
-        staging = tempfile.mkdtemp(prefix=f".{path.name}.staging-", dir=path.parent)
+        try:
+            _restore(path)
+            refuse_existing(out, replace=replace)
+            for stale in path.parent.glob(f".{glob.escape(path.name)}.staging-*"):
+                shutil.rmtree(stale, ignore_errors=True)
+            staging = tempfile.mkdtemp(prefix=f".{path.name}.staging-", dir=path.parent)
+        except OSError as error:
+            raise StoreError(f"Cannot prepare {path}: {error}", hint="Free space or rights, then run again.") from error
         try:
             yield staging
         finally:
@@ -86,13 +110,41 @@ def refuse_existing(out: str, *, replace: bool) -> None:
     """Refuse to write over an earlier run unless asked to.
 
     Raises:
-        UsageError: there is something at `out`.
+        UsageError: there is something at `out`; or, with `replace`, something that no run of ours published.
     """
-    if replace:
-        return
-    taken = Path(out).exists() and (not Path(out).is_dir() or any(Path(out).iterdir())) if is_local(out) else _any(out)
-    if taken:
+    if is_local(out):
+        path = Path(out).resolve()
+        found = {entry.name for entry in path.iterdir()} if path.is_dir() else {""} if path.exists() else set()
+    else:
+        found = {name.split("/")[0] for name in _remote_names(out)}
+    if found and not replace:
         raise UsageError(f"{out} exists already.", hint="Choose another --out, or give --replace.")
+    foreign = sorted(found - PUBLISHED)
+    if foreign or (found and "verdict.json" not in found):
+        raise UsageError(
+            f"{out} is not the output of an earlier run"
+            + (f": it holds {', '.join(foreign[:5])}." if any(foreign) else "."),
+            hint="Choose another --out; only what millcert published is ever replaced.",
+        )
+
+
+def refuse_overlap(out: str, datasets: Sequence[str], state: Path) -> None:
+    """Refuse an output among the data, and data or keys inside an output: publishing would read or remove them.
+
+    Raises:
+        UsageError: one of the local folders holds the other.
+    """
+    if not is_local(out):
+        return
+    target = Path(out).resolve()
+    local = [Path(dataset).resolve() for dataset in datasets if is_local(dataset)]
+    inside = [path for path in [*local, state.resolve()] if path.is_relative_to(target)]
+    around = [path for path in local if path.is_dir() and target.is_relative_to(path)]
+    if inside or around:
+        raise UsageError(
+            f"{inside[0]} lies inside the output {target}." if inside else f"The output {target} lies inside the data.",
+            hint="Choose an --out beside the data and the state folder.",
+        )
 
 
 def promote(published: str, out: str, *, after: Callable[[str], None] = lambda _: None) -> None:
@@ -105,8 +157,9 @@ def promote(published: str, out: str, *, after: Callable[[str], None] = lambda _
     """
     try:
         if is_local(out):
-            _promote_by_rename(Path(published), Path(out).absolute(), after)
+            _promote_by_rename(Path(published), Path(out).resolve(), after)
         else:
+            _remove_earlier(out, after)
             promote_in_order(published, out, after=after)
     except OSError as error:
         raise StoreError(f"Cannot publish {out}: {error}", hint="Nothing was half-written; run again.") from error
@@ -115,9 +168,7 @@ def promote(published: str, out: str, *, after: Callable[[str], None] = lambda _
 def promote_in_order(published: str, out: str, *, after: Callable[[str], None] = lambda _: None) -> None:
     """Copy file by file: certificate first, verdict last. For file systems without an atomic rename of folders."""
     prefix = published.rstrip("/") + "/"
-    found = [entry.path for entry in FileSystems.match([prefix + "**"])[0].metadata_list]
-    names = sorted(path.removeprefix(prefix) for path in found)
-    for name in sorted(names, key=lambda name: (name not in FIRST, name in LAST, name)):
+    for name in sorted(_remote_names(published), key=lambda name: (name not in FIRST, name in LAST, name)):
         target = f"{out.rstrip('/')}/{name}"
         if is_local(target):
             Path(target).parent.mkdir(parents=True, exist_ok=True)
@@ -196,17 +247,36 @@ def _restore(out: Path) -> None:
         aside.rename(out)
 
 
-def _any(out: str) -> bool:
+def _remote_names(folder: str) -> list[str]:
+    """Return the names of all files below a remote folder, relative to it, sorted."""
+    prefix = folder.rstrip("/") + "/"
     try:
-        return bool(FileSystems.match([out.rstrip("/") + "/**"], limits=[1])[0].metadata_list)
+        return sorted(entry.path.removeprefix(prefix) for entry in FileSystems.match([prefix + "**"])[0].metadata_list)
     except OSError as error:
-        raise StoreError(f"Cannot list {out}: {error}", hint="Check the rights, then run again.") from error
+        raise StoreError(f"Cannot list {folder}: {error}", hint="Check the rights, then run again.") from error
+    except ValueError as error:
+        raise UsageError(
+            f"Beam knows no file system for {folder}: {error}", hint="Install its extra: gcp, aws or azure."
+        ) from error
+
+
+def _remove_earlier(out: str, after: Callable[[str], None]) -> None:
+    """Remove an earlier remote output, its certificate first: from then on nothing in it is admitted."""
+    names = _remote_names(out)
+    for some in ([name for name in names if name in FIRST], [name for name in names if name not in FIRST]):
+        if some:
+            FileSystems.delete([f"{out.rstrip('/')}/{name}" for name in some])
+            after("old removed")
 
 
 def _delete_remote(folder: str) -> None:
+    """Remove a remote staging folder; what went wrong before is told rather than what goes wrong here."""
+    is_failing = sys.exc_info()[0] is not None
     try:
-        found = [entry.path for entry in FileSystems.match([folder + "/**"])[0].metadata_list]
+        found = [f"{folder}/{name}" for name in _remote_names(folder)]
         if found:
             FileSystems.delete(found)
-    except OSError as error:
+    except (OSError, StoreError) as error:
+        if is_failing:
+            return
         raise StoreError(f"Cannot remove {folder}: {error}", hint="Remove it by hand; it holds no output.") from error

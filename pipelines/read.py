@@ -88,8 +88,8 @@ class _ReadFile(beam.DoFn):
     def process(self, item: WorkItem, dataset: DatasetFacts) -> Iterator[Any]:
         if dataset.faults:
             return
-        verified = dataset.item(item.name)
         try:
+            verified = dataset.item(item.name)
             with read_verified(verified.uri, expected_sha256=verified.sha256, limits=self._request.limits) as spooled:
                 yield from self._read(verified, spooled, dataset)
         except MillcertError as error:
@@ -105,8 +105,7 @@ class _ReadFile(beam.DoFn):
             if request.wants_digests or request.wants_shards:
                 digests = sample_digests(decoded.batch)
             if request.wants_shards and digests is not None:
-                for digest in digests:
-                    tree.append(leaf_hash(digest.tobytes()))
+                tree.extend(leaf_hashes(digests))
             batch, _ = sample_batch(
                 decoded, digests if request.wants_digests else None, item, dataset, wants_columns=request.wants_columns
             )
@@ -156,6 +155,12 @@ def user_batch(batch: pa.RecordBatch) -> pa.RecordBatch:
         if name.startswith("column:")
     ]
     return pa.RecordBatch.from_arrays([batch.column(index) for _, index in named], names=[name for name, _ in named])
+
+
+def leaf_hashes(digests: np.ndarray) -> Iterator[bytes]:
+    """Yield the leaf hashes of digests of shape (n, 32), in order: what a row tree is built of."""
+    data = digests.tobytes()
+    return (leaf_hash(data[start : start + 32]) for start in range(0, len(data), 32))
 
 
 def digest_array(digests: np.ndarray) -> pa.Array:

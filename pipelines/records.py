@@ -85,7 +85,8 @@ class FileOutcome(NamedTuple):
     that at least one check flagged. histogram: check name -> {bin -> (samples, flagged)}; bins are those of
     `score_bin`.
     thresholds: check name -> the lowest threshold that a flagged sample was above, None where there is no such sample.
-    output_*: of the file under admitted/. findings: rows of the file's findings part.
+    output_*: of the file under admitted/. output_row_tree_root: over what is admitted; "" where that is the whole file,
+    which is then copied byte for byte. findings: rows of the file's findings part.
     """
 
     name: str
@@ -136,7 +137,8 @@ def _gravity(exit_code: int) -> int:
 
 
 def _error_classes() -> dict[str, type[MillcertError]]:
-    found: dict[str, type[MillcertError]] = {}
+    # The base class has the code of InternalError; what is raised is the class that says what it is.
+    found: dict[str, type[MillcertError]] = {InternalError.code: InternalError}
     pending: list[type[MillcertError]] = [MillcertError]
     while pending:
         kind = pending.pop()

@@ -187,12 +187,10 @@ def _vector(values: pa.Array, column: RoleColumn, usable: np.ndarray, faults: li
     with np.errstate(over="ignore", invalid="ignore"):
         sums = block.sum(axis=1, dtype=np.float64)
     if not np.isfinite(sums).all():
-        _refuse(~np.isfinite(block).all(axis=1), f"role.{column.role}_not_finite", column, usable, faults)
+        _refuse(np.asarray(~np.isfinite(block).all(axis=1)), f"role.{column.role}_not_finite", column, usable, faults)
     if column.role == "pred_probs":
-        wrong: np.ndarray = np.asarray(present) & (
-            (block.min(axis=1) < 0) | (block.max(axis=1) > 1) | (np.abs(sums - 1) > PROBABILITY_SUM_TOLERANCE)
-        )
-        _refuse(wrong, "role.pred_probs_not_a_distribution", column, usable, faults)
+        is_off = (block.min(axis=1) < 0) | (block.max(axis=1) > 1) | (np.abs(sums - 1) > PROBABILITY_SUM_TOLERANCE)
+        _refuse(present & is_off, "role.pred_probs_not_a_distribution", column, usable, faults)
     return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(block).reshape(-1), kind), width)
 
 

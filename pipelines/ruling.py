@@ -1,6 +1,7 @@
 """The ruling file: how the pipeline hands its one result to the driver, on any runner. Plain JSON, no pickle."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -44,7 +45,7 @@ def ruling_to_json(ruling: Ruling, outcomes: Sequence[FileOutcome]) -> dict[str,
         "faults": [fault._asdict() for fault in ruling.faults],
         "input_manifest": _manifest_text(ruling.input_manifest),
         "output_manifest": _manifest_text(ruling.output_manifest),
-        "suite_result": ruling.suite_result,
+        "suite_result": None if ruling.suite_result is None else _finite(ruling.suite_result),
         "histograms": _histograms(outcomes),
         "files": sorted(outcome.name for outcome in outcomes),
     }
@@ -74,10 +75,19 @@ def read_ruling(data: bytes) -> RunResult:
             ),
             files=tuple(raw["files"]),
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise IntegrityError(
             f"The run's ruling file is damaged: {error}", hint="Run again; nothing was published."
         ) from error
+
+
+def _finite(value: Any) -> Any:
+    """Return Great Expectations' JSON with NaN and infinities as text: they are no reason to have no ruling."""
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _manifest_text(manifest: Manifest | None) -> str | None:

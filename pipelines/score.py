@@ -30,10 +30,10 @@ from millcert.pipelines.formats import Decoded, decode
 from millcert.pipelines.output import PartWriter, copy_spooled, write_admitted
 from millcert.pipelines.plan import PlannedCheck, VetPlan
 from millcert.pipelines.progress import ProgressReporter
-from millcert.pipelines.read import role_batch, sample_batch
+from millcert.pipelines.read import digest_array, leaf_hashes, role_batch, sample_batch
 from millcert.pipelines.records import CheckFailure, Fault, FileOutcome, WorkItem, fault_from
 from millcert.pipelines.spool import Spooled, read_verified
-from millcert.provenance.merkle import TreeBuilder, leaf_hash
+from millcert.provenance.merkle import TreeBuilder
 
 FINDINGS_SCHEMA = pa.schema(
     [
@@ -121,8 +121,8 @@ class _ScoreFile(beam.DoFn):
         if dataset.faults:
             return
         plan, number = self._plan, self._plan.passes + 1
-        verified = dataset.item(item.name)
         try:
+            verified = dataset.item(item.name)
             with read_verified(verified.uri, expected_sha256=verified.sha256, limits=plan.limits) as spooled:
                 yield score_file(plan, verified, spooled, dataset, models, self._progress)
         except MillcertError as error:
@@ -156,14 +156,14 @@ def score_file(
             reported.write(_flagged_samples(item, decoded, scored, scored.flagged & ~scored.held))
             progress.advance(plan.passes + 1, rows=len(decoded.rows))
         findings_rows = findings.rows
-    output = f"{plan.staging}/publish/admitted/{item.name}"
+    output, root = f"{plan.staging}/publish/admitted/{item.name}", ""
     if tally.quarantined or tally.malformed:
-        excluded = np.concatenate(tally.excluded) if tally.excluded else np.zeros(0, np.int64)
-        kept = (
-            decoded.keep(~np.isin(decoded.rows, excluded, assume_unique=True))
-            for decoded in decode(item.data_format, spooled.file, dataset.schema, plan.limits, name=item.name)
-        )
-        sha256, size_bytes = write_admitted(output, item, spooled, kept)
+        tree = TreeBuilder()
+        kept = _kept(plan, item, spooled, dataset, tally, tree)
+        sha256, size_bytes = write_admitted(output, item, spooled, kept, plan.limits)
+        root = tree.root().hex()
+        if tree.size != tally.admitted:
+            raise InternalError(f"{item.name}: {tally.admitted} samples are admitted, {tree.size} were written.")
     else:
         sha256, size_bytes = copy_spooled(spooled, output)
     return FileOutcome(
@@ -180,14 +180,31 @@ def score_file(
         thresholds=tally.thresholds,
         output_sha256=sha256,
         output_size_bytes=size_bytes,
-        output_row_tree_root=tally.tree.root().hex(),
+        output_row_tree_root=root,
         findings=findings_rows,
     )
 
 
+def _kept(
+    plan: VetPlan, item: WorkItem, spooled: Spooled, dataset: DatasetFacts, tally: "_Tally", tree: TreeBuilder
+) -> Iterator[Decoded]:
+    """Decode the file again, without what is not admitted; `tree` gets the rows that are."""
+    excluded = np.concatenate([np.zeros(0, np.int64), *tally.excluded])
+    for decoded in decode(item.data_format, spooled.file, dataset.schema, plan.limits, name=item.name):
+        if not len(decoded.rows):
+            continue
+        first, last = np.searchsorted(excluded, [decoded.rows[0], decoded.rows[-1] + 1])
+        kept = decoded.keep(~np.isin(decoded.rows, excluded[first:last], assume_unique=True))
+        tree.extend(leaf_hashes(sample_digests(kept.batch)))
+        yield kept
+
+
 @dataclass
 class _Tally:
-    """What is counted while one file is scored. excluded: row numbers of what is not admitted, 8 bytes each."""
+    """What is counted while one file is scored.
+
+    excluded: row numbers of what decodes and is not admitted, ascending, 8 bytes each.
+    """
 
     admitted: int = 0
     quarantined: int = 0
@@ -198,12 +215,15 @@ class _Tally:
     histogram: dict[str, dict[int, tuple[int, int]]] = field(default_factory=dict)
     thresholds: dict[str, float | None] = field(default_factory=dict)
     excluded: list[np.ndarray] = field(default_factory=list)
-    tree: TreeBuilder = field(default_factory=TreeBuilder)
 
 
 @dataclass(frozen=True)
 class _Scored:
-    """One batch after scoring; positions and masks count the usable rows. unusable: (position in the batch, reason)."""
+    """One batch after scoring; arrays and masks count the usable rows.
+
+    positions: of the usable rows in the decoded batch. digests: (n, 32), of flagged rows only, zero elsewhere.
+    unusable: (position in the batch, reason).
+    """
 
     rows: np.ndarray
     positions: np.ndarray
@@ -219,8 +239,9 @@ class _Scored:
 def _score_batch(
     plan: VetPlan, item: WorkItem, decoded: Decoded, dataset: DatasetFacts, models: Models, tally: _Tally
 ) -> _Scored:
-    digests = sample_digests(decoded.batch)
-    batch, view = sample_batch(decoded, digests, item, dataset, wants_columns=False)
+    wants_digests = any("sample_digest" in planned.check.columns for planned in plan.checks)
+    every_digest = sample_digests(decoded.batch) if wants_digests else None
+    batch, view = sample_batch(decoded, every_digest, item, dataset, wants_columns=False)
     roles = role_batch(batch)
     count = batch.num_rows
     held, flagged_any = np.zeros(count, dtype=bool), np.zeros(count, dtype=bool)
@@ -237,21 +258,22 @@ def _score_batch(
             held |= found.flagged
         _count_scores(tally, planned.check.name, found)
     positions = np.flatnonzero(view.usable)
-    usable_digests = digests[view.usable]
-    for digest in usable_digests[~held]:
-        tally.tree.append(leaf_hash(digest.tobytes()))
+    digests = np.zeros((count, 32), np.uint8)
+    if flagged_any.any():
+        digests[flagged_any] = sample_digests(decoded.batch.take(pa.array(positions[flagged_any])))
     tally.admitted += int((~held).sum())
     tally.quarantined += int(held.sum())
     tally.flagged_any += int(flagged_any.sum())
     tally.malformed += len(decoded.malformed) + len(view.faults)
-    excluded = np.concatenate([decoded.rows[~view.usable], decoded.rows[positions[held]]])
-    if len(excluded):
-        tally.excluded.append(excluded)
+    excluded = ~view.usable
+    excluded[positions[held]] = True
+    if excluded.any():
+        tally.excluded.append(decoded.rows[excluded])
     labels = roles.schema.get_field_index("label")
     return _Scored(
         rows=decoded.rows[view.usable],
         positions=positions,
-        digests=usable_digests,
+        digests=digests,
         sources=roles.column(roles.schema.get_field_index("source")),
         labels=None if labels < 0 else roles.column(labels),
         held=held,
@@ -341,7 +363,7 @@ def _findings_batch(item: WorkItem, scored: _Scored) -> pa.RecordBatch:
         columns = [
             pa.array([item.name] * count, pa.string()),
             pa.array(scored.rows[chosen]),
-            pa.array([digest.tobytes() for digest in scored.digests[chosen]], pa.binary(32)),
+            digest_array(scored.digests[chosen]),
             scored.sources.take(taken),
             labels,
             pa.array([planned.check.name] * count, pa.string()),
@@ -377,7 +399,7 @@ def _flagged_samples(item: WorkItem, decoded: Decoded, scored: _Scored, mask: np
     columns = [
         pa.array([item.name] * len(chosen), pa.string()),
         pa.array(scored.rows[chosen]),
-        pa.array([digest.tobytes() for digest in scored.digests[chosen]], pa.binary(32)),
+        digest_array(scored.digests[chosen]),
         pa.array(reasons, REASONS_TYPE),
         *decoded.batch.take(pa.array(scored.positions[chosen])).columns,
     ]

@@ -1,14 +1,17 @@
 """From a run's result to the report's data: which figures and which samples are shown."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import heapq
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
-from apache_beam.io.filesystems import FileSystems
 
+from millcert.errors import InternalError
 from millcert.pipelines.driver import Published
+from millcert.pipelines.output import read_part
 from millcert.pipelines.ruling import ScoreHistogram
 from millcert.pipelines.score import bin_edge, part_name
 from millcert.policy_model import ImageShape
@@ -37,6 +40,8 @@ MAX_MALFORMED = 100
 #: A list in a sample is shown up to here; an embedding says nothing to a reader.
 MAX_LIST_SHOWN = 16
 
+_ORDER = [("score", "descending"), ("file", "ascending"), ("row", "ascending")]
+
 
 def build_report(published: Published, images: Mapping[str, ImageShape]) -> str:
     """Return the report of a run as one HTML page.
@@ -52,7 +57,7 @@ def report_data(published: Published, images: Mapping[str, ImageShape]) -> Repor
     """Return what the report shows. Memory: the shown findings and one batch of a quarantine file."""
     verdict = published.result.verdict
     if verdict is None:
-        raise ValueError("a run without a verdict has no report")
+        raise InternalError("A run without a verdict has no report.")
     histograms = {histogram.check: histogram for histogram in published.result.histograms}
     findings, total = _findings(published, images)
     return ReportData(
@@ -173,12 +178,20 @@ def _next_commands(published: Published, verdict: Verdict) -> tuple[str, ...]:
 
 
 def _findings(published: Published, images: Mapping[str, ImageShape]) -> tuple[tuple[Finding, ...], int]:
-    table = _read(published, "findings.parquet")
-    chosen: list[Mapping[str, Any]] = []
-    for name in sorted(set(table.column("check").to_pylist())):
-        mine = table.filter(pc.equal(table.column("check"), name))
-        order = [("score", "descending"), ("file", "ascending"), ("row", "ascending")]
-        chosen += mine.sort_by(order).slice(0, MAX_FINDINGS_A_CHECK).to_pylist()
+    best: dict[str, list[Mapping[str, Any]]] = {}
+    total = 0
+    for batch in read_part(f"{published.folder}/findings.parquet"):
+        total += batch.num_rows
+        for name in pc.unique(batch.column("check")).to_pylist():
+            mine = batch.filter(pc.equal(batch.column("check"), name))
+            # At most so many of a batch can be shown; only they become Python values.
+            top = mine.take(pc.sort_indices(mine, sort_keys=_ORDER)[:MAX_FINDINGS_A_CHECK]).to_pylist()
+            best[name] = heapq.nsmallest(
+                MAX_FINDINGS_A_CHECK,
+                [*best.get(name, []), *top],
+                key=lambda row: (-row["score"], row["file"].encode(), row["row"]),
+            )
+    chosen = [row for name in sorted(best) for row in best[name]]
     samples = _samples(published, {(row["file"], row["row"]) for row in chosen}, images)
     shown = tuple(
         Finding(
@@ -195,7 +208,7 @@ def _findings(published: Published, images: Mapping[str, ImageShape]) -> tuple[t
         )
         for row in chosen
     )
-    return shown, table.num_rows
+    return shown, total
 
 
 def _samples(
@@ -204,20 +217,18 @@ def _samples(
     """Return the samples at these places: held back ones from the quarantine, others from the run's own parts."""
     found: dict[tuple[str, int], tuple[SampleField, ...]] = {}
     for file in sorted({file for file, _ in places}):
+        wanted = np.array([row for name, row in places if name == file], np.int64)
         for uri in (f"{published.folder}/quarantine/{file}.parquet", f"{published.parts}/reported/{part_name(file)}"):
-            for row in _rows(uri):
-                place = (file, row["millcert_row"])
-                if place in places:
-                    found[place] = tuple(_fields(row, images))
+            for row in _rows(read_part(uri), wanted):
+                found[file, row["millcert_row"]] = tuple(_fields(row, images))
     return found
 
 
-def _rows(uri: str) -> Iterator[Mapping[str, Any]]:
-    if not FileSystems.exists(uri):
-        return
-    with FileSystems.open(uri, compression_type="uncompressed") as stream:
-        for batch in pq.ParquetFile(pa.PythonFile(stream, mode="r")).iter_batches(batch_size=256):
-            yield from batch.to_pylist()
+def _rows(batches: Iterable[pa.RecordBatch], wanted: np.ndarray) -> Iterator[Mapping[str, Any]]:
+    for batch in batches:
+        chosen = np.isin(batch.column("millcert_row").to_numpy(), wanted)
+        if chosen.any():
+            yield from batch.filter(pa.array(chosen)).to_pylist()
 
 
 def _fields(row: Mapping[str, Any], images: Mapping[str, ImageShape]) -> Iterator[SampleField]:
@@ -240,11 +251,7 @@ def _value(value: Any, image: ImageShape | None) -> SampleValue:
 
 
 def _malformed(published: Published) -> Iterator[MalformedRow]:
-    for row in _read(published, "malformed.parquet").slice(0, MAX_MALFORMED).to_pylist():
+    rows = (row for batch in read_part(f"{published.folder}/malformed.parquet") for row in batch.to_pylist())
+    for row in islice(rows, MAX_MALFORMED):
         place = "" if row["line"] is None else f"line {row['line']}, byte {row['byte_offset']}: "
         yield MalformedRow(row["file"], row["row"], row["reason"], place + row["detail"])
-
-
-def _read(published: Published, name: str) -> pa.Table:
-    with FileSystems.open(f"{published.folder}/{name}", compression_type="uncompressed") as stream:
-        return pq.read_table(pa.PythonFile(stream, mode="r"))

@@ -1,6 +1,7 @@
 """A small signed data set, its policy, and how to run the gate on it."""
 
 import hashlib
+import importlib.util
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from millcert.pipelines.driver import Published, VetOptions, VetResult, vet_dataset
+from millcert.pipelines.driver import Engine, Published, VetOptions, VetResult, vet_dataset
 from millcert.policy import load_policy
 from millcert.provenance.manifest import FileEntry, Manifest
 from millcert.testing.sigstore import PrivateSigstore
@@ -35,6 +36,7 @@ class Workbench:
 
     top: Path
     sigstore: PrivateSigstore
+    plain: Callable[..., Engine]
     policy: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -91,7 +93,10 @@ class Workbench:
         workers: int = 1,
         after: Callable[[str], None] = lambda _: None,
         render_report: Callable[[Published], str] | None = None,
+        engine: Engine | None = None,
+        on_beam: bool = False,
     ) -> VetResult:
+        """Run the gate with the plain engine; on Beam where that is asked for."""
         options = VetOptions(
             datasets=datasets or (str(self.data),),
             out=str(out or self.out),
@@ -100,7 +105,13 @@ class Workbench:
             workers=workers,
             now=lambda: NOW,
         )
-        return vet_dataset(load_policy(self.save_policy()), options, after=after, render_report=render_report)
+        return vet_dataset(
+            load_policy(self.save_policy()),
+            options,
+            after=after,
+            render_report=render_report,
+            engine=None if on_beam else engine or self.plain(),
+        )
 
     def verdict(self) -> Mapping[str, Any]:
         loaded: Mapping[str, Any] = json.loads((self.out / "verdict.json").read_text())
@@ -122,10 +133,22 @@ def make_table(rows: int, seed: int, classes: Sequence[int] = (0, 1, 2)) -> pa.T
     )
 
 
+@pytest.fixture(scope="session")
+def plain_engine() -> Callable[..., Engine]:
+    """Return the class of tests/plain_engine.py: tests are no package, so it is loaded by its path."""
+    spec = importlib.util.spec_from_file_location("plain_engine", Path(__file__).parents[1] / "plain_engine.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    kind: Callable[..., Engine] = module.PlainEngine
+    return kind
+
+
 @pytest.fixture
-def bench(tmp_path: Path, sigstore: PrivateSigstore) -> Workbench:
+def bench(tmp_path: Path, sigstore: PrivateSigstore, plain_engine: Callable[..., Engine]) -> Workbench:
     """Two signed sources, `north` (Parquet and JSONL) and `south` (Arrow); label noise is only listed."""
-    workbench = Workbench(tmp_path, sigstore)
+    workbench = Workbench(tmp_path, sigstore, plain_engine)
     workbench.write("north", "a.parquet", make_table(150, 1))
     workbench.write("north", "deep/b.jsonl", make_table(90, 2))
     workbench.write("south", "c.arrow", make_table(120, 3))

@@ -1,4 +1,4 @@
-"""Same input, same verdict digest: on one worker or two, and in any order of the files."""
+"""Same input, same verdict digest: on one worker or two, without Beam, and in any order of the files."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,9 +36,9 @@ def test_workers_and_file_order_change_nothing_that_is_published(bench: Workbenc
     del bench.policy["trust"]
     globs = [f"{bench.data}/**/{Path(name).name}" for name in names]
 
-    one = bench.vet(*globs, out=tmp_path / "one")
-    shuffled = bench.vet(*reversed(globs), out=tmp_path / "shuffled")
-    two = bench.vet(*globs, out=tmp_path / "two", workers=2)
+    plain = bench.vet(*globs, out=tmp_path / "plain")
+    one = bench.vet(*globs, out=tmp_path / "one", on_beam=True)
+    two = bench.vet(*reversed(globs), out=tmp_path / "two", on_beam=True, workers=2)
 
-    assert one.verdict.digest == shuffled.verdict.digest == two.verdict.digest
-    assert published(tmp_path / "one") == published(tmp_path / "shuffled") == published(tmp_path / "two")
+    assert plain.verdict.digest == one.verdict.digest == two.verdict.digest
+    assert published(tmp_path / "plain") == published(tmp_path / "one") == published(tmp_path / "two")

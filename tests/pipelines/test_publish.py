@@ -1,11 +1,19 @@
 """Outputs appear all at once or not at all, whatever happens between two writes."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from millcert.errors import StoreError, UsageError
-from millcert.pipelines.publish import promote, promote_in_order, refuse_existing, staging_for, write_file
+from millcert.pipelines.publish import (
+    promote,
+    promote_in_order,
+    refuse_existing,
+    refuse_overlap,
+    staging_for,
+    write_file,
+)
 
 
 class Crash(BaseException):
@@ -81,11 +89,75 @@ def test_two_runs_into_one_output_at_a_time_are_refused(tmp_path: Path) -> None:
 def test_an_existing_output_is_refused_unless_replaced(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     refuse_existing(str(tmp_path / "out"), replace=False)  # an empty folder is nobody's output
-    (tmp_path / "out" / "x").write_text("x")
+    (tmp_path / "out" / "verdict.json").write_text("{}")
 
     with pytest.raises(UsageError, match="exists already"):
         refuse_existing(str(tmp_path / "out"), replace=False)
     refuse_existing(str(tmp_path / "out"), replace=True)
+
+
+def make_file(top: Path) -> None:
+    (top / "out").write_text("a file of the user")
+
+
+def make_foreign_folder(top: Path) -> None:
+    write_file(str(top / "out" / "verdict.json"), b"{}")
+    write_file(str(top / "out" / "thesis.tex"), b"no copy")
+
+
+def make_folder_without_verdict(top: Path) -> None:
+    write_file(str(top / "out" / "admitted" / "a.parquet"), b"data")
+
+
+@pytest.mark.parametrize("make", [make_file, make_foreign_folder, make_folder_without_verdict])
+def test_only_what_a_run_published_is_ever_replaced(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    """Rule: --replace moves the old folder away and deletes it, so it must be an output and nothing else."""
+    make(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+
+    with pytest.raises(UsageError, match="not the output"), staging_for(str(tmp_path / "out"), replace=True):
+        pass
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("out", "dataset", "state"),
+    [
+        ("data", "data", "state"),
+        ("data/out", "data", "state"),
+        ("top", "top/data", "state"),
+        ("top", "data", "top/.millcert"),
+    ],
+)
+def test_an_output_that_holds_the_data_or_the_keys_or_lies_in_the_data_is_refused(
+    tmp_path: Path, out: str, dataset: str, state: str
+) -> None:
+    (tmp_path / dataset).mkdir(parents=True)
+
+    with pytest.raises(UsageError, match="inside"):
+        refuse_overlap(str(tmp_path / out), [str(tmp_path / dataset)], tmp_path / state)
+    refuse_overlap(str(tmp_path / "elsewhere"), [str(tmp_path / dataset)], tmp_path / state)
+    refuse_overlap("mem://anywhere", [str(tmp_path / dataset)], tmp_path / state)
+
+
+def test_staging_of_other_outputs_is_left_alone_whatever_the_output_is_called(tmp_path: Path) -> None:
+    other = tmp_path / ".other.staging-running"
+    other.mkdir()
+
+    with staging_for(str(tmp_path / "*"), replace=False):
+        assert other.exists()
+
+
+def test_an_output_that_is_a_link_publishes_where_the_link_leads(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "disk" / "out")
+    for text in ("old", "new"):
+        with staging_for(str(tmp_path / "out"), replace=True) as staging:
+            promote(fill(staging, text), str(tmp_path / "out"))
+
+    assert (tmp_path / "out").is_symlink()
+    assert set(contents(tmp_path / "disk" / "out").values()) == {"new"}
+    assert [path.name for path in (tmp_path / "disk").iterdir()] == ["out"]
 
 
 def test_an_empty_folder_is_replaced_by_the_output(tmp_path: Path) -> None:
