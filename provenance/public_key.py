@@ -91,9 +91,7 @@ def parse_public_key(data: bytes) -> PublicKey:
         if len(data) > _MAX_KEY_BYTES:
             raise ValueError(f"more than {_MAX_KEY_BYTES} bytes")  # noqa: TRY301 - one translation below
         loaded = (
-            serialization.load_pem_public_key(data)
-            if data.lstrip().startswith(_PEM_BEGIN)
-            else serialization.load_der_public_key(data)
+            serialization.load_pem_public_key(data) if _PEM_BEGIN in data else serialization.load_der_public_key(data)
         )
     except (ValueError, UnsupportedAlgorithm) as error:
         raise PolicyError(

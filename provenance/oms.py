@@ -1,0 +1,166 @@
+"""OpenSSF model signing, read: version 1 and the form of version 0.2, signed keyless, by key, or by certificate.
+
+The proof, step by step; each block below repeats its number:
+  1. The envelope verifies, by a trusted signer (provenance/bundle.py). Version 0.2 signed its own encoding instead of
+     DSSE's, by key and certificate; it counts here too, and only here: no DSSE encoding begins like it.
+  2. The payload is a statement of one of the two predicate types, and lists files with SHA-256 digests.
+  3. Version 1: the subject's digest is that of the listed digests. It binds no names, so it is trusted no further.
+  4. The files are exactly the listed ones. What the signature calls ignored is unsigned; it may be there only if the
+     caller says so, and is then named, never taken for data.
+Shards (digests of parts of files) and other hashes are refused: the gate hashes whole files with SHA-256.
+
+Source: the model signing specification 1.0 and the signatures of releases 0.2.0 to 1.1.0; written from those, with no
+code of theirs.
+"""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from millcert.errors import ManifestError, SignatureError
+from millcert.provenance.attestation import AttestedSubject, read_statement
+from millcert.provenance.bundle_entry import SignedEnvelope
+from millcert.provenance.dsse import IN_TOTO_PAYLOAD_TYPE
+from millcert.provenance.listing import Listing, add_path, compare_listing
+from millcert.provenance.manifest import Manifest
+from millcert.provenance.trust_root import TrustRoot
+from millcert.provenance.trust_signers import Signer, VerifiedSignature
+
+#: The file that the tool writes beside what it signed.
+SIGNATURE_NAME = "model.sig"
+PREDICATE_V1 = "https://model_signing/signature/v1.0"
+PREDICATE_V0 = "https://model_signing/Digests/v0.1"
+
+_HEX64 = re.compile(r"[0-9a-f]{64}")
+#: How version 1 names a model that is one file.
+_SELF = "."
+
+
+@dataclass(frozen=True)
+class SignedModel:
+    """Files that a trusted signer signed.
+
+    manifest: the files, as a manifest of ours, whose root binds their names.
+    ignored: files that were found and that the signature excludes; nobody vouches for them.
+    """
+
+    signature: VerifiedSignature
+    manifest: Manifest
+    ignored: tuple[str, ...]
+
+
+def verify_model(
+    files: Manifest,
+    bundle: bytes,
+    *,
+    root: TrustRoot | None,
+    identity: Signer | Sequence[Signer],
+    is_ignoring_accepted: bool = False,
+    is_selection: bool = False,
+) -> SignedModel:
+    """Verify that files are those of an OpenSSF model signature.
+
+    Args:
+        files: what was found, without the signature's own file; paths relative to the signed folder.
+        bundle: content of the signature's file.
+        root: the pinned trusted root; None suffices for signers by key and certificate, which are not logged.
+        identity: who may have signed; keys must be accepted unlogged.
+        is_ignoring_accepted: whether files that the signature ignores may be there.
+        is_selection: `files` is a part that was chosen on purpose.
+
+    Raises:
+        UntrustedSourceError, SignatureError: the signature does not verify, or says something else; `reason` is
+            "predicate", "serialization", "digest_algorithm" or "subject" besides those of a bundle and a statement.
+        DigestMismatchError, ManifestError: the files are not those that were signed.
+    """
+    from millcert.provenance.bundle import verify_envelope  # loads sigstore
+
+    # Step 1.
+    envelope = verify_envelope(bundle, root=root, identity=identity, encoding=_encoded_v0)
+    if envelope.payload_type != IN_TOTO_PAYLOAD_TYPE:
+        _refuse("payload_type", f"The signature holds {envelope.payload_type!r:.100}, expected an in-toto statement.")
+    # Steps 2 and 3.
+    listing, ignoring = read_model_statement(envelope.payload)
+    # Step 4.
+    unlisted = [entry for entry in files.files if entry.path not in listing.sha256]
+    ignored = [entry.path for entry in unlisted if _is_ignored(entry.path, ignoring)] if is_ignoring_accepted else []
+    left = Manifest(files.name, tuple(entry for entry in files.files if entry.path not in ignored))
+    manifest = compare_listing(listing, left, is_selection=is_selection)
+    return SignedModel(envelope.signature, manifest, tuple(ignored))
+
+
+def read_model_statement(payload: bytes) -> tuple[Listing, tuple[str, ...]]:
+    """Return the files that a statement lists, and the paths that it ignores (steps 2 and 3); verifies nothing.
+
+    Raises:
+        SignatureError: it is no statement of model signing, or of a kind that is not read.
+        ManifestError: a path may not stand in a manifest, or is there twice.
+    """
+    subjects, predicate_type, predicate = read_statement(payload)
+    if predicate_type == PREDICATE_V0:
+        return _files_v0(subjects), ()
+    if predicate_type != PREDICATE_V1:
+        _refuse("predicate", f"The signature is {predicate_type!r:.100}; read are {PREDICATE_V1} and {PREDICATE_V0}.")
+    serialization, resources = predicate.get("serialization"), predicate.get("resources")
+    if not isinstance(serialization, dict) or not isinstance(resources, list) or not resources or len(subjects) != 1:
+        _refuse("predicate", "The signature's predicate has no serialization, no resources, or several subjects.")
+    if serialization.get("method") != "files":
+        _refuse("serialization", f"The signature is over {serialization.get('method')!r:.40}; read are whole files.")
+    if serialization.get("hash_type") != "sha256":
+        _refuse("digest_algorithm", f"The signature uses {serialization.get('hash_type')!r:.40}; read is sha256.")
+    ignoring = serialization.get("ignore_paths", [])
+    if not isinstance(ignoring, list) or not all(isinstance(path, str) for path in ignoring):
+        _refuse("predicate", "The signature's ignore_paths is no list of paths.")
+    found = _resources(resources)
+    # Step 3.
+    joined = b"".join(bytes.fromhex(found[name]) for name in sorted(found))
+    if subjects[0].digest.get("sha256") != hashlib.sha256(joined).hexdigest():
+        _refuse("subject", "The signature's subject is not the digest of the files that it lists.")
+    name = subjects[0].name
+    if set(found) == {_SELF}:
+        found = {name: found[_SELF]}
+    return Listing(name or "model", found), tuple(ignoring)
+
+
+def _files_v0(subjects: Sequence[AttestedSubject]) -> Listing:
+    found: dict[str, str] = {}
+    for one in subjects:
+        if set(one.digest) != {"sha256"}:
+            _refuse("digest_algorithm", f"The signature has {', '.join(sorted(one.digest))[:80]} for {one.name!r:.80}.")
+        add_path(found, one.name, _hex(one.digest["sha256"], one.name), "signature")
+    return Listing("model", found)
+
+
+def _resources(resources: Sequence[Any]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for one in resources:
+        if not isinstance(one, dict) or not isinstance(one.get("name"), str):
+            _refuse("predicate", "The signature has a resource without a name.")
+        if one.get("algorithm") != "sha256":
+            _refuse("digest_algorithm", f"The signature uses {one.get('algorithm')!r:.40} for {one['name']!r:.80}.")
+        add_path(found, one["name"], _hex(one.get("digest"), one["name"]), "signature")
+    if _SELF in found and len(found) > 1:
+        raise ManifestError("The signature lists a folder as one of its own files.", hint="Sign the folder again.")
+    return found
+
+
+def _hex(value: object, name: str) -> str:
+    if not isinstance(value, str) or not _HEX64.fullmatch(value):
+        _refuse("predicate", f"The signature has no SHA-256 for {name!r:.80}.")
+    return value
+
+
+def _is_ignored(path: str, ignoring: Sequence[str]) -> bool:
+    return any(path == one or path.startswith(f"{one}/") for one in ignoring)
+
+
+def _encoded_v0(envelope: SignedEnvelope) -> bytes:
+    """Return what version 0.2 signed: the payload as Python prints bytes, which has one form for each payload."""
+    kind, payload = envelope.payload_type, envelope.payload
+    return f"DSSEV1 {len(kind)} {kind} {len(payload)} {payload!r}".encode()
+
+
+def _refuse(reason: str, message: str) -> NoReturn:
+    raise SignatureError(message, hint="See docs/formats/oms.md for what is read.", reason=reason)
