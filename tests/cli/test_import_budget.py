@@ -1,6 +1,7 @@
 """What starting a command loads: people wait for it, and what is not loaded cannot fail or be attacked."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -32,8 +33,15 @@ with contextlib.redirect_stdout(io.StringIO()):
 
 
 def modules_after(code: str) -> set[str]:
+    # Coverage starts itself in every process that inherits its variables; its modules are not ours to count.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
     probe = subprocess.run(
-        [sys.executable, "-c", PROBE.format(code=code)], cwd=REPOSITORY, capture_output=True, text=True, check=True
+        [sys.executable, "-c", PROBE.format(code=code)],
+        cwd=REPOSITORY,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     loaded: list[str] = json.loads(probe.stderr.splitlines()[-1])
     return set(loaded)
