@@ -43,7 +43,7 @@ class AccumulatePass(beam.PTransform):
         self._dataset = dataset
         self._models = models
 
-    def expand(self, batches: PCollection[pa.RecordBatch]) -> Mapping[str, PCollection]:
+    def expand(self, batches: PCollection[pa.RecordBatch]) -> Any:
         """Accumulate on the workers that read, then merge by key."""
         pair = beam.typehints.KV[beam.typehints.Tuple[str, str], Any]
         added = batches | "Accumulate" >> beam.ParDo(
@@ -160,7 +160,7 @@ class FitModels(beam.PTransform):
         """Fit on one worker."""
         return (
             begin
-            | "Once" >> beam.Create([None])
+            | "Once" >> beam.Impulse()
             | "Fit"
             >> beam.Map(
                 _fit, self._dataset, AsList(self._parts), self._models, self._plan, self._number
@@ -169,7 +169,7 @@ class FitModels(beam.PTransform):
 
 
 def _fit(
-    _: None,
+    _: bytes,
     dataset: DatasetFacts,
     parts: list[tuple[PartKey, Any]],
     models: Models | None,

@@ -100,11 +100,11 @@ class VerifySources(beam.PTransform):
 
     def expand(self, digests: PCollection[FileDigest]) -> PCollection[VerifiedFiles]:
         """Verify every source on one worker: some milliseconds a source."""
-        once = digests.pipeline | "Once" >> beam.Create([None])
+        once = digests.pipeline | "Once" >> beam.Impulse()
         return once | "Verify" >> beam.Map(_verify_once, AsList(digests), self._plan).with_output_types(VerifiedFiles)
 
 
-def _verify_once(_: None, digests: list[FileDigest], plan: VetPlan) -> VerifiedFiles:
+def _verify_once(_: bytes, digests: list[FileDigest], plan: VetPlan) -> VerifiedFiles:
     return verify_files(plan, digests)
 
 
@@ -253,13 +253,13 @@ class PlanDataset(beam.PTransform):
 
     def expand(self, schemas: PCollection[FileSchema]) -> PCollection[DatasetFacts]:
         """Merge what the files say on one worker."""
-        once = schemas.pipeline | "Once" >> beam.Create([None])
+        once = schemas.pipeline | "Once" >> beam.Impulse()
         return once | "Plan" >> beam.Map(_plan_once, self._verified, AsList(schemas), self._plan).with_output_types(
             DatasetFacts
         )
 
 
-def _plan_once(_: None, verified: VerifiedFiles, schemas: list[FileSchema], plan: VetPlan) -> DatasetFacts:
+def _plan_once(_: bytes, verified: VerifiedFiles, schemas: list[FileSchema], plan: VetPlan) -> DatasetFacts:
     return plan_dataset(plan, verified, schemas)
 
 

@@ -25,7 +25,7 @@ from millcert.pipelines.decide import Ruling, rule
 from millcert.pipelines.plan import VetPlan
 from millcert.pipelines.publish import write_file
 from millcert.pipelines.read import ReadRequest, ReadSamples
-from millcert.pipelines.records import Fault, FileOutcome, ShardFacts, WorkItem
+from millcert.pipelines.records import Fault, FileOutcome, ShardFacts
 from millcert.pipelines.ruling import ruling_to_json
 from millcert.pipelines.runner import choose_runner
 from millcert.pipelines.score import ScoreFiles
@@ -55,21 +55,23 @@ class VetDataset(beam.PTransform):
         plan = self._plan
         # Workers get the plan without its files: with 100,000 of them it would weigh 20 MB in each of 30 steps.
         shared = replace(plan, items=(), auxiliary=())
-        every = begin | "AllFiles" >> beam.Create([*plan.items, *plan.auxiliary])
+        # Every branch spreads the files by a reshuffle of its own, so Create needs none.
+        every = begin | "AllFiles" >> beam.Create([*plan.items, *plan.auxiliary], reshuffle=False)
+        items = begin | "DataFiles" >> beam.Create(list(plan.items), reshuffle=False)
         verified = AsSingleton(every | "HashFiles" >> HashFiles(shared) | "VerifySources" >> VerifySources(plan))
-        schemas = _items(begin, plan, "Describe") | "DescribeFiles" >> DescribeFiles(shared, verified)
+        schemas = items | "DescribeFiles" >> DescribeFiles(shared, verified)
         dataset = AsSingleton(schemas | "PlanDataset" >> PlanDataset(shared, verified))
         models: AsSingleton | None = None
         shards: PCollection[ShardFacts] | None = None
         faults: list[PCollection[Fault]] = []
         for number in range(1, plan.passes + 1):
             label = f"Pass{number}"
-            read = _items(begin, plan, label) | f"{label}/Read" >> ReadSamples(_request(plan, number), dataset)
+            read = items | f"{label}/Read" >> ReadSamples(_request(plan, number), dataset)
             added = read.batches | f"{label}/Accumulate" >> AccumulatePass(shared, number, dataset, models)
             models = AsSingleton(begin | f"{label}/Fit" >> FitModels(shared, number, dataset, added["parts"], models))
             shards = read.shards if shards is None else shards
             faults += [read.faults, added["faults"]]
-        scored = _items(begin, plan, "Score") | "ScoreFiles" >> ScoreFiles(shared, dataset, models)
+        scored = items | "ScoreFiles" >> ScoreFiles(shared, dataset, models)
         every_fault = [*faults, scored.faults] | "Faults" >> beam.Flatten()
         return (
             begin
@@ -94,10 +96,6 @@ def write_ruling(
     path = f"{plan.staging}/{RULING_FILE}"
     write_file(path, json.dumps(ruling_to_json(ruling, outcomes), allow_nan=False, sort_keys=True).encode())
     return path
-
-
-def _items(begin: PBegin, plan: VetPlan, label: str) -> PCollection[WorkItem]:
-    return begin | f"{label}/Files" >> beam.Create(list(plan.items))
 
 
 def _request(plan: VetPlan, number: int) -> ReadRequest:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,9 @@ from millcert.errors import UsageError
 
 if TYPE_CHECKING:
     from millcert.pipelines.driver import VetResult
+
+#: Characters that a label or a source's name could carry into a terminal: they end, hide or reorder a line.
+_DECEPTIVE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 @click.command(
@@ -126,8 +130,8 @@ def describe(result: "VetResult") -> str:
             f"({check.flagged_fraction:.2%}, limit {check.max_flagged_fraction:.2%})"
         )
         lines += [
-            f"  {'':<{width}}  {'':<12} suspicious: {group['group']}, about {group['estimated_count']:g} samples "
-            f"({group['count_low']:g} to {group['count_high']:g})"
+            f"  {'':<{width}}  {'':<12} suspicious: {group['group']}, about {_figure(group['estimated_count'])} samples "
+            f"({_figure(group['count_low'])} to {_figure(group['count_high'])})"
             for group in check.evidence[:5]
             if group["is_suspicious"] and check.severity == "reject"
         ]
@@ -139,4 +143,9 @@ def describe(result: "VetResult") -> str:
         lines.append(f"  next: millcert admit {result.out}/admitted --certificate {result.out}/certificate.json")
     else:
         lines.append(f"  next: open {result.out}/report.html, then mend the data or the policy and run again")
-    return "\n".join(lines)
+    return "\n".join(_DECEPTIVE.sub(lambda found: f"\\u{ord(found.group()):04x}", line) for line in lines)
+
+
+def _figure(value: float | str) -> str:
+    """Return a figure of a verdict for people; a verdict holds infinities as text."""
+    return f"{float(value):g}"
