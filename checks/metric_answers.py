@@ -285,7 +285,7 @@ def interpolate(buckets: order.Buckets, n: int, quantile: float, how: str) -> tu
 
     Source: Hyndman and Fan, The American Statistician 50 (1996), definition 7, and the options of `numpy.quantile`.
     """
-    place = (n - 1) * (quantile * 100.0 / 100.0)
+    place = (n - 1) * quantile
     below = math.floor(place)
     match how:
         case "lower":
