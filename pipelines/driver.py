@@ -183,6 +183,8 @@ def run_pipeline(plan: VetPlan, options: PipelineOptions, watcher: Watcher) -> R
     except MillcertError:
         raise
     except Exception as error:
+        if _last_line(error).startswith("KeyboardInterrupt"):
+            raise KeyboardInterrupt from error  # it met a worker's thread, which the runner tells as a failure
         raise _runner_error(error) from error
     finally:
         watcher.stop()
@@ -206,14 +208,24 @@ def _finish(plan: VetPlan, options: PipelineOptions) -> str:
     return run()
 
 
+#: How Beam's portable runners tell a failed job; the reason is a worker's traceback, or else the cluster's own trouble.
+_FAILED_JOB = " failed in state "
+
+
 def _runner_error(error: Exception) -> MillcertError:
     # Workers turn every foreseen failure into a value, so what arrives here is the machine's fault or ours.
-    text = next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
+    text = _last_line(error)
     is_machine = isinstance(error, OSError | MemoryError) or "grpc" in type(error).__module__
     # The runner hands on what a worker raised as the text of a RuntimeError.
+    is_machine |= _FAILED_JOB in str(error) and "Traceback (most recent call last)" not in str(error)
     if is_machine or "No space left" in str(error) or text.startswith(("MemoryError", "pyarrow.lib.ArrowMemoryError")):
         return StoreError(f"The runner failed: {text}", hint="Run again; nothing was published.")
     return InternalError(f"The job failed: {text}", hint="This is a bug of millcert; please report it.")
+
+
+def _last_line(error: Exception) -> str:
+    """Return what a runner's error ends in: the worker's own exception, behind its traceback."""
+    return next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
 
 
 def _merge_parts(staging: str, kind: str, schema: pa.Schema, files: Sequence[str]) -> int:

@@ -20,8 +20,8 @@ _DECEPTIVE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u20
 
 @click.command(
     context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
-    epilog="Exit codes: 0 admitted, 1 rejected, 2 usage or policy error, 3 integrity failure, 4 inconclusive, 5 a store "
-    "or service failed (retry is safe), 70 a bug of millcert. Everything that is not 0 blocks training.",
+    epilog="Exit codes: 0 admitted, 1 rejected, 2 usage or policy error, 3 integrity failure, 4 inconclusive, 5 a "
+    "store or service failed (retry is safe), 70 a bug of millcert. Everything that is not 0 blocks training.",
 )
 @click.argument("arguments", metavar="DATASET... [BEAM OPTIONS]", nargs=-1, type=click.UNPROCESSED, required=True)
 @click.option("--policy", "policy_path", required=True, type=click.Path(path_type=Path), help="The policy file.")
@@ -53,8 +53,9 @@ def vet(
     """
     # Great Expectations 1.24 sends nothing; older and newer ones might.
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
-    # Beam and its parts log to the root logger from the moment they are imported; a user's terminal is for our progress.
-    logging.basicConfig(level=logging.INFO if is_verbose() else logging.ERROR, format="%(name)s: %(message)s")
+    # Beam and its parts log to the root logger from the moment they are imported, a worker's traceback at level error;
+    # a user's terminal is for our progress and our own word on what went wrong.
+    logging.basicConfig(level=logging.INFO if is_verbose() else logging.CRITICAL, format="%(name)s: %(message)s")
     from millcert.policy import load_policy
 
     loaded = load_policy(policy_path)  # before Beam is imported: a wrong policy is told in a moment
@@ -106,10 +107,8 @@ def describe(result: "VetResult") -> str:
     """Return the answer for a terminal: the decision, why, what each check says, where things are, what to do next."""
     verdict = result.verdict
     counts = verdict.samples
-    lines = [
-        f"{verdict.decision}  {verdict.dataset}  {counts.seen:,} samples = {counts.admitted:,} admitted + "
-        f"{counts.quarantined:,} quarantined + {counts.malformed:,} malformed"
-    ]
+    where = f"{counts.admitted:,} admitted + {counts.quarantined:,} quarantined + {counts.malformed:,} malformed"
+    lines = [f"{verdict.decision}  {verdict.dataset}  {counts.seen:,} samples = {where}"]
     lines += [f"  reason: {reason.message}" for reason in verdict.reasons]
     width = max([len(source.name) for source in verdict.sources] + [len(check.name) for check in verdict.checks] + [12])
     for source in verdict.sources:
@@ -130,8 +129,8 @@ def describe(result: "VetResult") -> str:
             f"({check.flagged_fraction:.2%}, limit {check.max_flagged_fraction:.2%})"
         )
         lines += [
-            f"  {'':<{width}}  {'':<12} suspicious: {group['group']}, about {_figure(group['estimated_count'])} samples "
-            f"({_figure(group['count_low'])} to {_figure(group['count_high'])})"
+            f"  {'':<{width}}  {'':<12} suspicious: {group['group']}, about {_figure(group['estimated_count'])} "
+            f"samples ({_figure(group['count_low'])} to {_figure(group['count_high'])})"
             for group in check.evidence[:5]
             if group["is_suspicious"] and check.severity == "reject"
         ]
