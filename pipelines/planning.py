@@ -22,7 +22,7 @@ from millcert.pipelines.spool import DatasetFile, kind_of, match_files
 from millcert.policy import LoadedPolicy
 from millcert.policy_model import CheckRule, Policy
 from millcert.provenance.manifest import FileEntry, Manifest
-from millcert.provenance.trust import SignerRule, SourceRule, load_trust_root, match_sources, provenance_paths
+from millcert.provenance.trust import SourceRule, load_trust_root, match_sources, provenance_paths, refuse_expired
 
 #: What changes the meaning of a verdict besides the policy and the data. Part of every verdict.
 CODE_VERSION = f"millcert/{__version__}"
@@ -38,25 +38,31 @@ class Workspace:
     progress_path: str = ""
 
 
-def plan_run(loaded: LoadedPolicy, datasets: Sequence[str], workspace: Workspace) -> VetPlan:
+def plan_run(
+    loaded: LoadedPolicy, datasets: Sequence[str], workspace: Workspace, *, now: datetime | None = None
+) -> VetPlan:
     """Return the plan of a run.
 
     Args:
         loaded: the policy with the files that it names.
         datasets: files, folders or globs on any Beam filesystem.
         workspace: where the run works.
+        now: when the run began, with a time zone; None for the clock's time. Rules that are over refuse the run, and a
+            snapshot's least age counts back from it; nothing else depends on it.
 
     Raises:
         UsageError, PolicyError, UnknownCheckError, MissingColumnError: the run cannot be carried out as asked.
-        UntrustedSourceError: a file matches no source rule, or several.
+        UntrustedSourceError: a file matches no source rule, or several, or one that has expired.
         IntegrityError: the pinned trusted root has another digest.
     """
     policy = loaded.policy
     limits = read_limits(policy)
-    files = match_files(tuple(datasets), limits=limits)
+    # Workers may run in another folder than we do.
+    files = match_files(tuple(map(_absolute, datasets)), limits=limits)
     _refuse_names(policy.dataset.name, files)
     is_selection = not all(_is_folder(dataset) for dataset in datasets)
-    rules = tuple(_source_rule(policy, index) for index in range(len(policy.sources)))
+    started = now or datetime.now(UTC)
+    rules = tuple(rule.to_trust_rule(started) for rule in policy.sources)
     evidence = provenance_paths(rules)
     matched = match_sources([file.name for file in files if file.name not in evidence], rules)
     items = [_work_item(file, matched[file.name]) for file in files if file.name in matched]
@@ -149,26 +155,6 @@ def _refuse_missing_roles(check: Check, roles: Mapping[Role, str]) -> None:
         )
 
 
-def _source_rule(policy: Policy, index: int) -> SourceRule:
-    rule = policy.sources[index]
-    signers = (
-        None
-        if rule.signed_by is None
-        else tuple(
-            SignerRule(issuer=signer.issuer, identity=signer.identity, identity_pattern=signer.identity_pattern)
-            for signer in rule.signed_by
-        )
-    )
-    return SourceRule(
-        name=rule.name,
-        path_pattern=rule.path,
-        signed_by=signers,
-        unsigned_accepted=rule.unsigned is not None,
-        manifest=rule.manifest or "",
-        bundle=rule.bundle or "",
-    )
-
-
 def _planned_source(
     rule: SourceRule, files: Sequence[DatasetFile], items: Sequence[WorkItem], *, is_selection: bool
 ) -> PlannedSource:
@@ -184,6 +170,10 @@ def _planned_source(
         prefix=f"{rule.directory}/" if rule.directory else "",
         is_selection=is_selection,
     )
+
+
+def _absolute(dataset: str) -> str:
+    return str(Path(dataset).absolute()) if is_local(dataset) else dataset
 
 
 def _is_folder(dataset: str) -> bool:

@@ -2,11 +2,12 @@
 
 A bare `beam.Pipeline()` first tries to download and run a binary that nobody verified, and one dead-letter wrapper in
 the graph silently changes the engine (research/engine.md 1.1). So the local runner here is always the in-process
-portable runner, with the pipeline's options handed on to worker processes. Any other runner is taken by its Beam name.
+portable runner, with the pipeline's options handed on to worker processes. Of Beam's other runners those are taken
+that docs/runners.md describes, and only with programs that are pinned (engine_binaries.py).
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions, TypeOptions
 from apache_beam.portability.api import beam_provision_api_pb2
@@ -15,14 +16,24 @@ from apache_beam.runners.portability.fn_api_runner import fn_runner
 from apache_beam.runners.portability.portable_runner import JobServiceHandle
 
 from millcert.errors import UsageError
+from millcert.pipelines.engine_binaries import check_environment, check_flink, check_prism
 
 #: Names that mean "on this machine"; all of them run on the in-process portable runner.
 LOCAL_RUNNERS = frozenset({"", "local", "localrunner", "directrunner", "fnapirunner"})
-#: Names that would fetch or start something unverified.
+#: Runners that millcert takes besides, and what each must show before anything of it starts.
+REMOTE_RUNNERS: Mapping[str, Callable[[PipelineOptions], None]] = {
+    "FlinkRunner": check_flink,
+    "PortableRunner": check_environment,
+    "PrismRunner": check_prism,
+    "DataflowRunner": lambda _: None,
+}
+#: Why some of the others are not.
 REFUSED_RUNNERS = {
     "bundlebaseddirectrunner": "it runs each bundle with another engine, for tests of Beam itself",
     "daskrunner": "it writes tagged outputs to the wrong output, so malformed rows would be admitted",
     "interactiverunner": "it keeps every collection in memory",
+    "sparkrunner": "it downloads its job server; start one yourself and use PortableRunner with --job_endpoint",
+    "switchingdirectrunner": "it downloads a program that nobody verified",
 }
 
 
@@ -52,18 +63,26 @@ def choose_runner(options: PipelineOptions) -> PipelineRunner:
     """Return the runner that `options` name; the pinned local one if they name none.
 
     Raises:
-        UsageError: the runner is one that millcert refuses, with the reason, or unknown.
+        UsageError: the runner is one that millcert refuses, with the reason, or unknown; or it would start a program
+            that is not pinned.
+        DigestMismatchError: a program of the runner is not the pinned one.
     """
     name = options.view_as(StandardOptions).runner or ""
     key = name.lower()
     if key in LOCAL_RUNNERS:
         return local_runner(options)
-    if key in REFUSED_RUNNERS:
-        raise UsageError(f"Runner {name} is refused: {REFUSED_RUNNERS[key]}.", hint="Leave --runner out to run here.")
+    known = {each.lower(): each for each in REMOTE_RUNNERS}
+    if key not in known:
+        reason = REFUSED_RUNNERS.get(key, "it was never seen to give the same verdict as the local one")
+        raise UsageError(
+            f"Runner {name} is refused: {reason}.",
+            hint=f"Leave --runner out to run here, or use {', '.join(REMOTE_RUNNERS)}.",
+        )
+    REMOTE_RUNNERS[known[key]](options)
     try:
-        return create_runner(name)
+        return create_runner(known[key])
     except (ValueError, ImportError, AttributeError) as error:
-        raise UsageError(f"Beam knows no runner {name!r}: {error}", hint="Leave --runner out to run here.") from error
+        raise UsageError(f"Runner {name} cannot start: {error}", hint="See docs/runners.md.") from error
 
 
 def local_runner(options: PipelineOptions) -> PipelineRunner:
