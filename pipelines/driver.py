@@ -212,16 +212,11 @@ def _finish(plan: VetPlan, options: PipelineOptions) -> str:
 _FAILED_JOB = " failed in state "
 
 
-#: How Beam's portable runners tell a failed job; the reason is a worker's traceback, or else the cluster's own trouble.
-_FAILED_JOB = " failed in state "
-
-
 def _runner_error(error: Exception) -> MillcertError:
     # Workers turn every foreseen failure into a value, so what arrives here is the machine's fault or ours.
     text = _last_line(error)
     is_machine = isinstance(error, OSError | MemoryError) or "grpc" in type(error).__module__
     # The runner hands on what a worker raised as the text of a RuntimeError.
-    is_machine |= _FAILED_JOB in str(error) and "Traceback (most recent call last)" not in str(error)
     is_machine |= _FAILED_JOB in str(error) and "Traceback (most recent call last)" not in str(error)
     if is_machine or "No space left" in str(error) or text.startswith(("MemoryError", "pyarrow.lib.ArrowMemoryError")):
         return StoreError(f"The runner failed: {text}", hint="Run again; nothing was published.")
