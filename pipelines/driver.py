@@ -37,12 +37,15 @@ from millcert.pipelines.records import WorkItem, error_from
 from millcert.pipelines.ruling import RunResult, read_ruling
 from millcert.pipelines.runner import is_local as is_local_runner
 from millcert.pipelines.runner import pipeline_options
+from millcert.pipelines.sample_leaves import new_secret
+from millcert.pipelines.sample_set import data_files, settle_samples
 from millcert.pipelines.score import FINDINGS_SCHEMA, MALFORMED_SCHEMA, part_name
 from millcert.pipelines.spool import read_verified
 from millcert.pipelines.vet import RULING_FILE, build_pipeline
 from millcert.pipelines.watchdog import call_watched
 from millcert.policy import LoadedPolicy
 from millcert.provenance.manifest import Manifest
+from millcert.provenance.state import StateFolder
 from millcert.verdict import Verdict
 
 
@@ -149,6 +152,7 @@ def vet_dataset(
         plan = plan_run(loaded, options.datasets, Workspace(staging, progress_path))
         refuse_unreadable(plan)
         after("planned")
+        secret = new_secret(staging)
         result = (engine or run_pipeline)(plan, beam_options, watcher or _NoWatcher())
         after("computed")
         if result.verdict is None:
@@ -157,8 +161,9 @@ def vet_dataset(
         findings = _merge_parts(staging, "findings", FINDINGS_SCHEMA, result.files)
         malformed = _merge_parts(staging, "malformed", MALFORMED_SCHEMA, result.files)
         _settle_admitted(plan, result, published)
+        samples = settle_samples(staging, StateFolder(options.state), secret, data_files(plan, result))
         after("parts merged")
-        recorded = recorder.record(plan, result, options.now())
+        recorded = recorder.record(plan, result, samples, options.now())
         after("recorded")
         _write_documents(result, recorded, published)
         after("documents written")

@@ -10,6 +10,7 @@ it.
 """
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,7 @@ from millcert.pipelines.formats import Decoded, ReadLimits, decode
 from millcert.pipelines.progress import ProgressReporter
 from millcert.pipelines.records import Fault, ShardFacts, WorkItem, fault_from
 from millcert.pipelines.roles import RoleView
+from millcert.pipelines.sample_leaves import LeafWriter, read_secret
 from millcert.pipelines.spool import Spooled, read_verified
 from millcert.provenance.merkle import TreeBuilder, leaf_hash
 
@@ -37,7 +39,7 @@ class ReadRequest:
     """What one pass needs of the data.
 
     number: of the pass, for progress. wants_columns: the user's columns (expectations). wants_digests: sample digests.
-    wants_shards: emit `ShardFacts` (the first full read does).
+    wants_shards: emit `ShardFacts` and write the salted leaves to `staging` (the first full read does).
     """
 
     number: int
@@ -46,6 +48,7 @@ class ReadRequest:
     wants_shards: bool
     limits: ReadLimits
     progress_path: str
+    staging: str
 
 
 class ReadSamples(beam.PTransform):
@@ -90,13 +93,23 @@ class _ReadFile(beam.DoFn):
             return
         try:
             verified = dataset.item(item.name)
-            with read_verified(verified.uri, expected_sha256=verified.sha256, limits=self._request.limits) as spooled:
-                yield from self._read(verified, spooled, dataset)
+            with (
+                read_verified(verified.uri, expected_sha256=verified.sha256, limits=self._request.limits) as spooled,
+                self._leaf_writer(item) as leaves,
+            ):
+                yield from self._read(verified, spooled, dataset, leaves)
         except MillcertError as error:
             yield TaggedOutput("faults", fault_from(error, file=item.name))
         self._progress.advance(self._request.number, size_bytes=item.size_bytes)
 
-    def _read(self, item: WorkItem, spooled: Spooled, dataset: DatasetFacts) -> Iterator[Any]:
+    def _leaf_writer(self, item: WorkItem) -> AbstractContextManager[LeafWriter | None]:
+        if not self._request.wants_shards:
+            return nullcontext()
+        return LeafWriter(self._request.staging, item.name, read_secret(self._request.staging))
+
+    def _read(
+        self, item: WorkItem, spooled: Spooled, dataset: DatasetFacts, leaves: LeafWriter | None
+    ) -> Iterator[Any]:
         request, tree, records = self._request, TreeBuilder(), 0
         metadata = {FILE_KEY: item.name.encode(), SOURCE_KEY: item.source.encode()}
         for decoded in decode(item.data_format, spooled.file, dataset.schema, request.limits, name=item.name):
@@ -104,15 +117,17 @@ class _ReadFile(beam.DoFn):
             digests = None
             if request.wants_digests or request.wants_shards:
                 digests = sample_digests(decoded.batch)
-            if request.wants_shards and digests is not None:
+            if leaves is not None and digests is not None:
                 tree.extend(leaf_hashes(digests))
+                leaves.add(decoded.rows, digests)
             batch, _ = sample_batch(
                 decoded, digests if request.wants_digests else None, item, dataset, wants_columns=request.wants_columns
             )
             self._progress.advance(request.number, rows=len(decoded.rows))
             if batch.num_rows:
                 yield batch.replace_schema_metadata(metadata)
-        if request.wants_shards:
+        if leaves is not None:
+            leaves.end(records)
             yield TaggedOutput("shards", ShardFacts(item.name, records, tree.size, tree.root().hex()))
 
 

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from millcert.errors import InternalError
 from millcert.pipelines.plan import VetPlan
 from millcert.pipelines.ruling import RunResult
+from millcert.pipelines.sample_set import SampleSet, samples_entry
 from millcert.provenance.certificate import issue_certificate
 from millcert.provenance.keys import load_or_create_key
 from millcert.provenance.ledger import Entry, Ledger, open_ledger
@@ -59,8 +60,8 @@ class Recorder:
             _ = ledger.size
         return recorder
 
-    def record(self, plan: VetPlan, result: RunResult, now: datetime) -> Recorded:
-        """Append the run to the ledger and, if it admits, issue the certificate.
+    def record(self, plan: VetPlan, result: RunResult, samples: SampleSet, now: datetime) -> Recorded:
+        """Append the run and the roots of its samples to the ledger and, if it admits, issue the certificate.
 
         Raises:
             StoreError: the ledger could not be written; nothing counts then.
@@ -72,6 +73,7 @@ class Recorder:
         entries = run_entries(result.verdict, stamp)
         with self._ledger() as ledger:
             appended = ledger.append(entries)
+            ledger.append([samples_entry(samples, entries, appended.indexes)])
             certificate = None
             if result.verdict.decision == "admitted":
                 if result.output_manifest is None:

@@ -107,4 +107,5 @@ def _request(plan: VetPlan, number: int) -> ReadRequest:
         wants_shards=number == 1,
         limits=plan.limits,
         progress_path=plan.progress_path,
+        staging=plan.staging,
     )

@@ -71,14 +71,15 @@ def test_the_certificate_of_a_run_admits_what_was_published_and_nothing_else(ben
         admit_path(bench.out / "admitted", certificate)
 
 
-def test_the_ledger_holds_sources_checks_verdict_and_certificate_of_a_run(bench: Workbench) -> None:
+def test_the_ledger_holds_sources_checks_verdict_samples_and_certificate_of_a_run(bench: Workbench) -> None:
     result = bench.vet()
     with ledger_of(bench) as ledger:
         kinds = [entry.entry.kind for entry in ledger.find()]
         verdict = ledger.get(result.recorded.index)
         ledger.verify()
 
-    assert sorted(kinds) == ["certificate", "check_summary", "manifest", "manifest", "manifest", "verdict"]
+    sources_and_input = ["manifest", "manifest", "manifest"]
+    assert sorted(kinds) == ["certificate", "check_summary", *sources_and_input, "shard_roots", "verdict"]
     assert verdict.entry.body["verdict_digest"] == result.verdict.digest
 
 

@@ -1,0 +1,111 @@
+"""Runs made of sample digests alone: a ledger, the leaf files and the salts, as a run of the gate leaves them.
+
+For tests and benches that ask about look-ups and proofs, and not about data.
+"""
+
+import hashlib
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from millcert.pipelines.sample_leaves import LeafWriter
+from millcert.pipelines.sample_set import SampleSet, samples_entry, settle_samples
+from millcert.provenance.ledger import Entry, Ledger, LoggedEntry, open_ledger
+from millcert.provenance.sample_leaf import RunSecret
+from millcert.provenance.state import StateFolder
+
+ORIGIN = "test.example/ledger"
+RECORDED_AT = "2026-11-23T02:38:55Z"
+
+#: Rows handed to a writer at once.
+_BATCH_ROWS = 8192
+
+
+def signed_ledger(state: Path, *, seed: int = 1) -> Ledger:
+    """Return the ledger of a state folder, open for appending, signed by a key that a number makes."""
+    key = Ed25519PrivateKey.from_private_bytes(hashlib.sha256(f"millcert test key {seed}".encode()).digest())
+    return open_ledger(state / "ledger.db", origin=ORIGIN, key=key, create=True)
+
+
+def add_run(
+    state: Path, files: Mapping[str, Sequence[bytes | None] | np.ndarray], *, secret: bytes, dataset: str = "pets"
+) -> LoggedEntry:
+    """Write the samples of a run into a state folder, log them, and return the `shard_roots` entry.
+
+    Args:
+        state: the state folder; its ledger is made if there is none.
+        files: for each file name its sample digests in row order, None for a record that could not be decoded; or
+            digests as uint8 (n, 32). The part of the name before the first "/" is the source.
+        secret: 32 bytes that all salts come from.
+        dataset: name of the data set.
+    """
+    with tempfile.TemporaryDirectory() as staging:
+        run_secret = RunSecret(secret)
+        described = []
+        for name, digests in files.items():
+            write_leaves(staging, name, digests, run_secret)
+            described.append((name, name.partition("/")[0], hashlib.sha256(name.encode()).hexdigest()))
+        settled = settle_samples(staging, StateFolder(state), run_secret, described)
+    entries = run_entries(dataset, settled)
+    with signed_ledger(state) as ledger:
+        indexes = ledger.append(entries).indexes
+        index = ledger.append([samples_entry(settled, entries, indexes)]).indexes[0]
+        return ledger.get(index)
+
+
+def write_leaves(
+    staging: str,
+    name: str,
+    digests: Sequence[bytes | None] | np.ndarray,
+    secret: RunSecret,
+    *,
+    batch: int = _BATCH_ROWS,
+) -> None:
+    """Write a file's leaves as a worker does, so many rows at a time."""
+    with LeafWriter(staging, name, secret) as writer:
+        for start in range(0, len(digests), batch):
+            part = digests[start : start + batch]
+            if isinstance(part, np.ndarray):
+                writer.add(np.arange(start, start + len(part)), part)
+                continue
+            rows = np.array([start + at for at, digest in enumerate(part) if digest is not None], np.int64)
+            whole = b"".join(digest for digest in part if digest is not None)
+            writer.add(rows, np.frombuffer(whole, np.uint8).reshape(-1, 32))
+        writer.end(len(digests))
+
+
+def run_entries(dataset: str, samples: SampleSet) -> list[Entry]:
+    """Return the entries of a run that was admitted: its sources, one check, and the verdict."""
+    root = hashlib.sha256(dataset.encode()).hexdigest()
+    sources = sorted({shard.source for shard in samples.shards})
+    manifests = [
+        Entry(
+            "manifest",
+            hashlib.sha256(source.encode()).hexdigest(),
+            RECORDED_AT,
+            {
+                "dataset": dataset,
+                "identity": f"data@{source}.example",
+                "issuer": "https://issuer.example",
+                "source": source,
+                "status": "verified",
+            },
+        )
+        for source in sources
+    ]
+    check = {"dataset": dataset, "input_root": root, "name": "label_noise", "status": "passed", "version": "1"}
+    verdict = {"dataset": dataset, "decision": "admitted", "input_root": root, "policy_digest": "cd" * 32}
+    return [
+        *manifests,
+        Entry("check_summary", root, RECORDED_AT, check),
+        Entry("verdict", root, RECORDED_AT, verdict),
+    ]
+
+
+def digests_of(count: int, *, seed: int) -> np.ndarray:
+    """Return digests that look like digests, uint8 (count, 32)."""
+    values: np.ndarray = np.random.default_rng(seed).integers(0, 256, (count, 32), dtype=np.uint8)
+    return values

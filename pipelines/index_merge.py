@@ -1,0 +1,190 @@
+"""The merge of sorted runs into a run's index: 256 files and their tree, in memory that does not grow with the data.
+
+Each run is read in blocks whose lengths are proportional to the runs', so that all blocks end near the same key; what
+lies below the least of their last keys is complete, and is sorted and written at once. Keys are hashes, so blocks end
+close together whatever the data are; only a sample that is there very often makes a block of one key, and such a key is
+written run after run, because runs come in the order of shards and rows.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import BinaryIO, Self
+
+import numpy as np
+from apache_beam.io.filesystem import CompressionTypes
+from apache_beam.io.filesystems import FileSystems
+
+from millcert.errors import StoreError
+from millcert.provenance.leaf_index import BUCKETS, bucket_name
+from millcert.provenance.lookup import INDEX_FOLDER
+from millcert.provenance.shard_tree import TreeWriter
+
+#: Records held over all runs: 76 bytes each, and a few times that while they are sorted.
+MERGE_RECORDS = 1 << 19
+
+_LEAST_BLOCK = 4
+
+#: What a worker writes: key as four words, row, index leaf hash; 72 bytes, sorted.
+PART = np.dtype([("key", ">u8", (4,)), ("row", ">u8"), ("leaf", "V32")])
+_HELD = np.dtype([("key", ">u8", (4,)), ("shard", ">u4"), ("row", ">u8"), ("leaf", "V32")])
+#: The record of provenance/leaf_index.py.
+_RECORD = np.dtype([("key", ">u8", (4,)), ("shard", ">u4"), ("row", ">u8")])
+
+
+class SortedRun:
+    """One sorted run of a file's records.
+
+    path: on a Beam file system. shard: number of the file. size: how many records there are.
+    """
+
+    def __init__(self, path: str, shard: int, size: int) -> None:
+        self._path = path
+        self._shard = shard
+        self.size = size
+        self._read = 0
+        self.held = np.empty(0, _HELD)
+
+    @property
+    def is_read(self) -> bool:
+        """Whether all there is was read."""
+        return self._read == self.size
+
+    def fill(self, block: int) -> None:
+        """Read on until `block` records are held. The file is opened each time: there may be very many runs.
+
+        Raises:
+            StoreError: the file is shorter than was written.
+        """
+        wanted = min(block - len(self.held), self.size - self._read)
+        if wanted <= 0:
+            return
+        with FileSystems.open(self._path, compression_type=CompressionTypes.UNCOMPRESSED) as stream:
+            stream.seek(self._read * PART.itemsize)
+            data = stream.read(wanted * PART.itemsize)
+        if len(data) != wanted * PART.itemsize:
+            raise StoreError(f"The part {self._path} is shorter than was written.", hint="Run again.")
+        found = np.frombuffer(data, PART)
+        fresh = np.empty(wanted, _HELD)
+        fresh["key"], fresh["row"], fresh["leaf"] = found["key"], found["row"], found["leaf"]
+        fresh["shard"] = self._shard
+        self._read += wanted
+        self.held = np.concatenate((self.held, fresh))
+
+    def take(self, count: int) -> np.ndarray:
+        """Return the first `count` held records; they are held no more."""
+        taken, self.held = self.held[:count], self.held[count:]
+        return taken
+
+
+def merge_index(runs: Sequence[SortedRun], folder: Path) -> bytes:
+    """Write `index/00` to `index/ff` and `index.L` in a folder; return the root of the index's tree.
+
+    Args:
+        runs: by shard, and for each shard by row.
+        folder: exists and is empty of these names.
+
+    Raises:
+        StoreError: a part is too short.
+        OSError: the folder cannot be written.
+
+    Cost: about 1 microsecond a record.
+    """
+    (folder / INDEX_FOLDER).mkdir()
+    with ExitStack() as stack:
+        tree = stack.enter_context(TreeWriter(lambda level: (folder / f"index.{level}").open("wb")))
+        writer = stack.enter_context(_BucketWriter(folder / INDEX_FOLDER))
+        for chunk in merged(runs):
+            tree.extend(chunk["leaf"].tobytes())
+            writer.write(chunk)
+        return tree.end_tree()[1]
+
+
+def merged(runs: Sequence[SortedRun], *, records: int = MERGE_RECORDS) -> Iterator[np.ndarray]:
+    """Yield the records of all runs in ascending order of key, shard and row, in chunks.
+
+    Args:
+        runs: by shard, and for each shard by row.
+        records: how many to hold at once.
+    """
+    total = sum(run.size for run in runs)
+    blocks = [max(_LEAST_BLOCK, -(-records * run.size // max(total, 1))) for run in runs]
+    while True:
+        for run, block in zip(runs, blocks, strict=True):
+            run.fill(block)
+        limits = [run.held["key"][-1].tobytes() for run in runs if not run.is_read]
+        if not limits:
+            rest = np.concatenate([np.empty(0, _HELD), *(run.held for run in runs)])
+            if len(rest):
+                yield rest[_order(rest)]
+            return
+        limit = min(limits)
+        chunk = np.concatenate([run.take(_count(run.held["key"], limit)) for run in runs])
+        if len(chunk):
+            yield chunk[_order(chunk)]
+        else:
+            yield from _equal_keys(runs, blocks, limit)
+
+
+def _equal_keys(runs: Sequence[SortedRun], blocks: Sequence[int], key: bytes) -> Iterator[np.ndarray]:
+    """Yield every record with the key that is the least of all that are left."""
+    for run, block in zip(runs, blocks, strict=True):
+        while count := _count(run.held["key"], key, inclusive=True):
+            yield run.take(count)
+            if len(run.held):
+                break
+            run.fill(block)
+
+
+def _count(keys: np.ndarray, limit: bytes, *, inclusive: bool = False) -> int:
+    """Return how many of the sorted keys, shape (n, 4), are below `limit` (or, inclusive, not above it)."""
+    low, high = 0, len(keys)
+    while low < high:
+        middle = (low + high) // 2
+        key = keys[middle].tobytes()
+        if key < limit or (inclusive and key == limit):
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+def _order(chunk: np.ndarray) -> np.ndarray:
+    """Return the order of (key, shard, row)."""
+    words = chunk["key"].astype(np.uint64)
+    order = np.argsort(words[:, 0], kind="stable")
+    first = words[order, 0]
+    if (first[1:] == first[:-1]).any():  # equal samples, or keys that begin alike
+        columns = (chunk["row"], chunk["shard"], words[:, 3], words[:, 2], words[:, 1], words[:, 0])
+        order = np.lexsort([column.astype(np.uint64) for column in columns])
+    return order
+
+
+class _BucketWriter:
+    """Splits sorted records by the first byte of their keys; one file is open at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._bucket = -1
+        self._stream: BinaryIO | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._stream is not None:
+            self._stream.close()
+
+    def write(self, chunk: np.ndarray) -> None:
+        records = np.empty(len(chunk), _RECORD)
+        records["key"], records["shard"], records["row"] = chunk["key"], chunk["shard"], chunk["row"]
+        first = (chunk["key"][:, 0] >> np.uint64(56)).astype(np.int64)
+        edges = np.searchsorted(first, np.arange(BUCKETS + 1))
+        for bucket in np.unique(first).tolist():
+            self._open(bucket).write(records[edges[bucket] : edges[bucket + 1]].tobytes())
+
+    def _open(self, bucket: int) -> BinaryIO:
+        if self._stream is None or bucket != self._bucket:
+            self.__exit__()
+            self._bucket, self._stream = bucket, (self._folder / bucket_name(bucket)).open("wb")
+        return self._stream

@@ -1,0 +1,185 @@
+"""A run's samples in the state folder: what the workers wrote, joined, and what the ledger says of it.
+
+The driver joins the files' parts in the order of their names and merges the sorted runs into the 256 index files
+(index_merge.py), so the result depends on the data and the run's secret, and on neither workers nor bundles.
+"""
+
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from apache_beam.io.filesystem import CompressionTypes
+from apache_beam.io.filesystems import FileSystems
+
+from millcert.errors import InternalError, StoreError
+from millcert.pipelines.index_merge import SortedRun, merge_index
+from millcert.pipelines.plan import VetPlan
+from millcert.pipelines.ruling import RunResult
+from millcert.pipelines.sample_leaves import LeafFacts, part_stem, read_facts
+from millcert.provenance.keys import sync_folder
+from millcert.provenance.ledger_entry import Entry
+from millcert.provenance.lookup import INDEX_FOLDER, LIST_FILE, SEALED_FILE, files_folder, salts_folder
+from millcert.provenance.salt_store import drop_salts, write_salts
+from millcert.provenance.sample_leaf import RunSecret
+from millcert.provenance.sample_run import RunRoots, Shard, format_shards, shards_root
+from millcert.provenance.shard_tree import MAX_LEVELS, TreeWriter, list_leaf
+from millcert.provenance.state import StateFolder
+
+_COPY_BYTES = 1 << 20
+
+
+class SampleSet(NamedTuple):
+    """What the driver settled: the state's folders are whole. roots in hex; to be logged."""
+
+    shards: tuple[Shard, ...]
+    shards_root: str
+    shards_sha256: str
+    index_root: str
+
+    @property
+    def records(self) -> int:
+        """All records of all files."""
+        return sum(shard.records for shard in self.shards)
+
+    @property
+    def samples(self) -> int:
+        """Those that decode."""
+        return sum(shard.samples for shard in self.shards)
+
+
+def settle_samples(
+    staging: str, state: StateFolder, secret: RunSecret, files: Sequence[tuple[str, str, str]]
+) -> SampleSet:
+    """Join what the workers wrote into the state folder, durably; nothing is logged yet.
+
+    Args:
+        staging: of the run.
+        state: gets `provenance/<shards root>/` and `salts/<shards root>/`.
+        secret: of the run.
+        files: (name, source, SHA-256 of the bytes in hex) of every data file.
+
+    Raises:
+        StoreError: a part is missing, or the state folder cannot be written. A later run is not disturbed by what is
+            left of this one.
+
+    Cost: about 2 microseconds a row, one process; memory bounded, see index_merge.py.
+    """
+    ordered = sorted(files, key=lambda file: file[0].encode())
+    temporary = state.path / "provenance" / f".new-{secrets.token_hex(8)}"
+    try:
+        temporary.mkdir(parents=True, mode=0o700)
+        facts = [read_facts(staging, name) for name, _, _ in ordered]
+        shards = tuple(
+            Shard(name, fact.records, fact.samples, fact.root, sha256, source)
+            for (name, source, sha256), fact in zip(ordered, facts, strict=True)
+        )
+        names = [name for name, _, _ in ordered]
+        for level in range(MAX_LEVELS):
+            _join(staging, names, facts, f"rows.{level}", temporary / f"rows.{level}", level=level)
+        _join(staging, names, facts, "sealed", temporary / SEALED_FILE, level=0)
+        runs = [
+            SortedRun(f"{part_stem(staging, name)}.run.{number}", shard, size)
+            for shard, ((name, _, _), fact) in enumerate(zip(ordered, facts, strict=True))
+            for number, size in enumerate(fact.runs)
+        ]
+        index_root = merge_index(runs, temporary)
+        listed = format_shards(shards)
+        _write_durably(temporary / LIST_FILE, listed)
+        with TreeWriter(lambda level: (temporary / f"shards.{level}").open("wb")) as tree:
+            tree.extend(b"".join(list_leaf(shard.line()) for shard in shards))
+        _sync_files(temporary)
+        settled = SampleSet(shards, shards_root(shards).hex(), hashlib.sha256(listed).hexdigest(), index_root.hex())
+        _move_in(temporary, state, secret, settled)
+    except OSError as error:
+        raise StoreError(
+            f"The run's samples cannot be kept in {state.path}: {error}",
+            hint="Free space (about 140 bytes a row) or rights, then run again; nothing was published.",
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return settled
+
+
+def samples_entry(samples: SampleSet, entries: Sequence[Entry], indexes: Sequence[int]) -> Entry:
+    """Return the `shard_roots` entry of a run.
+
+    Args:
+        samples: what was settled.
+        entries: the run's other entries; the last one is its verdict.
+        indexes: where they are in the ledger.
+    """
+    verdict = entries[-1]
+    placed = list(zip(entries, indexes, strict=True))
+    return RunRoots(
+        dataset=str(verdict.body["dataset"]),
+        input_root=verdict.subject,
+        records=samples.records,
+        samples=samples.samples,
+        shards=len(samples.shards),
+        shards_root=samples.shards_root,
+        shards_sha256=samples.shards_sha256,
+        index_root=samples.index_root,
+        verdict=indexes[-1],
+        checks=tuple(index for entry, index in placed if entry.kind == "check_summary"),
+        sources=tuple(index for entry, index in placed if entry.kind == "manifest" and "source" in entry.body),
+    ).entry(verdict.recorded_at)
+
+
+def data_files(plan: VetPlan, result: RunResult) -> list[tuple[str, str, str]]:
+    """Return (name, source, SHA-256 in hex) of every data file of a run, for `settle_samples`.
+
+    Raises:
+        InternalError: the run has no manifest, so it has no verdict.
+    """
+    if result.input_manifest is None:
+        raise InternalError("A run without a manifest has no samples to keep.")
+    digests = {entry.path: entry.sha256 for entry in result.input_manifest.files}
+    return [(item.name, item.source, digests[item.name]) for item in plan.items]
+
+
+def _move_in(temporary: Path, state: StateFolder, secret: RunSecret, settled: SampleSet) -> None:
+    """Put salts, then files, under the run's name. An empty run's name may be there already, with the same content."""
+    salts, target = salts_folder(state, settled.shards_root), files_folder(state, settled.shards_root)
+    if not target.exists():
+        drop_salts(salts)  # of an equally empty run that crashed between the two
+        write_salts(salts, secret, ((shard.file, shard.records) for shard in settled.shards))
+        temporary.rename(target)
+        sync_folder(target.parent)
+
+
+def _join(
+    staging: str, names: Sequence[str], facts: Sequence[LeafFacts], part: str, target: Path, *, level: int
+) -> None:
+    """Join a part of every file whose tree reaches `level`; no file where none does."""
+    if all(fact.levels <= level for fact in facts):
+        return
+    with target.open("wb") as joined:
+        for name, fact in zip(names, facts, strict=True):
+            if level < fact.levels:
+                path = f"{part_stem(staging, name)}.{part}"
+                with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as stream:
+                    shutil.copyfileobj(stream, joined, _COPY_BYTES)
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_files(folder: Path) -> None:
+    for path in sorted(folder.rglob("*")):
+        with suppress(IsADirectoryError):
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+    sync_folder(folder / INDEX_FOLDER)
+    sync_folder(folder)
