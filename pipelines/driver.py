@@ -230,7 +230,9 @@ def _runner_error(error: Exception) -> MillcertError:
 
 def _last_line(error: Exception) -> str:
     """Return what a runner's error ends in: the worker's own exception, behind its traceback."""
-    return next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
+    line = next((line for line in reversed(str(error).splitlines()) if line.strip()), "")
+    # In this process the runner raises the worker's own class, whose name is not in the text.
+    return line if line and type(error) is RuntimeError else f"{type(error).__name__}: {line}"
 
 
 def _merge_parts(staging: str, kind: str, schema: pa.Schema, files: Sequence[str]) -> int:
