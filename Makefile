@@ -39,7 +39,8 @@ lint: $(VENV)/.dev
 
 types: $(VENV)/.dev
 	$(BIN)/mypy -p millcert
-	$(BIN)/mypy tests bench examples
+	$(BIN)/mypy --explicit-package-bases tests bench docs
+	MYPYPATH=examples $(BIN)/mypy --explicit-package-bases examples
 
 imports: $(VENV)/.dev
 	$(BIN)/lint-imports

@@ -4,8 +4,8 @@ Rules that every check keeps (the conformance suite falsifies each):
   1. A check is immutable and picklable; it does no I/O, reads no clock and has no global random state.
   2. An accumulator is a dict from group to part, and any sub-dict is a valid accumulator of the same check. A
      part has a size that does not grow with the number of samples beyond what the class's docstring states.
-  3. `merge` is associative and commutative to the last bit: the same samples in any batches, in any order, on any number
-     of workers give the same model and the same scores.
+  3. `merge` is associative and commutative to the last bit: the same samples in any batches, in any order, on any
+     number of workers give the same model and the same scores.
   4. A larger score is more suspect. Scores are finite.
   5. `add` never changes an accumulator that it was not given alone.
 """

@@ -279,7 +279,8 @@ def test_an_empty_report_says_so_in_every_section() -> None:
     page = assert_inert(render_report(empty_report()))
 
     for words in (
-        "Nothing speaks against it under the policy.", "0 rows in = 0 admitted + 0 quarantined + 0 malformed", "No source was read.",
+        "Nothing speaks against it under the policy.",
+        "0 rows in = 0 admitted + 0 quarantined + 0 malformed", "No source was read.",
         "The policy has no expectations.", "No check ran.", "No check ran, so no attack is covered.",
         "Nothing was flagged.", "Every record could be read.", "not logged", "none was issued", "Nothing to do.",
     ):  # fmt: skip
