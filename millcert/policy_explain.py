@@ -3,12 +3,20 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from millcert.policy_model import CheckRule, Policy, Signer, SourceRule
+from millcert.policy_model import CheckRule, Policy, SourceRule
 from millcert.provenance.trust import SourceRule as TrustRule
 from millcert.provenance.trust_patterns import path_matches
 
 if TYPE_CHECKING:
     from millcert.checks.base import Check
+
+_LISTS = {
+    "manifest": "a manifest",
+    "model_signing": "an OpenSSF model signature",
+    "checksums": "a list of SHA-256 checksums",
+    "bagit": "a BagIt manifest",
+    "croissant": "a Croissant file",
+}
 
 #: How many files of each kind an explanation lists by name; all are counted.
 LISTED_FILES = 20
@@ -58,23 +66,38 @@ def explain_policy(policy: Policy, checks: Mapping[int, "Check"]) -> tuple[Parag
 def explain_file(policy: Policy, path: str) -> FileMatch:
     """Return which rules speak for a file and why; `path` is POSIX, relative to the data set's root."""
     for rule in policy.sources:
-        # Where trust rules look for both, named or not; nobody's signature is asked about here.
-        places = TrustRule(
-            rule.name, rule.path, unsigned_accepted=True, manifest=rule.manifest or "", bundle=rule.bundle or ""
-        )
-        if path in {places.manifest_path, places.bundle_path}:
-            kind = "manifest" if path == places.manifest_path else "bundle"
+        kind = _evidence_kind(rule, path)
+        if kind is not None:
             return FileMatch(path, (rule.name,), "provenance", f"it is the {kind} of {rule.name}")
     found = policy.rules_matching(path)
     names = tuple(rule.name for rule in found)
     if len(found) == 1:
         status = "signed" if found[0].is_signed else "unknown"
-        return FileMatch(path, names, status, f'{found[0].name} matches by its path "{found[0].path}"')
+        demands = _source(found[0])
+        return FileMatch(path, names, status, f'{found[0].name} matches by its path "{found[0].path}": {demands}')
     if found:
         patterns = ", ".join(f'{rule.name} ("{rule.path}")' for rule in found)
         return FileMatch(path, names, "several_rules", f"more than one rule matches: {patterns}")
     reasons = "; ".join(f"{rule.name}: {why_not(rule.path, path)}" for rule in policy.sources)
     return FileMatch(path, names, "no_rule", f"no rule matches ({reasons})")
+
+
+def _evidence_kind(rule: SourceRule, path: str) -> str | None:
+    """Return what a file is to a rule that says where its evidence is, named or not; None where it is data."""
+    # Nobody's signature is asked about here.
+    places = TrustRule(
+        rule.name,
+        rule.path,
+        unsigned_accepted=True,
+        manifest=rule.manifest or "",
+        bundle=rule.bundle or "",
+        form=rule.form or "manifest",
+    )
+    if path == places.manifest_path:
+        return "manifest" if rule.form in (None, "manifest") else _LISTS[rule.form].partition(" ")[2]
+    if path == places.bundle_path:
+        return "bundle"
+    return "attestation" if path in {one.bundle for one in rule.attestations or ()} else None
 
 
 def why_not(pattern: str, path: str) -> str:
@@ -138,17 +161,29 @@ def _sources(policy: Policy) -> Iterator[str]:
 def _source(rule: SourceRule) -> str:
     if rule.signed_by is None:
         return "nobody needs to vouch for it; its samples count as of unknown provenance."
-    signers = " or ".join(_signer(signer) for signer in rule.signed_by)
+    signers = " or ".join(str(signer) for signer in rule.signed_by)
     return (
-        f"its files must be exactly those of a manifest signed by {signers}; "
-        f"another signer, no signature or one changed byte is refused (exit code 3)."
+        f"its files must be exactly those of {_LISTS[rule.form or 'manifest']} signed by {signers}; "
+        f"another signer, no signature or one changed byte is refused (exit code 3).{_demands(rule)}"
     )
 
 
-def _signer(signer: Signer) -> str:
-    if signer.identity is not None:
-        return f"{signer.identity} (vouched for by {signer.issuer})"
-    return f'an identity that matches all of "{signer.identity_pattern}" (vouched for by {signer.issuer})'
+def _demands(rule: SourceRule) -> str:
+    """Return what a rule asks for besides the signature, one sentence each."""
+    found = []
+    if rule.expires is not None:
+        found.append(f"After {rule.expires} (UTC) the rule counts no more, and its files are refused.")
+    if rule.min_age_days is not None:
+        found.append(f"It must have been signed {rule.min_age_days} days before the run or earlier.")
+    if rule.licenses is not None:
+        found.append(f"The licence that it states must be covered by {', '.join(rule.licenses)}.")
+    for one in rule.attestations or ():
+        asked = [f"by builder {one.builder}"] if one.builder else []
+        asked += [f"by verifier {one.verifier}"] if one.verifier else []
+        asked += [f"with {', '.join(one.levels)}"] if one.levels else []
+        signers = " or ".join(str(signer) for signer in one.signed_by)
+        found.append(f"An attestation {' '.join([one.type, *asked])}, signed by {signers}, must be at {one.bundle}.")
+    return "".join(f" {sentence}" for sentence in found)
 
 
 def _expectations(policy: Policy) -> Iterator[str]:

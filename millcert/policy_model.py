@@ -9,7 +9,6 @@ Rules this module keeps:
 docs/policy.md explains each key and its consequence.
 """
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias, cast
 
@@ -30,22 +29,26 @@ from millcert.policy_section import (
     shown,
     whole_number,
 )
-from millcert.provenance.trust_patterns import identity_pattern_fault, path_matches, path_pattern_fault
+from millcert.policy_sources import Signer, SourceRule
 
 if TYPE_CHECKING:
     from millcert.checks.base import Role
 
 
-def _pattern(value: str) -> str:
-    if fault := path_pattern_fault(value):
-        raise ValueError(f"{fault}, got {shown(value)}")
-    return value
-
-
-def _below_root(value: str) -> str:
-    if fault := _relative_path_fault(value):
-        raise ValueError(f"{fault}, got {shown(value)}")
-    return value
+__all__ = [
+    "CheckRule",
+    "Columns",
+    "Dataset",
+    "Expectations",
+    "ImageShape",
+    "Ledger",
+    "Limits",
+    "Policy",
+    "Signer",
+    "SourceRule",
+    "Trust",
+    "VerdictLimits",
+]
 
 
 def _beside_policy(value: str) -> str:
@@ -54,7 +57,6 @@ def _beside_policy(value: str) -> str:
     return value
 
 
-RootPath: TypeAlias = Annotated[Text, AfterValidator(_below_root)]
 PolicyPath: TypeAlias = Annotated[Text, AfterValidator(_beside_policy)]
 
 
@@ -125,63 +127,6 @@ class Trust(Section):
 
     trusted_root: PolicyPath
     trusted_root_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$"), PRINTABLE]
-
-
-class Signer(Section):
-    """An identity that may sign a source: `identity` exactly, or all of `identity_pattern` (docs/formats/trust.md)."""
-
-    issuer: Annotated[str, Field(pattern=r"^https://[^\s]+$", max_length=2048), PRINTABLE]
-    identity: Text | None = None
-    identity_pattern: Text | None = None
-
-    @classmethod
-    def rules(cls, raw: Mapping[str, Any]) -> Iterable[Fault]:
-        """Exactly one way to name the signer, and never everybody."""
-        yield from _exactly_one(raw, "identity", "identity_pattern")
-        pattern = raw.get("identity_pattern")
-        fault = identity_pattern_fault(pattern) if isinstance(pattern, str) else None
-        if fault is not None:
-            yield ("identity_pattern",), f"{fault}, got {shown(pattern)}"
-
-
-def _one_or_many(value: object) -> object:
-    return [value] if isinstance(value, (Mapping, Signer)) else value
-
-
-class SourceRule(Section):
-    """Who vouches for the files below a path: a signer, or by explicit acceptance nobody."""
-
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=128), PRINTABLE]
-    path: Annotated[Text, AfterValidator(_pattern)]
-    signed_by: (
-        Annotated[
-            tuple[Signer, ...],
-            at_least(1),
-            BeforeValidator(_one_or_many, json_schema_input_type=Signer | Annotated[list[Signer], Field(min_length=1)]),
-        ]
-        | None
-    ) = None
-    manifest: RootPath | None = None
-    bundle: RootPath | None = None
-    unsigned: Literal["accept_as_unknown"] | None = None
-
-    @classmethod
-    def rules(cls, raw: Mapping[str, Any]) -> Iterable[Fault]:
-        """Signed or knowingly unsigned; only a signature has a manifest and a bundle."""
-        yield from _exactly_one(raw, "signed_by", "unsigned")
-        if "unsigned" in raw and "signed_by" not in raw:
-            for key in ("manifest", "bundle"):
-                if raw.get(key) is not None:
-                    yield (key,), "only a signed source has one; name its signer under signed_by"
-
-    @property
-    def is_signed(self) -> bool:
-        """Whether the rule demands a signature."""
-        return self.signed_by is not None
-
-    def matches(self, path: str) -> bool:
-        """Tell whether the rule speaks for a file; `path` is POSIX, relative to the data set's root."""
-        return path_matches(self.path, path)
 
 
 class Expectations(Section):
@@ -255,7 +200,7 @@ class Policy(Section):
         checks = list(_sections(raw.get("checks")))
         yield from _repeated_checks(checks)
         is_signed = any(rule.get("signed_by") is not None for _, rule in sources)
-        if is_signed and raw.get("trust") is None:
+        if any(_is_logged(rule) for _, rule in sources) and raw.get("trust") is None:
             yield ("trust",), "the section is required because a source is signed_by somebody"
         if sources and not is_signed and raw.get("trust") is not None:
             yield ("trust",), "no source is signed_by anybody, so nothing would be verified against this trusted root"
@@ -296,12 +241,17 @@ class Policy(Section):
         return document
 
 
-def _exactly_one(raw: Mapping[str, Any], first: str, second: str) -> Iterator[Fault]:
-    given = [key for key in (first, second) if raw.get(key) is not None]
-    if len(given) == 2:
-        yield (second,), f"give {first} or {second}, not both"
-    elif not given and not (first in raw or second in raw):
-        yield (), f"give {first} or {second}; neither is there"
+def _is_logged(rule: Mapping[str, Any]) -> bool:
+    """Tell whether some signature of a source must be in a log, which only a trusted root can tell."""
+    held = [rule.get("signed_by")]
+    attestations = rule.get("attestations")
+    held += [one.get("signed_by") for one in attestations or () if isinstance(one, Mapping)]
+    signers = [one for part in held for one in (part if isinstance(part, (list, tuple)) else [part])]
+    return any(
+        not (isinstance(one, Mapping) and ("authorities" in one or one.get("unlogged") is not None))
+        for one in signers
+        if one is not None
+    )
 
 
 def _repeats(values: Iterable[object], place: KeyPath, noun: str) -> Iterator[Fault]:
@@ -311,17 +261,6 @@ def _repeats(values: Iterable[object], place: KeyPath, noun: str) -> Iterator[Fa
             if value in seen:
                 yield (*place, position), f"the {noun} {str(value)!r} stands here again"
             seen.add(value)
-
-
-def _relative_path_fault(path: str) -> str | None:
-    # None where it is a path below the data set's root.
-    if path.startswith("/") or "://" in path or re.match(r"[A-Za-z]:", path):
-        return "expected a path relative to the data set's root"
-    if any(segment in {"", ".", ".."} for segment in path.split("/")):
-        return "empty segments, . and .. are refused in a path"
-    if "\\" in path:
-        return "expected / between segments, got a backslash"
-    return None
 
 
 def _repeated_checks(checks: Iterable[tuple[int, Mapping[str, Any]]]) -> Iterator[Fault]:

@@ -24,12 +24,14 @@ from millcert.pipelines.plan import PlannedSource, VetPlan
 from millcert.pipelines.records import Fault, FileDigest, FileSchema, WorkItem, fault_from
 from millcert.pipelines.roles import RolePlan, is_list, plan_roles, vector_width
 from millcert.pipelines.spool import read_verified
-from millcert.provenance.manifest import FileEntry, Manifest, parse_manifest
+from millcert.provenance.manifest import FileEntry, Manifest
 from millcert.provenance.trust import VerifiedSource, verify_source
 
 #: A manifest of a million files has about 200 MB; a bundle some 10 kB. Beyond these it is no manifest and no bundle.
 MAX_MANIFEST_BYTES = 512 * 1024 * 1024
 MAX_BUNDLE_BYTES = 4 * 1024 * 1024
+#: A bundle with a statement may list every file.
+MAX_ENVELOPE_BUNDLE_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -151,16 +153,35 @@ def _verify(
             if item.source == planned.rule.name
         ),
     )
+    rule = planned.rule
+    max_bundle_bytes = MAX_ENVELOPE_BUNDLE_BYTES if rule.form == "model_signing" else MAX_BUNDLE_BYTES
     manifest = _read_small(planned.manifest_uri, MAX_MANIFEST_BYTES)
-    bundle = _read_small(planned.bundle_uri, MAX_BUNDLE_BYTES)
-    if planned.rule.signed_by is not None and plan.trust_root is None:
+    bundle = _read_small(planned.bundle_uri, max_bundle_bytes)
+    if rule.needs_trust_root and plan.trust_root is None:
         raise UntrustedSourceError(
-            f"Source {planned.rule.name!r} must be signed, but the policy pins no trusted root.",
+            f"Source {rule.name!r} must be signed, but the policy pins no trusted root.",
             hint="Add trust.trusted_root and trust.trusted_root_sha256 to the policy.",
         )
-    verified = verify_source(actual, manifest, bundle, planned.rule, plan.trust_root, is_selection=planned.is_selection)
-    signed = parse_manifest(manifest) if manifest is not None and verified.status == "verified" else None
-    return verified, signed
+    verified = verify_source(
+        actual,
+        manifest,
+        bundle,
+        rule,
+        plan.trust_root,
+        is_selection=planned.is_selection,
+        attestations=_attestations(planned),
+    )
+    return verified, verified.manifest
+
+
+def _attestations(planned: PlannedSource) -> Mapping[str, bytes]:
+    """Return the attestations that are there, by the place that the rule gives them."""
+    place = planned.rule.manifest_path
+    if not planned.manifest_uri.endswith(place):
+        return {}
+    base = planned.manifest_uri.removesuffix(place)
+    found = {one.bundle: _read_small(base + one.bundle, MAX_ENVELOPE_BUNDLE_BYTES) for one in planned.rule.attestations}
+    return {bundle: data for bundle, data in found.items() if data is not None}
 
 
 def _read_small(uri: str, max_bytes: int) -> bytes | None:

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, get_args
 
@@ -22,7 +23,7 @@ from millcert.pipelines.spool import DatasetFile, kind_of, match_files
 from millcert.policy import LoadedPolicy
 from millcert.policy_model import CheckRule, Policy
 from millcert.provenance.manifest import FileEntry, Manifest
-from millcert.provenance.trust import SignerRule, SourceRule, load_trust_root, match_sources, provenance_paths
+from millcert.provenance.trust import SourceRule, load_trust_root, match_sources, provenance_paths, refuse_expired
 
 #: What changes the meaning of a verdict besides the policy and the data. Part of every verdict.
 CODE_VERSION = f"millcert/{__version__}"
@@ -38,30 +39,38 @@ class Workspace:
     progress_path: str = ""
 
 
-def plan_run(loaded: LoadedPolicy, datasets: Sequence[str], workspace: Workspace) -> VetPlan:
+def plan_run(
+    loaded: LoadedPolicy, datasets: Sequence[str], workspace: Workspace, *, now: datetime | None = None
+) -> VetPlan:
     """Return the plan of a run.
 
     Args:
         loaded: the policy with the files that it names.
         datasets: files, folders or globs on any Beam filesystem.
         workspace: where the run works.
+        now: when the run began, with a time zone; None for the clock's time. Rules that are over refuse the run, and a
+            snapshot's least age counts back from it; nothing else depends on it.
 
     Raises:
         UsageError, PolicyError, UnknownCheckError, MissingColumnError: the run cannot be carried out as asked.
-        UntrustedSourceError: a file matches no source rule, or several.
+        UntrustedSourceError: a file matches no source rule, or several, or one that has expired.
         IntegrityError: the pinned trusted root has another digest.
     """
     policy = loaded.policy
     limits = read_limits(policy)
+    started = now or datetime.now(UTC)
+    rules = tuple(rule.to_trust_rule(started) for rule in policy.sources)
+    evidence = provenance_paths(rules)
+    # Evidence stands among the data under any suffix. A place with a wildcard in its name would hide other files.
+    beside = tuple(sorted(path for path in evidence if not any(wildcard in path for wildcard in "*?[")))
     # Workers may run in another folder than we do.
-    files = match_files(tuple(map(_absolute, datasets)), limits=limits)
+    files = match_files(tuple(map(_absolute, datasets)), limits=limits, auxiliary=beside)
     _refuse_names(policy.dataset.name, files)
     is_selection = not all(_is_folder(dataset) for dataset in datasets)
-    rules = tuple(_source_rule(policy, index) for index in range(len(policy.sources)))
-    evidence = provenance_paths(rules)
     matched = match_sources([file.name for file in files if file.name not in evidence], rules)
     items = [_work_item(file, matched[file.name]) for file in files if file.name in matched]
     used = _sources_present(rules, files, items)
+    refuse_expired([rule for rule in rules if rule.name in used], started)
     roles = _roles(policy)
     return VetPlan(
         dataset=policy.dataset.name,
@@ -148,26 +157,6 @@ def _refuse_missing_roles(check: Check, roles: Mapping[Role, str]) -> None:
             hint=f"Name the column under dataset.columns.{missing[0]}, or take the check out of the policy.",
             column=missing[0],
         )
-
-
-def _source_rule(policy: Policy, index: int) -> SourceRule:
-    rule = policy.sources[index]
-    signers = (
-        None
-        if rule.signed_by is None
-        else tuple(
-            SignerRule(issuer=signer.issuer, identity=signer.identity, identity_pattern=signer.identity_pattern)
-            for signer in rule.signed_by
-        )
-    )
-    return SourceRule(
-        name=rule.name,
-        path_pattern=rule.path,
-        signed_by=signers,
-        unsigned_accepted=rule.unsigned is not None,
-        manifest=rule.manifest or "",
-        bundle=rule.bundle or "",
-    )
 
 
 def _planned_source(

@@ -8,6 +8,7 @@ import os
 import re
 import typing
 from collections.abc import Iterator
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from millcert.policy import (
     parse_policy,
     policy_digest,
 )
+from millcert.policy_explain import explain_file
 from millcert.policy_faults import dotted
 
 TRUSTED_ROOT = b'{"mediaType": "application/vnd.dev.sigstore.trustedroot+json;version=0.1"}'
@@ -762,6 +764,152 @@ def test_a_huge_policy_file_is_refused_unread(tmp_path: Path) -> None:
 
     with pytest.raises(PolicyError, match="expected at most"):
         load_policy(tmp_path / "policy.yaml")
+
+
+# Sources: who signs, and what else is asked.
+
+KEY = (
+    "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAExRRST79+PsrRBnGAI4cMu6Omz2Jh"
+    "fwlMW+gIutNKVRaMyS4rQKvgngc5p8UbLj55pVHhIoAxi/SRgURZI0J3Xw=="
+)
+ASKING = {
+    "name": "asking",
+    "path": "asking/**",
+    "form": "croissant",
+    "signed_by": {"issuer": "https://issuer.example", "identity": "a@example.org"},
+    "tier": "high",
+    "expires": "2027-01-31",
+    "min_age_days": 3,
+    "licenses": ["CC-BY-4.0"],
+    "attestations": [
+        {
+            "type": "slsa_verification_summary",
+            "bundle": "asking/vsa.sigstore.json",
+            "signed_by": {"issuer": "https://issuer.example", "identity": "b@example.org"},
+            "verifier": "https://verifier.example",
+            "levels": ["L1"],
+        },
+    ],
+}
+
+
+def with_source(**changes: Any) -> dict[str, Any]:
+    document = full()
+    given = {**copy.deepcopy(ASKING), **changes}
+    document["sources"].append({key: value for key, value in given.items() if value is not None})
+    return document
+
+
+def test_a_source_that_asks_for_more_becomes_the_rule_that_the_gate_acts_on() -> None:
+    rule = parse(with_source()).sources[-1].to_trust_rule(datetime(2026, 3, 4, tzinfo=UTC))
+
+    assert (rule.form, rule.tier, rule.expires, rule.licenses) == (
+        "croissant",
+        "high",
+        date(2027, 1, 31),
+        ("CC-BY-4.0",),
+    )
+    assert rule.signed_before == datetime(2026, 3, 1, tzinfo=UTC)
+    assert rule.manifest_path == "asking/croissant.json"
+    (wanted,) = rule.attestations
+    assert (wanted.predicate_type, wanted.bundle) == (
+        "https://slsa.dev/verification_summary/v1",
+        "asking/vsa.sigstore.json",
+    )
+    assert (wanted.verifier, wanted.levels) == ("https://verifier.example", ("L1",))
+
+
+@pytest.mark.parametrize(
+    ("signer", "words"),
+    [
+        ({"key": KEY}, "key:sha256:4cb32c48"),
+        ({"key": KEY, "unlogged": "accept"}, "logged or not"),
+        ({"issuer": "https://i.example", "identity": "a@b.example"}, "a@b.example (vouched for by https://i.example)"),
+    ],
+)
+def test_each_way_to_name_a_signer_is_one_of_the_gates_and_is_explained(signer: dict[str, str], words: str) -> None:
+    policy = parse(with_source(signed_by=signer, tier=None))
+    rule = policy.sources[-1].to_trust_rule(datetime(2026, 3, 4, tzinfo=UTC))
+
+    assert rule.signed_by is not None
+    assert words in explain_file(policy, "asking/a.csv").why
+    assert rule.needs_trust_root
+
+
+def test_an_explanation_of_a_file_says_what_is_asked_of_it() -> None:
+    why = explain_file(parse(with_source()), "asking/a.csv").why
+
+    for words in ("a Croissant file", "2027-01-31", "3 days", "CC-BY-4.0", "with L1", "asking/vsa.sigstore.json"):
+        assert words in why
+    kinds = {
+        "asking/croissant.json": "Croissant file",
+        "asking/croissant.json.sigstore.json": "bundle",
+        "asking/vsa.sigstore.json": "attestation",
+    }
+    for path, kind in kinds.items():
+        assert explain_file(parse(with_source()), path).why == f"it is the {kind} of asking"
+
+
+@pytest.mark.parametrize(
+    ("changes", "place", "words"),
+    [
+        ({"expires": "2027-02-30"}, "expires", "expected a day"),
+        ({"expires": "soon"}, "expires", "expected a day"),
+        ({"min_age_days": 0}, "min_age_days", "above 0"),
+        ({"licenses": []}, "licenses", "at least 1"),
+        ({"licenses": ["MIT OR X"]}, "licenses[0]", "SPDX identifier"),
+        ({"form": "manifest"}, "licenses", "only a source of form croissant"),
+        ({"form": "zip"}, "form", "expected 'manifest'"),
+        ({"form": "model_signing", "licenses": None, "manifest": "asking/m"}, "manifest", "list and bundle in one"),
+        ({"attestations": []}, "attestations", "at least 1"),
+        (
+            {"signed_by": {"issuer": "https://i.example", "identity_pattern": "*@b.example"}},
+            "identity_pattern",
+            "tier high",
+        ),
+        ({"signed_by": {"key": KEY, "unlogged": "accept"}}, "unlogged", "tier high"),
+        ({"signed_by": {"key": KEY, "issuer": "https://i.example"}}, "issuer", "not both"),
+        ({"signed_by": {"key": "AAAA"}}, "key", "no public key"),
+        ({"signed_by": {"key": KEY + "\n"}}, "key", "refused in text"),
+        ({"signed_by": {"authorities": ["AAAA"], "subject": "CN=x"}, "tier": None}, "authorities[0]", "a certificate"),
+        ({"signed_by": {"authorities": [KEY]}, "tier": None}, "subject", "required"),
+        (
+            {"signed_by": {"issuer": "https://i.example", "identity": "a@b.c", "unlogged": "accept"}},
+            "unlogged",
+            "a key",
+        ),
+        ({"signed_by": {"issuer": "https://i.example", "identity": "a@b.c", "subject": "CN=x"}}, "subject", "none"),
+        ({"signed_by": None, "unsigned": "accept_as_unknown", "tier": "high"}, "unsigned", "never unsigned"),
+        ({"signed_by": None, "unsigned": "accept_as_unknown"}, "attestations", "only a signed source"),
+    ],
+)
+def test_a_demand_that_cannot_be_met_or_read_is_named_at_its_key(
+    changes: dict[str, Any], place: str, words: str
+) -> None:
+    found = [(fault.key, fault.message) for fault in faults_of(with_source(**changes))]
+
+    assert any(key.startswith("sources[3]") and place in key and words in message for key, message in found), found
+
+
+@pytest.mark.parametrize("key", ["builder", "verifier", "levels"])
+def test_an_attestation_is_not_asked_for_what_its_type_does_not_have(key: str) -> None:
+    document = with_source()
+    document["sources"][-1]["attestations"][0] = {
+        **{name: value for name, value in ASKING["attestations"][0].items() if name not in {"verifier", "levels"}},  # type: ignore[index] # a list of mappings
+        "type": "https://own.example/v1",
+        key: ["L1"] if key == "levels" else "x",
+    }
+
+    assert any(fault.key.endswith(key) and "only slsa" in fault.message for fault in faults_of(document))
+
+
+def test_a_policy_of_unlogged_signatures_alone_needs_no_trusted_root() -> None:
+    document = full()
+    del document["trust"]
+    document["sources"] = [{"name": "lab", "path": "**", "signed_by": {"key": KEY, "unlogged": "accept"}}]
+    assert parse(document).trust is None
+    document["sources"][0]["signed_by"] = {"key": KEY}
+    assert any(fault.key == "trust" for fault in faults_of(document))
 
 
 # The page.
