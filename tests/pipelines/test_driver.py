@@ -31,6 +31,7 @@ from millcert.pipelines.plan import PlannedCheck, VetPlan
 from millcert.pipelines.planning import Workspace, plan_run
 from millcert.pipelines.records import error_from
 from millcert.pipelines.runner import pipeline_options
+from millcert.pipelines.sample_leaves import new_secret
 from millcert.policy import load_policy
 from millcert.provenance.admission import admit_path
 from millcert.provenance.certificate import verify_certificate
@@ -370,6 +371,7 @@ def planned(bench: Workbench, *, without_checks: bool = False, datasets: tuple[s
         bench.policy["dataset"]["columns"].setdefault("embedding_external", "embedding")
     loaded = load_policy(bench.save_policy())
     plan = plan_run(loaded, datasets or (str(bench.data),), Workspace(str(bench.top / "staging")))
+    new_secret(plan.staging)
     if without_checks:
         plan = replace(plan, checks=(), roles={"label": plan.roles["label"]})
     return plan
