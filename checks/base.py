@@ -17,7 +17,9 @@ import numpy as np
 import pyarrow as pa
 
 #: Names of the columns that a check may ask for. The pipeline maps the user's columns to these roles.
-Role: TypeAlias = Literal["label", "source", "embedding_self", "embedding_external", "pred_probs", "sample_digest"]
+Role: TypeAlias = Literal[
+    "label", "source", "embedding_self", "embedding_external", "pred_probs", "features", "sample_digest"
+]
 
 #: An accumulator: group -> part. The group is any text the check chooses, the part any picklable value.
 Accumulator: TypeAlias = Mapping[str, Any]

@@ -11,6 +11,7 @@ own data.
 | embedding_self | fixed_size_list<float32>[d] | from a model trained on this very data |
 | embedding_external | fixed_size_list<float32>[d] | from a model that never saw this data |
 | pred_probs | fixed_size_list<float64>[K] | out-of-sample class probabilities, rows sum to 1 |
+| features | fixed_size_list<float64>[d] | raw pixels or table values, no embedding |
 | sample_digest | fixed_size_binary[32] | the canonical digest of the sample |
 """
 
@@ -65,6 +66,16 @@ def probabilities(batch: pa.RecordBatch) -> np.ndarray:
             column="pred_probs",
         )
     return values
+
+
+def features(batch: pa.RecordBatch) -> np.ndarray:
+    """Return `features` as float64, shape (n, d), finite: the very numbers of the data.
+
+    Raises:
+        MissingColumnError: there is no such column, or it is not a fixed-size list of floats.
+        InvalidSampleError: a value is null, NaN or infinite.
+    """
+    return _fixed_size_list(batch, "features", np.dtype(np.float64))
 
 
 def digests(batch: pa.RecordBatch) -> np.ndarray:

@@ -14,6 +14,7 @@ ATTACK_FAMILIES = {
     "backdoor_adaptive": "a trigger with cover samples that keep their right label",
     "backdoor_clean_label": "a trigger with the right label",
     "backdoor_text": "inserted words or sentences, syntactic or style triggers",
+    "trigger_in_one_source": "an exact patch, value or pair of values that one source brings to one class",
     "bad_source": "one source whose samples differ from all others' in their class",
     "duplicate_flood": "many copies or near copies of few samples",
 }

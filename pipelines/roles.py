@@ -20,6 +20,7 @@ VECTOR_TYPES: Mapping[Role, pa.DataType] = {
     "embedding_self": pa.float32(),
     "embedding_external": pa.float32(),
     "pred_probs": pa.float64(),
+    "features": pa.float64(),
 }
 #: How far a row of probabilities may sum from 1 (as in checks/columns.py).
 PROBABILITY_SUM_TOLERANCE = 1e-3
