@@ -68,6 +68,7 @@ class Columns(Section):
     embedding_self: Text | None = None
     embedding_external: Text | None = None
     pred_probs: Text | None = None
+    features: Text | None = None
 
     @classmethod
     def rules(cls, raw: Mapping[str, Any]) -> Iterable[Fault]:
