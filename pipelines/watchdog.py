@@ -4,6 +4,9 @@ An out-of-memory kill would otherwise look like a job without end (research/engi
 supervision and is not watched.
 """
 
+import contextlib
+import os
+import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +24,9 @@ _WORKER_WORD = b"sdk_worker_main"
 
 def call_watched(work: Callable[[], T], *, process: int, grace_seconds: float = _GRACE_SECONDS) -> T:
     """Return what `work` returns, or raise if a worker process died and the work does not end by itself.
+
+    Whatever is raised here, an interruption too, no worker is left running: orphans would wait for a job that is gone,
+    with its memory.
 
     Args:
         work: runs in a thread of its own.
@@ -42,6 +48,17 @@ def call_watched(work: Callable[[], T], *, process: int, grace_seconds: float = 
 
     thread = threading.Thread(target=run, name="millcert-pipeline", daemon=True)
     thread.start()
+    try:
+        _watch(thread, process, grace_seconds)
+    except BaseException:
+        end_workers(process)
+        raise
+    if errors:
+        raise errors[0]
+    return results[0]
+
+
+def _watch(thread: threading.Thread, process: int, grace_seconds: float) -> None:
     seen: set[int] = set()
     while thread.is_alive():
         thread.join(_POLL_SECONDS)
@@ -57,9 +74,14 @@ def call_watched(work: Callable[[], T], *, process: int, grace_seconds: float = 
                     workers=tuple(sorted(dead)),
                     must_exit=True,
                 )
-    if errors:
-        raise errors[0]
-    return results[0]
+
+
+def end_workers(process: int) -> None:
+    """Kill the Beam workers below a process, with the shells that the runner starts them in."""
+    shells = worker_processes(process)
+    for worker in [*shells, *(below for shell in shells for below in worker_processes(shell))]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(worker, signal.SIGKILL)
 
 
 def worker_processes(parent: int) -> set[int]:

@@ -1,15 +1,17 @@
 """A worker process that dies must end the job, because the local runner would wait for it for ever."""
 
 import os
+import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from millcert.errors import StoreError
-from millcert.pipelines.watchdog import call_watched, worker_processes
+from millcert.pipelines.watchdog import call_watched, end_workers, worker_processes
 
 
 def start_worker() -> subprocess.Popen[bytes]:
@@ -42,15 +44,18 @@ def test_only_children_that_are_called_like_workers_count(worker: subprocess.Pop
 
 def test_a_worker_that_dies_while_the_work_goes_on_is_a_store_error(worker: subprocess.Popen[bytes]) -> None:
     release = threading.Event()
-    until(lambda: worker.pid in worker_processes(os.getpid()))
+    other = start_worker()
+    until(lambda: {worker.pid, other.pid} <= worker_processes(os.getpid()))
     killer = threading.Timer(0.8, worker.kill)
     killer.start()
 
-    with pytest.raises(StoreError, match=r"1 of 1 worker processes died") as caught:
+    with pytest.raises(StoreError, match=r"1 of 2 worker processes died") as caught:
         call_watched(release.wait, process=os.getpid(), grace_seconds=0.01)
     release.set()
     worker.communicate()
+    other.communicate()
 
+    assert other.returncode == -signal.SIGKILL  # no orphan waits for a job that is gone
     assert caught.value.exit_code == 5
     assert caught.value.must_exit is True
     assert caught.value.workers == (worker.pid,)
@@ -68,6 +73,19 @@ def test_a_worker_that_leaves_at_the_end_hurts_nobody(worker: subprocess.Popen[b
 
     assert call_watched(work, process=os.getpid(), grace_seconds=20) == "done"
     worker.communicate()
+
+
+def test_workers_are_ended_with_the_shells_that_they_run_in() -> None:
+    script = f"{sys.executable} -c 'import sys; sys.stdin.read()' sdk_worker_main; true"
+    with subprocess.Popen(["/bin/sh", "-c", script], stdin=subprocess.PIPE) as shell:
+        until(lambda: bool(worker_processes(shell.pid)))
+        (inner,) = worker_processes(shell.pid)
+
+        end_workers(os.getpid())
+        shell.wait()
+        until(lambda: not Path(f"/proc/{inner}/cmdline").exists() or not Path(f"/proc/{inner}/cmdline").read_bytes())
+
+    assert worker_processes(os.getpid()) == set()
 
 
 def test_what_the_work_raises_is_raised_here() -> None:
