@@ -75,21 +75,53 @@ def test_a_socket_and_a_folder_have_no_digest(tmp_path: Path, monkeypatch: pytes
         sha256_file(tmp_path)
 
 
-def test_a_file_that_changes_while_it_is_read_has_no_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("size_bytes", [6, CHUNK_BYTES + 1])
+@pytest.mark.parametrize("change", ["grown", "shrunk", "overwritten"])
+def test_a_file_that_changes_while_it_is_read_has_no_digest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size_bytes: int, change: str
+) -> None:
     """Rule 2."""
     path = tmp_path / "file"
-    path.write_bytes(b"before")
-    real = digest_module.sha256_stream
+    path.write_bytes(b"b" * size_bytes)
+    os.utime(path, ns=(1, 1))
+    real = digest_module._read_digest
 
-    def append_after_reading(stream: io.FileIO) -> FileDigest:
-        found = real(stream)
-        with path.open("ab") as writer:
-            writer.write(b" and after")
+    def change_after_reading(descriptor: int, expected_bytes: int) -> FileDigest:
+        found = real(descriptor, expected_bytes)
+        content = {"grown": size_bytes + 1, "shrunk": size_bytes - 1, "overwritten": size_bytes}
+        path.write_bytes(b"a" * content[change])
         return found
 
-    monkeypatch.setattr(digest_module, "sha256_stream", append_after_reading)
+    monkeypatch.setattr(digest_module, "_read_digest", change_after_reading)
     with pytest.raises(DigestMismatchError, match="changed while it was read"):
         sha256_file(path)
+
+
+@pytest.mark.parametrize("size_bytes", [10, CHUNK_BYTES + 10])
+@pytest.mark.parametrize("expected", [5, 20])
+def test_a_file_of_another_size_than_it_had_is_read_to_its_end(tmp_path: Path, size_bytes: int, expected: int) -> None:
+    """What was hashed is then told with its own size, and the caller refuses."""
+    (tmp_path / "file").write_bytes(b"x" * size_bytes)
+    descriptor = os.open(tmp_path / "file", os.O_RDONLY)
+    try:
+        found = digest_module._read_digest(descriptor, expected)
+    finally:
+        os.close(descriptor)
+    assert found == (hashlib.sha256(b"x" * size_bytes).hexdigest(), size_bytes)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 7])
+def test_the_number_of_threads_changes_neither_entries_nor_the_fault_that_is_told(tmp_path: Path, threads: int) -> None:
+    """Rule 4; small files and large ones take different ways."""
+    for number, size_bytes in enumerate([10, 40_000, 5, 2_000_000, 0, 32 * 1024, 32 * 1024 - 1]):
+        (tmp_path / f"{number}.bin").write_bytes(bytes([number]) * size_bytes)
+    entries = hash_folder(tmp_path, threads=threads)
+    assert [entry.path for entry in entries] == [f"{number}.bin" for number in range(7)]
+    assert all(sha256_file(tmp_path / entry.path) == (entry.sha256, entry.size_bytes) for entry in entries)
+    for name in ("1.bin\n", "4.bin\n"):  # a large and a small one that no manifest may hold
+        (tmp_path / name).write_bytes(b"x" * (40_000 if name.startswith("1") else 1))
+    with pytest.raises(ManifestError, match=r"'1\.bin"):
+        hash_folder(tmp_path, threads=threads)
 
 
 def test_a_folder_gives_every_file_below_it_in_order_of_path_bytes(tmp_path: Path) -> None:
