@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import wasserstein_distance
+from scipy.stats import chi2, ncx2, wasserstein_distance
 
 from millcert.checks import drift
 from millcert.checks.drift import Drift, DriftLimits, Spread
@@ -119,6 +119,31 @@ def test_few_rows_alarm_nobody_by_chance() -> None:
 
     assert above_limit > 200
     assert not any(one.is_drift for pair in pairs for one in pair)
+
+
+@pytest.mark.parametrize("freedom", [1, 9, 255])
+@pytest.mark.parametrize("shift", [0.0, 5.0, 20_000.0])
+def test_quantiles_of_chi_square_are_near_scipy_s(freedom: int, shift: float) -> None:
+    for alpha in (0.05, 1e-3, 1e-6):
+        expected = ncx2.isf(alpha, freedom, shift) if shift else chi2.isf(alpha, freedom)
+
+        assert 0.97 * expected <= drift._chi_square_quantile(freedom, shift, alpha) <= 1.16 * expected
+
+
+def test_true_differences_that_are_tolerated_are_seldom_above_the_null_quantile() -> None:
+    random = np.random.default_rng(8)
+    shares = np.full(10, 0.1)
+    natural = shares + 0.011 * np.array([1, -1] * 5)  # V = 0.055, total variation 0.055
+    runs, alpha, exceeded = 300, 0.01, {"cramers_v": 0, "total_variation": 0}
+    for _ in range(runs):
+        left, right = random.multinomial(5_000, shares), random.multinomial(5_000, natural)
+        for one in (
+            drift.cramers_v(left, right, limit=0.06, alpha=alpha, tolerated=0.056),
+            drift.total_variation(left, right, limit=0.06, alpha=alpha, tolerated=0.056),
+        ):
+            exceeded[one.measure] += one.value > one.null_quantile
+
+    assert max(exceeded.values()) <= alpha * runs + 4 * math.sqrt(alpha * runs), exceeded
 
 
 @pytest.mark.parametrize("alpha", [0.1, 0.01])
@@ -258,10 +283,24 @@ def test_the_level_is_shared_among_all_comparisons() -> None:
     assert drift.share_of_alpha(0.01, 0) == 0.01
 
 
-@pytest.mark.parametrize("wrong", [{"wasserstein": 0.0}, {"cramers_v": math.inf}, {"family_alpha": 1.0}])
-def test_limits_without_meaning_are_refused(wrong: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"wasserstein": 0.0},
+        {"cramers_v": math.inf},
+        {"family_alpha": 1.0},
+        {"tolerated_part": -0.1},
+        {"mean_embedding": -1},
+    ],
+)
+def test_limits_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(PolicyError):
         DriftLimits(**wrong)
+
+
+def test_the_tolerated_effect_is_a_part_of_the_limit() -> None:
+    assert DriftLimits(cramers_v=0.2, tolerated_part=0.25).tolerated("cramers_v") == pytest.approx(0.05)
+    assert DriftLimits(tolerated_part=0.0).tolerated("wasserstein") == 0
 
 
 def test_keys_are_aligned_over_both_sides() -> None:

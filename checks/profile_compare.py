@@ -1,0 +1,309 @@
+"""Two profiles compared: every column in every source and as a whole, each by effect size and null quantile.
+
+What is compared, by kind of column (limits: `millcert.checks.drift.DriftLimits`):
+  bool, string, binary      categories: Cramer's V and total variation; lengths of texts: as numbers
+  int, float, decimal       W1 in standard deviations of the reference, and Kolmogorov-Smirnov; infinities: as nulls
+  embedding                 mean random Fourier features; lengths of the vectors: as numbers
+  list                      lengths: as numbers
+  date, timestamp, other    nulls only: time moves on by itself
+Each column also by its nulls; the label against the source by the profile's own exact table; sources by their presence.
+
+Categories are the values themselves while all of them are listed on both sides, and `BUCKETS` buckets of a keyed hash
+beyond: above some thousand categories chance moves every statistic of the values themselves.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+
+from millcert.checks import drift, sketch_embedding
+from millcert.checks.drift import Drift, DriftLimits, Measure, Spread
+from millcert.checks.metric_sums import Sums, deviation_of, mean_of
+from millcert.checks.profile import Cell, ColumnProfile, Numbers, Profile, merge_cells
+from millcert.checks.sketch_quantiles import at_level, intervals
+from millcert.checks.sketch_values import Values
+from millcert.errors import UsageError
+
+#: Kinds whose values are compared as categories; integers only while both sides list all of theirs.
+_CATEGORIES = ("bool", "string", "binary", "int")
+_NUMBERS = ("int", "float", "decimal", "embedding")
+
+
+class Subject(NamedTuple):
+    """What a comparison is about.
+
+    source: the source, or "" for all rows.
+    column: the column; "" where the comparison is about a source's presence.
+    part: "values", "lengths", "norms", "nulls", "categories", "label", "presence".
+    """
+
+    source: str
+    column: str
+    part: str
+
+
+class Compared(NamedTuple):
+    """One comparison and the figures beside it.
+
+    figures: name -> value: "psi", "jensen_shannon", "reference_mean", "current_mean" ..., without any limit.
+    """
+
+    subject: Subject
+    drift: Drift
+    figures: dict[str, float]
+
+
+class ProfileDrift(NamedTuple):
+    """What the comparison of two profiles found.
+
+    alpha: the level of each comparison: the family's over their number.
+    compared: all comparisons, drifting ones first, then by effect over limit.
+    added, removed, changed: columns that only the current data has, that only the reference has, and those of another
+        type ("column: reference type -> current type").
+    skipped: subjects with too few rows on either side.
+    """
+
+    alpha: float
+    compared: tuple[Compared, ...]
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    changed: tuple[str, ...]
+    skipped: tuple[Subject, ...]
+
+    @property
+    def found(self) -> tuple[Compared, ...]:
+        """The comparisons that drift."""
+        return tuple(one for one in self.compared if one.drift.is_drift)
+
+    @property
+    def is_drift(self) -> bool:
+        """Whether anything drifts, or the columns differ."""
+        return bool(self.found or self.added or self.removed or self.changed)
+
+
+class _Planned(NamedTuple):
+    subject: Subject
+    run: Callable[[float], Drift]
+    figures: dict[str, float]
+
+
+def compare_profiles(
+    reference: Profile, current: Profile, limits: DriftLimits, *, ignore: Sequence[str] = ()
+) -> ProfileDrift:
+    """Return how the current profile differs from the reference.
+
+    Args:
+        reference: an admitted version's profile, say.
+        current: the profile to judge, made with the same spec.
+        limits: from which effect on a difference matters.
+        ignore: columns that are left out: identifiers and counters, which are never distributed the same.
+
+    Raises:
+        UsageError: the specs differ, so that hashes and cells do not mean the same; or an ignored column is in neither.
+
+    Cost: some milliseconds a source and column.
+    """
+    if reference.spec != current.spec:
+        raise UsageError(
+            "The profiles were made with different specs (hash key, label, source or sizes).",
+            hint="Make the current one with --like the reference.",
+        )
+    unknown = sorted(set(ignore) - set(reference.types) - set(current.types))
+    if unknown:
+        raise UsageError(f"Neither profile has the columns {', '.join(unknown)}, which were to be ignored.")
+    both = [name for name in reference.types if current.types.get(name) == reference.types[name] and name not in ignore]
+    skipped: list[Subject] = []
+    planned = list(_plan(reference, current, both, limits, skipped))
+    alpha = drift.share_of_alpha(limits.family_alpha, len(planned))
+    compared = [Compared(each.subject, each.run(alpha), each.figures) for each in planned]
+    compared.sort(key=lambda one: (not one.drift.is_drift, -_strength(one.drift), one.subject))
+    shared = [name for name in reference.types if name in current.types and name not in ignore]
+    return ProfileDrift(
+        alpha,
+        tuple(compared),
+        tuple(name for name in current.types if name not in reference.types and name not in ignore),
+        tuple(name for name in reference.types if name not in current.types and name not in ignore),
+        tuple(f"{n}: {reference.types[n]} -> {current.types[n]}" for n in shared if n not in both),
+        tuple(skipped),
+    )
+
+
+def cells_by_source(profile: Profile) -> dict[str, list[tuple[str, Cell]]]:
+    """Return (label, cell) of each source, sources and labels sorted."""
+    found: dict[str, list[tuple[str, Cell]]] = {}
+    for (source, label), cell in sorted(profile.cells.items()):
+        found.setdefault(source, []).append((label, cell))
+    return found
+
+
+def _strength(one: Drift) -> float:
+    return one.value / max(one.limit, one.null_quantile)
+
+
+def _plan(
+    reference: Profile, current: Profile, columns: Sequence[str], limits: DriftLimits, skipped: list[Subject]
+) -> Iterator[_Planned]:
+    left, right = cells_by_source(reference), cells_by_source(current)
+    yield from _plan_presence(reference, current, left, right)
+    slices: list[tuple[str, list[tuple[str, Cell]], list[tuple[str, Cell]]]] = []
+    if len(left) > 1 or len(right) > 1:
+        slices = [(source, left[source], right[source]) for source in left if source in right]
+    everything = [[pair for pairs in side.values() for pair in pairs] for side in (left, right)]
+    if all(everything):
+        slices.append(("", everything[0], everything[1]))
+    for source, one, other in slices:
+        if reference.spec.label:
+            subject = Subject(source, reference.spec.label, "label")
+            tables = _label_tables(one, other)
+            yield from _plan_categories(subject, *tables, limits, skipped)
+        sides = [merge_cells([cell for _, cell in pairs], reference.spec) for pairs in (one, other)]
+        for column in columns:
+            is_label = column == reference.spec.label
+            yield from _plan_column(source, column, sides, limits, skipped, has_categories=not is_label)
+
+
+def _plan_presence(
+    reference: Profile,
+    current: Profile,
+    left: dict[str, list[tuple[str, Cell]]],
+    right: dict[str, list[tuple[str, Cell]]],
+) -> Iterator[_Planned]:
+    for mine, other, of, is_new in (
+        (left, right, (reference, current), False),
+        (right, left, (current, reference), True),
+    ):
+        for source in mine:
+            if source in other:
+                continue
+            rows = sum(cell.rows for _, cell in mine[source])
+            counts = rows, of[0].rows, of[1].rows
+            subject = Subject(source, "", "presence")
+            yield _Planned(subject, _chance(drift.unseen_share, *counts, is_new=is_new), {"is_new": float(is_new)})
+
+
+def _plan_column(
+    source: str,
+    column: str,
+    sides: Sequence[Cell],
+    limits: DriftLimits,
+    skipped: list[Subject],
+    *,
+    has_categories: bool,
+) -> Iterator[_Planned]:
+    one, other = (side.columns[column] for side in sides)
+    nulls = [_presence_table(part, side.rows) for part, side in zip((one, other), sides, strict=True)]
+    yield from _plan_presence_of_values(Subject(source, column, "nulls"), nulls, limits, skipped)
+    if one.kind in _NUMBERS and one.numbers is not None and other.numbers is not None:
+        part = "norms" if one.kind == "embedding" else "values"
+        yield from _plan_numbers(Subject(source, column, part), one.numbers, other.numbers, limits, skipped)
+    if one.lengths is not None and other.lengths is not None:
+        yield from _plan_numbers(Subject(source, column, "lengths"), one.lengths, other.lengths, limits, skipped)
+    if has_categories and one.kind in _CATEGORIES and one.values is not None and other.values is not None:
+        is_listed = one.values.is_complete and other.values.is_complete
+        if is_listed or one.kind != "int":
+            tables = _value_tables(one.values, other.values)
+            yield from _plan_categories(Subject(source, column, "categories"), *tables, limits, skipped)
+    if one.embedding is not None and other.embedding is not None:
+        subject, rows = Subject(source, column, "values"), (one.embedding.rows, other.embedding.rows)
+        if drift.can_compare(*rows) and one.embedding.dimension == other.embedding.dimension:
+            means = [sketch_embedding.mean_of_features(each) for each in (one.embedding, other.embedding)]
+            yield _Planned(subject, _runner(limits, drift.mean_embedding, *means, rows), {})
+        else:
+            skipped.append(subject)
+
+
+def _plan_numbers(
+    subject: Subject, one: Numbers, other: Numbers, limits: DriftLimits, skipped: list[Subject]
+) -> Iterator[_Planned]:
+    if not drift.can_compare(one.sums.finite, other.sums.finite):
+        skipped.append(subject)
+        return
+    level = max(one.quantiles.level, other.quantiles.level)
+    sides = [at_level(each.quantiles, level) for each in (one, other)]
+    union, counts = drift.pooled_intervals([(side.keys, side.counts) for side in sides])
+    spreads = _spread(one.sums), _spread(other.sums)
+    figures = {
+        "reference_mean": spreads[0].mean,
+        "current_mean": spreads[1].mean,
+        "reference_deviation": _finite(deviation_of(_without_infinities(one.sums))),
+        "current_deviation": _finite(deviation_of(_without_infinities(other.sums))),
+    }
+    ends = intervals(level, union)
+    yield _Planned(subject, _runner(limits, drift.wasserstein, ends, *counts, spreads), figures)
+    yield _Planned(subject, _runner(limits, drift.kolmogorov_smirnov, *counts), figures)
+
+
+def _plan_categories(
+    subject: Subject, left: np.ndarray, right: np.ndarray, limits: DriftLimits, skipped: list[Subject]
+) -> Iterator[_Planned]:
+    if not drift.can_compare(int(left.sum()), int(right.sum())):
+        skipped.append(subject)
+        return
+    figures = {
+        "categories": float(len(left)),
+        "psi": drift.population_stability(left, right),
+        "jensen_shannon": drift.jensen_shannon(left, right),
+    }
+    yield _Planned(subject, _runner(limits, drift.cramers_v, left, right), figures)
+    yield _Planned(subject, _runner(limits, drift.total_variation, left, right), figures)
+
+
+def _plan_presence_of_values(
+    subject: Subject, tables: Sequence[np.ndarray], limits: DriftLimits, skipped: list[Subject]
+) -> Iterator[_Planned]:
+    left, right = tables
+    if not drift.can_compare(int(left.sum()), int(right.sum())):
+        skipped.append(subject)
+        return
+    figures = {"reference_share": float(left[0] / left.sum()), "current_share": float(right[0] / right.sum())}
+    yield _Planned(subject, _runner(limits, drift.total_variation, left, right), figures)
+
+
+def _chance(measure: Callable[..., Drift], *arguments: Any, **options: Any) -> Callable[[float], Drift]:
+    return lambda alpha: measure(*arguments, **options, alpha=alpha)
+
+
+def _runner(limits: DriftLimits, measure: Callable[..., Drift], *arguments: Any) -> Callable[[float], Drift]:
+    name = cast(Measure, measure.__name__)  # each measure is named as its function
+    return _chance(measure, *arguments, limit=getattr(limits, name), tolerated=limits.tolerated(name))
+
+
+def _presence_table(column: ColumnProfile, rows: int) -> np.ndarray:
+    """Return how many values are null, infinite above, infinite below, and anything else."""
+    plus = minus = 0
+    if column.numbers is not None:
+        plus, minus = column.numbers.sums.plus_infinities, column.numbers.sums.minus_infinities
+    return np.array([column.nulls, plus, minus, rows - column.nulls - plus - minus], dtype=np.int64)
+
+
+def _label_tables(one: list[tuple[str, Cell]], other: list[tuple[str, Cell]]) -> tuple[np.ndarray, np.ndarray]:
+    labels = {label: at for at, label in enumerate(sorted({label for label, _ in [*one, *other]}))}
+    tables = np.zeros((2, len(labels)), dtype=np.int64)
+    for table, side in zip(tables, (one, other), strict=True):
+        for label, cell in side:
+            table[labels[label]] += cell.rows
+    return tables[0], tables[1]
+
+
+def _value_tables(one: Values, other: Values) -> tuple[np.ndarray, np.ndarray]:
+    if not (one.is_complete and other.is_complete):
+        return one.buckets, other.buckets
+    _, counts = drift.pooled_intervals([(one.hashes, one.counts), (other.hashes, other.counts)])
+    return counts[0], counts[1]
+
+
+def _without_infinities(sums: Sums) -> Sums:
+    return sums._replace(plus_infinities=0, minus_infinities=0)
+
+
+def _spread(sums: Sums) -> Spread:
+    finite = _without_infinities(sums)
+    # The divisor is n, not n - 1: of one row the variance is 0.
+    deviation = deviation_of(finite) if finite.finite > 1 else 0.0
+    return Spread(_finite(mean_of(finite)), _finite(deviation) ** 2 * (finite.finite - 1) / max(1, finite.finite))
+
+
+def _finite(value: float) -> float:
+    """Return a value that JSON can hold and whose square is finite."""
+    return float(np.clip(np.nan_to_num(value), -1e140, 1e140))
