@@ -69,7 +69,7 @@ class SortedRun:
         fresh["key"], fresh["row"], fresh["leaf"] = found["key"], found["row"], found["leaf"]
         fresh["shard"] = self._shard
         self._read += wanted
-        self.held = np.concatenate((self.held, fresh))
+        self.held = _joined([self.held, fresh])
 
     def take(self, count: int) -> np.ndarray:
         """Return the first `count` held records; they are held no more."""
@@ -100,26 +100,27 @@ def merge_index(runs: Sequence[SortedRun], folder: Path) -> bytes:
         return tree.end_tree()[1]
 
 
-def merged(runs: Sequence[SortedRun], *, records: int = MERGE_RECORDS) -> Iterator[np.ndarray]:
+def merged(runs: Sequence[SortedRun], *, records: int | None = None) -> Iterator[np.ndarray]:
     """Yield the records of all runs in ascending order of key, shard and row, in chunks.
 
     Args:
         runs: by shard, and for each shard by row.
-        records: how many to hold at once.
+        records: how many to hold at once; MERGE_RECORDS where None.
     """
     total = sum(run.size for run in runs)
-    blocks = [max(_LEAST_BLOCK, -(-records * run.size // max(total, 1))) for run in runs]
+    held = MERGE_RECORDS if records is None else records
+    blocks = [max(_LEAST_BLOCK, -(-held * run.size // max(total, 1))) for run in runs]
     while True:
         for run, block in zip(runs, blocks, strict=True):
             run.fill(block)
         limits = [run.held["key"][-1].tobytes() for run in runs if not run.is_read]
         if not limits:
-            rest = np.concatenate([np.empty(0, _HELD), *(run.held for run in runs)])
+            rest = _joined([run.held for run in runs])
             if len(rest):
                 yield rest[_order(rest)]
             return
         limit = min(limits)
-        chunk = np.concatenate([run.take(_count(run.held["key"], limit)) for run in runs])
+        chunk = _joined([run.take(_count(run.held["key"], limit)) for run in runs])
         if len(chunk):
             yield chunk[_order(chunk)]
         else:
@@ -134,6 +135,11 @@ def _equal_keys(runs: Sequence[SortedRun], blocks: Sequence[int], key: bytes) ->
             if len(run.held):
                 break
             run.fill(block)
+
+
+def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the parts as one array. The type is given, since numpy would turn its numbers to the machine's order."""
+    return np.concatenate([np.empty(0, _HELD), *parts], dtype=_HELD)
 
 
 def _count(keys: np.ndarray, limit: bytes, *, inclusive: bool = False) -> int:

@@ -210,8 +210,9 @@ def _neighbour(neighbour: Any) -> Neighbour | None:
 
 
 def _included(what: str, hashed: bytes, index: int, size: int, path: str, root: bytes) -> None:
+    hashes = _hashes(path)
     try:
-        verify_inclusion(hashed, index, size, _hashes(path), root)
+        verify_inclusion(hashed, index, size, hashes, root)
     except InclusionError as error:
         _refuse(what, f"The {what} is not where the evidence says: {error.message}", cause=error)
 

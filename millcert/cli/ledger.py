@@ -25,16 +25,34 @@ def ledger() -> None:
 
 
 @ledger.command()
-@click.option("--kind", default=None, help="Exactly this kind: manifest, check_summary, verdict, certificate.")
+@click.option(
+    "--kind",
+    default=None,
+    help="Exactly this kind: manifest, check_summary, verdict, shard_roots, certificate, erasure.",
+)
 @click.option("--subject", default=None, help="Exactly this subject: a manifest root in hex.")
 @click.option("--text", default=None, help="Anywhere in the entry, letter case ignored.")
+@click.option(
+    "--sample", default=None, help="Instead: in which runs the sample with this digest was, and in which not."
+)
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many entries.")
 @_STATE
 @json_option
 def find(
-    kind: str | None, subject: str | None, text: str | None, limit: int, state: Path | None, as_json: bool
+    kind: str | None,
+    subject: str | None,
+    text: str | None,
+    sample: str | None,
+    limit: int,
+    state: Path | None,
+    as_json: bool,
 ) -> None:
-    """List the entries that match all that is given, oldest first."""
+    """List the entries that match all that is given, or what each run says of a sample; oldest first."""
+    if sample is not None:
+        if (kind, subject, text) != (None, None, None):
+            raise UsageError("--sample goes with no other filter.", hint="Ask for entries or for a sample.")
+        _find_sample(sample, limit, state, as_json=as_json)
+        return
     with _opened(state) as opened:
         found = opened.find(kind=kind, subject=subject, text=text, limit=limit)
         origin = opened.origin
@@ -136,6 +154,50 @@ def verify(checkpoint_path: Path | None, state: Path | None, as_json: bool) -> N
         "compared_sizes": list(report.compared_sizes),
     }
     emit(payload, "\n".join(lines), as_json=as_json)
+
+
+def _find_sample(sample: str, limit: int, state: Path | None, *, as_json: bool) -> None:
+    """Print the answer of the newest runs about one sample, oldest first."""
+    from millcert.provenance.lookup import list_runs
+    from millcert.provenance.sample_query import ask_runs, parse_digest
+    from millcert.provenance.state import state_folder
+
+    digest = parse_digest(sample)
+    with _opened(state) as opened:
+        runs = list_runs(opened)
+        answers = list(ask_runs(state_folder(state), runs[-limit:], digest))
+        verdicts = [opened.get(answer.roots.verdict).entry for answer in answers]
+        origin = opened.origin
+    rows, listed = [], []
+    for answer, verdict in zip(answers, verdicts, strict=True):
+        status = "present" if answer.found else "absent" if answer.is_absent else "unknown"
+        decision = verdict.body.get("decision")
+        about = f"#{answer.roots.verdict:<6} {verdict.recorded_at}  {answer.roots.dataset}  {decision}"
+        rows.append(f"{status:<8} {about}")
+        rows += [
+            f"           {found.shard.file} row {found.row}, source {found.shard.source}" for found in answer.found
+        ]
+        rows += [f"           {answer.unknown}"] if answer.unknown else []
+        listed.append(
+            {
+                "run": answer.roots.run_id,
+                "index": answer.logged.index,
+                "verdict_index": answer.roots.verdict,
+                "dataset": answer.roots.dataset,
+                "decision": decision,
+                "recorded_at": verdict.recorded_at,
+                "status": status,
+                "unknown": answer.unknown,
+                "places": [
+                    {"file": found.shard.file, "row": found.row, "source": found.shard.source} for found in answer.found
+                ],
+            }
+        )
+    present = sum(bool(answer.found) for answer in answers)
+    more = f"; there are {len(runs)}, see --limit" if len(runs) > limit else ""
+    rows.append(f"sample {sample} was in {present} of {len(answers)} runs of {origin}{more}")
+    rows.append(f"next: millcert evidence export --digest {sample} --out FILE")
+    emit({"version": 1, "origin": origin, "sample": sample, "runs": listed}, "\n".join(rows), as_json=as_json)
 
 
 def _opened(state: Path | None) -> "Ledger":

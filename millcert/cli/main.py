@@ -65,6 +65,7 @@ COMMANDS: Mapping[str, LazyCommand] = {
     "source": LazyCommand("millcert.cli.source:source", "Write, sign and verify a source's manifest."),
     "check": LazyCommand("millcert.cli.check:check", "List, describe and try single checks."),
     "ledger": LazyCommand("millcert.cli.ledger:ledger", "Look up, prove and audit what the ledger says."),
+    "evidence": LazyCommand("millcert.cli.evidence:evidence", "Prove what the gate said of a sample, offline."),
     "policy": LazyCommand("millcert.cli.policy:policy", "Write, check and explain a policy file."),
 }
 

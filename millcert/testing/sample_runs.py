@@ -26,8 +26,7 @@ _BATCH_ROWS = 8192
 
 def signed_ledger(state: Path, *, seed: int = 1) -> Ledger:
     """Return the ledger of a state folder, open for appending, signed by a key that a number makes."""
-    key = Ed25519PrivateKey.from_private_bytes(hashlib.sha256(f"millcert test key {seed}".encode()).digest())
-    return open_ledger(state / "ledger.db", origin=ORIGIN, key=key, create=True)
+    return open_ledger(state / "ledger.db", origin=ORIGIN, key=_test_key(seed), create=True)
 
 
 def add_run(
@@ -109,3 +108,7 @@ def digests_of(count: int, *, seed: int) -> np.ndarray:
     """Return digests that look like digests, uint8 (count, 32)."""
     values: np.ndarray = np.random.default_rng(seed).integers(0, 256, (count, 32), dtype=np.uint8)
     return values
+
+
+def _test_key(seed: int) -> Ed25519PrivateKey:
+    return Ed25519PrivateKey.from_private_bytes(hashlib.sha256(f"millcert test key {seed}".encode()).digest())
