@@ -93,8 +93,11 @@ def narrowed_root(root: "TrustedRoot", log: "TransparencyLogInstance", times: Se
     authorities = [one for one in root.certificate_authorities if is_valid(one.valid_for, times)]
     if not authorities:
         _refuse("authority_not_valid", f"No certificate authority was valid at {when}.")
+    # An authority without certificates can sign nothing, and the library fails on it.
     stamping = [
-        one.model_copy(update={"valid_for": _with_its_end(one.valid_for)}) for one in root.timestamp_authorities
+        one.model_copy(update={"valid_for": _with_its_end(one.valid_for)})
+        for one in root.timestamp_authorities
+        if one.cert_chain.certificates
     ]
     return root.model_copy(
         update={

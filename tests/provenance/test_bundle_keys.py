@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -291,3 +291,82 @@ def test_content_known_by_its_digest_has_no_other_digest() -> None:
     assert Content.of(b"data").digest("sha512") == hashlib.sha512(b"data").digest()
     assert Content(hashlib.sha256(b"data").digest()).digest("sha512") is None
     assert Content.of(b"data").digest("md5") is None
+
+
+def with_authority(root: TrustRoot, window: dict[str, str]) -> TrustRoot:
+    document = json.loads(root.data)
+    document["timestampAuthorities"].append(
+        {**document["timestampAuthorities"][0], "certChain": {"certificates": []}, "validFor": window}
+    )
+    return pinned(json.dumps(document).encode())
+
+
+def test_the_window_of_another_timestamp_authority_does_not_count() -> None:
+    """What an authority signed counts within that authority's own window, never within a stranger's."""
+    kit = PrivateSigstore(now=NOW)
+    bundle = kit.sign_artifact(b"data", identity=str(CURATOR.identity), issuer=CURATOR.issuer)
+    over, valid = pinned(kit.trusted_root(windows={"tsa": (-2 * DAY, -DAY)})), pinned(kit.trusted_root())
+    stranger = {"start": "2026-01-01T00:00:00Z"}
+    with pytest.raises(SignatureError) as caught:
+        verify_bundle(b"data", bundle, root=with_authority(over, stranger), identity=CURATOR)
+    assert caught.value.reason == "no_trusted_time"
+    assert verify_bundle(b"data", bundle, root=with_authority(valid, stranger), identity=CURATOR).signed_at
+
+
+def test_every_trusted_timestamp_must_fit_the_certificate() -> None:
+    """Not the earliest or the best one: a second timestamp from after the certificate's end refuses the bundle."""
+    kit = PrivateSigstore(now=NOW)
+    document = json.loads(kit.sign_artifact(b"data", identity=str(CURATOR.identity), issuer=CURATOR.issuer))
+    signature = base64.b64decode(document["messageSignature"]["signature"])
+    stamps = document["verificationMaterial"]["timestampVerificationData"]["rfc3161Timestamps"]
+    root = pinned(kit.trusted_root())
+    for seconds, is_accepted in ((60, True), (3600, False)):
+        late = kit._tsa.timestamp(signature, NOW + timedelta(seconds=seconds))
+        stamps[1:] = [{"signedTimestamp": base64.b64encode(late).decode()}]
+        data = json.dumps(document).encode()
+        if is_accepted:
+            assert verify_bundle(b"data", data, root=root, identity=CURATOR).signed_at == "2026-03-04T05:06:07Z"
+            continue
+        with pytest.raises(SignatureError) as caught:
+            verify_bundle(b"data", data, root=root, identity=CURATOR)
+        assert caught.value.reason == "certificate_chain"
+
+
+@pytest.mark.parametrize("count", [2, 33])
+def test_timestamps_that_repeat_or_are_too_many_are_refused(count: int) -> None:
+    kit = PrivateSigstore(now=NOW)
+    document = json.loads(kit.sign_artifact(b"data", identity=str(CURATOR.identity), issuer=CURATOR.issuer))
+    stamps = document["verificationMaterial"]["timestampVerificationData"]["rfc3161Timestamps"]
+    stamps *= count
+    with pytest.raises(SignatureError, match="twice, or more than 32") as caught:
+        verify_bundle(b"data", json.dumps(document).encode(), root=pinned(kit.trusted_root()), identity=CURATOR)
+    assert caught.value.reason == "bundle_malformed"
+
+
+def test_a_timestamp_that_cannot_be_read_is_refused() -> None:
+    kit = PrivateSigstore(now=NOW)
+    document = json.loads(kit.sign_artifact(b"data", identity=str(CURATOR.identity), issuer=CURATOR.issuer))
+    document["verificationMaterial"]["timestampVerificationData"]["rfc3161Timestamps"] = [{"signedTimestamp": "MAA="}]
+    with pytest.raises(SignatureError) as caught:
+        verify_bundle(b"data", json.dumps(document).encode(), root=pinned(kit.trusted_root()), identity=CURATOR)
+    assert caught.value.reason == "bundle_malformed"
+
+
+def test_a_trusted_root_whose_log_has_no_start_cannot_be_read() -> None:
+    """A window that is open at its start would hold all times before the key was made."""
+    bundle, root = signed()
+    document = json.loads(root.data)
+    for log in document["tlogs"]:
+        del log["publicKey"]["validFor"]["start"]
+    with pytest.raises(IntegrityError) as caught:
+        verify_bundle(b"data", bundle, root=pinned(json.dumps(document).encode()), identity=rule(P256))
+    assert caught.value.reason == "trusted_root"
+
+
+def test_an_entry_of_rekor_v2_with_a_signed_entry_timestamp_is_refused() -> None:
+    bundle, root = signed(rekor=2)
+    document = json.loads(bundle)
+    entry = document["verificationMaterial"]["tlogEntries"][0]
+    entry |= {"integratedTime": "1772600767", "inclusionPromise": {"signedEntryTimestamp": "AAAA"}}
+    with pytest.raises(SignatureError, match="Rekor v2 signs no entry timestamps"):
+        verify_bundle(b"data", json.dumps(document).encode(), root=root, identity=rule(P256))
