@@ -1,5 +1,6 @@
 """Profiles: one summary for any batches and order, a file that shows every change, and comparisons that name."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from itertools import pairwise
@@ -264,7 +265,7 @@ def resealed(change: Callable[[dict[str, Any]], Any]) -> bytes:
     document = json.loads(profile_bytes(profile_of(WHOLE.select(["source", "label", "score", "text", "vector"]))))
     change(document)
     document.pop("digest", None)
-    document["digest"] = profile_format.hashlib.sha256(profile_format._TAG + profile_format._text(document)).hexdigest()
+    document["digest"] = hashlib.sha256(profile_format._TAG + profile_format._text(document)).hexdigest()
     return profile_format._text(document) + b"\n"
 
 

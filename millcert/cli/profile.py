@@ -1,0 +1,222 @@
+"""`millcert profile`: how a data set is distributed, merged over days, compared with an admitted version."""
+
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from millcert.cli.dataset import open_dataset, read_bounded, source_of_file, write_whole
+from millcert.cli.output import emit, json_option
+from millcert.errors import UsageError
+
+if TYPE_CHECKING:
+    from millcert.checks.drift import DriftLimits
+    from millcert.checks.profile import Profile
+    from millcert.checks.profile_compare import Compared, ProfileDrift
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_OUT = click.Path(dir_okay=False, path_type=Path)
+_SHOWN = 20
+
+
+@click.group()
+def profile() -> None:
+    """Summarise how a data set is distributed, and compare it with an earlier one."""
+
+
+@profile.command("make")
+@click.argument("dataset", nargs=-1, required=True)
+@click.option("--out", type=_OUT, required=True, help="Where to write the profile.")
+@click.option("--label", default="", help="The column that holds the class.")
+@click.option("--source", default="", help="The column that names the source.  [default: a file's first folder]")
+@click.option("--schema", type=_FILE, help="The columns' types of JSONL and CSV, as in a policy.")
+@click.option("--like", type=_FILE, help="A profile to be merged or compared with: same key, label, source and sizes.")
+@click.option("--hash-key-file", type=_FILE, help="64 hex digits that key the hashes.  [default: random]")
+@click.option("--without-texts", is_flag=True, help="Leave out the values of columns that have few.")
+@click.option("--max-cells", type=click.IntRange(min=1), help="How many pairs of source and label.  [default: 4096]")
+@click.option("--replace", "is_replaced", is_flag=True, help="Overwrite another profile that is already there.")
+@json_option
+def make(
+    dataset: tuple[str, ...],
+    out: Path,
+    label: str,
+    source: str,
+    schema: Path | None,
+    like: Path | None,
+    hash_key_file: Path | None,
+    without_texts: bool,
+    max_cells: int | None,
+    is_replaced: bool,
+    as_json: bool,
+) -> None:
+    """Read DATASET (files, folders or globs) once and write its profile.
+
+    The profile names sources and labels and holds small columns' values; keep it where the data may be.
+    """
+    from millcert.checks.profile import ProfileSpec, add_batch, empty_profile
+
+    if like is not None:
+        if label or source or hash_key_file or without_texts or max_cells:
+            raise UsageError("--like settles label, source, key and sizes; leave the other options out.")
+        spec = _load(like).spec
+    else:
+        spec = ProfileSpec(_hash_key(hash_key_file), label=label, source=source, keeps_texts=not without_texts)
+        spec = spec if max_cells is None else replace(spec, max_cells=max_cells)
+    data = open_dataset(dataset, schema)
+    found = empty_profile(spec, data.schema)
+    for name, batch in data.read():
+        found = add_batch(found, batch, source="" if spec.source else source_of_file(name))
+    _finish(found, out, data.malformed, is_replaced=is_replaced, as_json=as_json)
+
+
+@profile.command("merge")
+@click.argument("profiles", nargs=-1, required=True, type=_FILE)
+@click.option("--out", type=_OUT, required=True, help="Where to write the profile.")
+@click.option("--replace", "is_replaced", is_flag=True, help="Overwrite another profile that is already there.")
+@json_option
+def merge(profiles: tuple[Path, ...], out: Path, is_replaced: bool, as_json: bool) -> None:
+    """Write the profile of all rows of PROFILES: of a month from its days, say. No row is read again.
+
+    Each profile is merged as often as it is named.
+    """
+    from millcert.checks.profile import merge_profiles
+
+    _finish(merge_profiles(_load(path) for path in profiles), out, None, is_replaced=is_replaced, as_json=as_json)
+
+
+@profile.command("diff")
+@click.argument("reference", type=_FILE)
+@click.argument("current", type=_FILE)
+@click.option("--limit", "limits", multiple=True, metavar="NAME=VALUE", help="Change a limit of docs/drift.md.")
+@click.option("--ignore", multiple=True, metavar="COLUMN", help="A column that always differs, such as an id.")
+@json_option
+@click.pass_context
+def diff(
+    ctx: click.Context, reference: Path, current: Path, limits: tuple[str, ...], ignore: tuple[str, ...], as_json: bool
+) -> None:
+    """Compare CURRENT with REFERENCE; exit 1 if anything drifts over its limit and beyond chance."""
+    from millcert.checks.profile_compare import compare_profiles
+
+    found = compare_profiles(_load(reference), _load(current), _limits(limits), ignore=ignore)
+    emit(_diff_payload(found), _diff_text(found, current), as_json=as_json)
+    if found.is_drift:
+        ctx.exit(1)
+
+
+def _load(path: Path) -> "Profile":
+    from millcert.checks.profile_format import MAX_PROFILE_BYTES, load_profile
+
+    return load_profile(read_bounded(path, MAX_PROFILE_BYTES))
+
+
+def _hash_key(path: Path | None) -> str:
+    import secrets
+
+    # Random unless it was given: a key that everybody knows would let anybody forge collisions.
+    return secrets.token_hex(32) if path is None else read_bounded(path, 1024).decode("ascii", "replace").strip()
+
+
+def _finish(found: "Profile", out: Path, malformed: int | None, *, is_replaced: bool, as_json: bool) -> None:
+    from millcert.checks.profile_format import profile_bytes, profile_digest
+
+    data = profile_bytes(found)
+    write_whole(out, data, is_replaced=is_replaced)
+    digest = profile_digest(found)
+    sources, labels = ({name[at] for name in found.cells} for at in (0, 1))
+    payload: dict[str, Any] = {
+        "cells": len(found.cells),
+        "columns": len(found.types),
+        "digest": digest,
+        "profile": str(out),
+        "rows": found.rows,
+        "size_bytes": len(data),
+    }
+    note = ""
+    if malformed is not None:
+        payload["malformed"] = malformed
+        note = f"  {malformed:,} malformed records were left out\n" if malformed else ""
+    emit(
+        payload,
+        f"profile  {found.rows:,} rows, {len(found.types)} columns, {len(sources)} sources, {len(labels)} labels\n"
+        f"{note}"
+        f"  digest: {digest}\n"
+        f"  file: {out}, {len(data):,} bytes\n"
+        f"next: make the next one with --like {out}, then millcert profile diff {out} NEXT",
+        as_json=as_json,
+    )
+
+
+def _limits(texts: tuple[str, ...]) -> "DriftLimits":
+    from millcert.checks.drift import DriftLimits
+
+    known = [each.name for each in fields(DriftLimits)]
+    given: dict[str, float] = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        try:
+            given[name] = float(value)
+        except ValueError:
+            name = ""
+        if name not in known:
+            raise UsageError(f"--limit {text!r} is not NAME=NUMBER with a NAME of {', '.join(known)}.")
+    return DriftLimits(**given)
+
+
+def _diff_payload(found: "ProfileDrift") -> dict[str, Any]:
+    return {
+        "version": 1,
+        "is_drift": found.is_drift,
+        "alpha": found.alpha,
+        "columns": {"added": found.added, "removed": found.removed, "changed": found.changed},
+        "compared": [
+            {
+                **one.subject._asdict(),
+                **one.drift._asdict(),
+                "is_drift": one.drift.is_drift,
+                "figures": one.figures,
+            }
+            for one in found.compared
+        ],
+        "skipped": [subject._asdict() for subject in found.skipped],
+    }
+
+
+def _diff_text(found: "ProfileDrift", current: Path) -> str:
+    lines = []
+    for what, names in (("new", found.added), ("missing", found.removed), ("changed", found.changed)):
+        lines += [f"  {what} column  {_shown(name)}" for name in names]
+    lines += [_line(one) for one in found.found[:_SHOWN]]
+    if len(found.found) > _SHOWN:
+        lines.append(f"  and {len(found.found) - _SHOWN:,} more; --json has all")
+    head = (
+        f"{'drift' if found.is_drift else 'no drift'}  {len(found.found):,} of {len(found.compared):,} comparisons "
+        f"over limit and beyond chance ({found.alpha:.1e} each)"
+    )
+    if found.skipped:
+        lines.append(f"  {len(found.skipped):,} not compared: fewer than 100 rows on one side")
+    if not found.is_drift and found.compared:
+        lines.append(f"  nearest:{_line(found.compared[0]).replace('  ', ' ', 1)}")
+    next_line = "next: look at the rows of these sources and columns; --ignore COLUMN for what always differs"
+    return "\n".join(
+        [head, *lines, next_line if found.is_drift else f"next: millcert vet, or keep {current} as reference"]
+    )
+
+
+def _line(one: "Compared") -> str:
+    subject, drift = one.subject, one.drift
+    where = (
+        f"source {_shown(subject.source or '(none)')}" if subject.source or subject.part == "presence" else "all rows"
+    )
+    what = (
+        f" {_shown(subject.column)}" if subject.column else (" is new" if one.figures.get("is_new") else " fell silent")
+    )
+    return (
+        f"  {where}{what}  {subject.part}: {drift.measure} {drift.value:.4g}, limit {drift.limit:g}, null quantile "
+        f"{drift.null_quantile:.4g}, n {drift.reference_rows:,} and {drift.current_rows:,}"
+    )
+
+
+def _shown(name: str) -> str:
+    """Return a name of the data as one harmless line."""
+    return name if name.isprintable() else repr(name)

@@ -1,0 +1,195 @@
+"""`millcert profile`: made without a Beam job, merged without the rows, and a difference that ends with 1."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from millcert.cli.main import main
+
+KEY = "17" * 32
+
+
+def write(
+    folder: Path, seed: int, rows: int = 2_000, shift: float = 0.0, sources: tuple[str, ...] = ("a", "b")
+) -> Path:
+    for source in sources:
+        random = np.random.default_rng([seed, ord(source[0])])
+        (folder / source).mkdir(parents=True, exist_ok=True)
+        table = pa.table(
+            {
+                "id": np.arange(seed * rows, (seed + 1) * rows),
+                "label": np.array(["x", "y"])[random.integers(0, 2, rows)],
+                "score": random.normal(shift, 1, rows),
+            }
+        )
+        pq.write_table(table, folder / source / f"{seed}.parquet")
+    return folder
+
+
+class Desk:
+    """A folder with a key, and the command line."""
+
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.folder = folder
+        self._capsys = capsys
+        (folder / "key").write_text(KEY + "\n")
+
+    def run(self, *arguments: object, code: int = 0) -> str:
+        assert main(["profile", *[str(argument) for argument in arguments]]) == code, self._capsys.readouterr().err
+        captured = self._capsys.readouterr()
+        return captured.out if code in (0, 1) else captured.err
+
+    def make(self, data: Path, name: str, *options: object) -> Path:
+        out = self.folder / name
+        self.run("make", data, "--out", out, "--label", "label", "--hash-key-file", self.folder / "key", *options)
+        return out
+
+
+@pytest.fixture
+def desk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Desk:
+    return Desk(tmp_path, capsys)
+
+
+def test_the_profile_of_a_month_is_the_merge_of_its_days(desk: Desk) -> None:
+    days = [write(desk.folder / f"day-{day}", day) for day in (1, 2)]
+    month = write(write(desk.folder / "month", 1), 2)
+
+    parts = [desk.make(day, f"{day.name}.json") for day in days]
+    desk.run("merge", *reversed(parts), "--out", desk.folder / "merged.json")
+
+    assert (desk.folder / "merged.json").read_bytes() == desk.make(month, "month.json").read_bytes()
+
+
+def test_the_answer_names_rows_digest_and_what_to_do_next(desk: Desk) -> None:
+    data = write(desk.folder / "data", 1)
+
+    text = desk.run("make", data, "--out", desk.folder / "p.json", "--like", desk.make(data, "p.json"))
+    payload: dict[str, Any] = json.loads(
+        desk.run("make", data, "--out", desk.folder / "p.json", "--like", desk.folder / "p.json", "--json")
+    )
+
+    assert "4,000 rows, 3 columns, 2 sources, 2 labels" in text
+    assert text.splitlines()[-1].startswith("next: ")
+    assert payload["rows"] == 4_000
+    assert payload["digest"] == json.loads((desk.folder / "p.json").read_bytes())["digest"]
+
+
+def test_two_days_of_one_distribution_do_not_drift(desk: Desk) -> None:
+    one, two = (desk.make(write(desk.folder / str(day), day), f"{day}.json") for day in (1, 2))
+
+    text = desk.run("diff", one, two, "--ignore", "id")
+    payload = json.loads(desk.run("diff", one, two, "--ignore", "id", "--json"))
+
+    assert text.startswith("no drift")
+    assert "nearest:" in text
+    assert payload["is_drift"] is False
+    assert {"value", "limit", "null_quantile", "reference_rows"} <= set(payload["compared"][0])
+
+
+def test_drift_over_a_limit_ends_with_1_and_says_where(desk: Desk) -> None:
+    one = desk.make(write(desk.folder / "1", 1), "1.json")
+    two = desk.make(write(desk.folder / "2", 2, shift=0.5), "2.json")
+
+    text = desk.run("diff", one, two, "--ignore", "id", code=1)
+    payload = json.loads(desk.run("diff", one, two, "--json", code=1))
+
+    assert "all rows score  values: wasserstein 0.5" in text
+    assert {"id", "score"} == {one["column"] for one in payload["compared"] if one["is_drift"]}
+    assert payload["is_drift"] is True
+    assert desk.run("diff", one, two, "--ignore", "id", "--limit", "wasserstein=9", "--limit", "kolmogorov_smirnov=9")
+
+
+def test_new_sources_new_columns_and_short_ones_are_told(desk: Desk) -> None:
+    one = desk.make(write(desk.folder / "1", 1, sources=("a", "b")), "1.json")
+    data = write(desk.folder / "2", 2, sources=("a", "bad\nname"))
+    table = pq.read_table(data / "a" / "2.parquet").append_column("more", pa.array([1] * 2_000))
+    for file in data.glob("*/*.parquet"):
+        pq.write_table(table, file)
+    short = desk.make(write(desk.folder / "3", 3, rows=40), "3.json")
+
+    text = desk.run("diff", one, desk.make(data, "2.json"), "--ignore", "id", code=1)
+
+    assert "new column  more" in text
+    assert "source b fell silent" in text
+    assert "source 'bad\\nname' is new" in text
+    assert "not compared" in desk.run("diff", one, short)
+
+
+def test_a_column_may_name_the_source_and_a_schema_file_types_text(desk: Desk) -> None:
+    (desk.folder / "data.jsonl").write_text('{"who": "z", "n": 1}\n{"who": "y", "n": 2}\nnot json\n')
+    schema = desk.folder / "schema.json"
+    schema.write_text(json.dumps({"who": "string", "n": "int8"}))
+
+    text = desk.run(
+        "make", desk.folder / "data.jsonl", "--out", desk.folder / "p.json", "--source", "who", "--schema", schema,
+        "--without-texts", "--max-cells", 9,
+    )  # fmt: skip
+    document = json.loads((desk.folder / "p.json").read_bytes())
+
+    assert "1 malformed records" in text
+    assert [cell["source"] for cell in document["cells"]] == ["y", "z"]
+    assert document["types"] == [["who", "string"], ["n", "int8"]]
+    assert document["spec"]["keeps_texts"] is False
+    assert len(document["spec"]["hash_key"]) == 64
+
+
+def test_a_random_key_is_drawn_for_each_profile_that_is_not_like_another(desk: Desk) -> None:
+    data = write(desk.folder / "data", 1, rows=20)
+    outs = [desk.folder / f"{number}.json" for number in (1, 2)]
+
+    for out in outs:
+        desk.run("make", data, "--out", out)
+
+    keys = {json.loads(out.read_bytes())["spec"]["hash_key"] for out in outs}
+    assert len(keys) == 2
+    assert "--like" in desk.run("diff", *outs, code=2)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (("--like", "p.json", "--label", "label"), "--like settles"),
+        (("--hash-key-file", "bad"), "hash key"),
+        (("--label", "nothing"), "no column 'nothing'"),
+    ],
+)
+def test_options_that_contradict_or_name_nothing_are_refused(desk: Desk, options: tuple[str, ...], reason: str) -> None:
+    data = write(desk.folder / "data", 1, rows=20)
+    desk.make(data, "p.json")
+    (desk.folder / "bad").write_text("zz")
+    paths = [str(desk.folder / word) if (desk.folder / word).exists() else word for word in options]
+
+    assert reason in desk.run("make", data, "--out", desk.folder / "q.json", *paths, code=2)
+    assert not (desk.folder / "q.json").exists()
+
+
+@pytest.mark.parametrize("limit", ["wasserstein", "nothing=1", "wasserstein=x", "wasserstein=0"])
+def test_a_limit_that_is_none_is_refused(desk: Desk, limit: str) -> None:
+    one = desk.make(write(desk.folder / "data", 1, rows=20), "p.json")
+
+    assert "wasserstein" in desk.run("diff", one, one, "--limit", limit, code=2)
+
+
+def test_another_profile_is_replaced_only_if_asked(desk: Desk) -> None:
+    data = write(desk.folder / "data", 1, rows=20)
+    out = desk.make(data, "p.json")
+
+    assert "--replace" in desk.run("make", data, "--out", out, code=2)
+    desk.run("make", data, "--out", out, "--replace")
+    assert oct(out.stat().st_mode & 0o777) == "0o644"
+    assert not list(desk.folder.glob(".p.json*"))
+
+
+def test_a_changed_profile_is_an_integrity_failure_and_another_file_a_mistake(desk: Desk) -> None:
+    out = desk.make(write(desk.folder / "data", 1, rows=20), "p.json")
+    other = desk.folder / "other.json"
+    other.write_bytes(out.read_bytes().replace(b'"rows":', b'"rows":1', 1))
+
+    assert "digest" in desk.run("diff", out, other, code=3)
+    other.write_text("{}")
+    assert "no profile" in desk.run("merge", out, other, "--out", desk.folder / "m.json", code=2)
