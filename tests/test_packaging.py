@@ -68,7 +68,7 @@ def install(package: Path, folder: Path) -> Path:
 def test_every_module_imports_where_only_the_built_package_is_installed(built: Path, tmp_path: Path, kind: str) -> None:
     python = install(next(built.glob(f"*.{kind}")), tmp_path / "env")
 
-    found = subprocess.run([python, "-c", IMPORT_ALL], check=True, capture_output=True, text=True, cwd=tmp_path)
+    found = subprocess.run([python, "-I", "-c", IMPORT_ALL], check=True, capture_output=True, text=True, cwd=tmp_path)
 
     location, *names = found.stdout.split()
     assert Path(location).is_relative_to(tmp_path)
