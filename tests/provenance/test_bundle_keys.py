@@ -80,7 +80,11 @@ def test_a_key_that_signs_the_whole_message_needs_the_message() -> None:
     assert caught.value.reason == "needs_message"
 
 
-@pytest.mark.parametrize("signers", [[CURATOR], [rule(KEYS["p384"])], [CURATOR, rule(KEYS["ed25519"])]], ids=str)
+@pytest.mark.parametrize(
+    "signers",
+    [[CURATOR], [rule(KEYS["p384"])], [CURATOR, rule(KEYS["ed25519"])]],
+    ids=["identity", "another key", "both"],
+)
 def test_a_key_that_no_rule_names_is_refused_and_named(signers: list[KeyRule | SignerRule]) -> None:
     bundle, root = signed()
     with pytest.raises(UntrustedSourceError, match=f"The signer is {rule(P256).identity}") as caught:
