@@ -21,7 +21,15 @@ from millcert.provenance.dsse import pae
 from millcert.provenance.manifest import FileEntry, Manifest
 from millcert.provenance.oms import PREDICATE_V0, PREDICATE_V1, SIGNATURE_NAME, SignedModel, verify_model
 from millcert.provenance.public_key import parse_public_key
-from millcert.provenance.trust import AuthorityRule, KeyRule, Signer, SignerRule, TrustRoot
+from millcert.provenance.trust import (
+    AuthorityRule,
+    KeyRule,
+    Signer,
+    SignerRule,
+    SourceRule,
+    TrustRoot,
+    verify_source,
+)
 from millcert.testing.sigstore_authority import key_usage
 from millcert.testing.sigstore_entries import public_der
 
@@ -277,6 +285,18 @@ def test_another_payload_type_and_a_key_that_is_not_accepted_unlogged_are_refuse
     with pytest.raises(SignatureError) as caught:
         verify_model(FOUND, signed_model(statement()), root=None, identity=KeyRule(BY_KEY.key))
     assert caught.value.reason == "unlogged"
+
+
+def test_a_source_of_that_form_is_verified_by_its_signature_alone_and_ignores_nothing() -> None:
+    rule = SourceRule("pets", "pets/**", signed_by=(BY_KEY,), form="model_signing")
+    assert rule.manifest_path == rule.bundle_path == "pets/model.sig"
+    bundle = signed_model(statement())
+    found = verify_source(FOUND, bundle, bundle, rule, None)
+    assert (found.status, found.manifest_root) == ("verified", verify(statement()).manifest.root)
+    value = with_predicate(serialization={"method": "files", "hash_type": "sha256", "ignore_paths": ["x"]})
+    bundle = signed_model(value)
+    with pytest.raises(ManifestError, match=r"1 added \(x\)"):
+        verify_source(Manifest("found", (*FOUND.files, FileEntry("x", 1, "c" * 64))), bundle, bundle, rule, None)
 
 
 # Certificates under an authority of one's own

@@ -320,6 +320,7 @@ def test_a_source_with_another_signer_than_its_last_admitted_version_is_told() -
         verdict_entry("rejected"),
         source_entry("c@x.example", dataset="other"),
         verdict_entry("admitted", dataset="other"),
+        Entry("check_summary", "0" * 64, "2026-03-04T00:00:00Z", {"dataset": "animals", "name": "label_noise"}),
         source_entry("d@x.example"),  # a run that was interrupted
     ]
     before = last_signers(entries, "animals")
