@@ -79,9 +79,11 @@ QUARANTINE_FIELDS = (
     pa.field("millcert_reasons", REASONS_TYPE, nullable=False),
 )
 
-#: Scores are counted in bins a quarter octave wide; the ends take what lies beyond.
-BINS_PER_OCTAVE = 4
-LOWEST_BIN, HIGHEST_BIN = -160, 160
+#: Scores of any sign and size are counted in bins that are even around 0 and a fixed ratio apart far from it: equal
+#: steps of asinh(score / SCORE_UNIT), BINS_A_STEP of them to a factor of e. The ends take what lies beyond.
+SCORE_UNIT = 0.01
+BINS_A_STEP = 8
+LOWEST_BIN, HIGHEST_BIN = -200, 200
 
 
 class ScoreFiles(beam.PTransform):
@@ -311,15 +313,14 @@ def _count_scores(tally: _Tally, name: str, scores: Scores) -> None:
 
 
 def score_bins(score: np.ndarray) -> np.ndarray:
-    """Return the bin of each score, int64: floor(4 * log2(score)) between -160 and 160; the lowest for 0 and below."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        octave = np.floor(BINS_PER_OCTAVE * np.log2(np.maximum(score, 0)))
-    return np.clip(np.nan_to_num(octave, neginf=LOWEST_BIN), LOWEST_BIN, HIGHEST_BIN).astype(np.int64)
+    """Return the bin of each score, int64, between -200 and 200: bin 0 starts at 0."""
+    steps = np.floor(BINS_A_STEP * np.arcsinh(score / SCORE_UNIT))
+    return np.clip(steps, LOWEST_BIN, HIGHEST_BIN).astype(np.int64)
 
 
 def bin_edge(number: int) -> float:
-    """Return the lower edge of a bin; 0 for the lowest."""
-    return 0.0 if number <= LOWEST_BIN else math.exp2(number / BINS_PER_OCTAVE)
+    """Return the lower edge of a bin."""
+    return SCORE_UNIT * math.sinh(number / BINS_A_STEP)
 
 
 def part_name(name: str) -> str:
