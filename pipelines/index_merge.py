@@ -117,12 +117,12 @@ def merged(runs: Sequence[SortedRun], *, records: int | None = None) -> Iterator
         if not limits:
             rest = _joined([run.held for run in runs])
             if len(rest):
-                yield rest[_order(rest)]
+                yield rest[key_order(rest)]
             return
         limit = min(limits)
         chunk = _joined([run.take(_count(run.held["key"], limit)) for run in runs])
         if len(chunk):
-            yield chunk[_order(chunk)]
+            yield chunk[key_order(chunk)]
         else:
             yield from _equal_keys(runs, blocks, limit)
 
@@ -155,14 +155,14 @@ def _count(keys: np.ndarray, limit: bytes, *, inclusive: bool = False) -> int:
     return low
 
 
-def _order(chunk: np.ndarray) -> np.ndarray:
-    """Return the order of (key, shard, row)."""
-    words = chunk["key"].astype(np.uint64)
+def key_order(records: np.ndarray) -> np.ndarray:
+    """Return the order by key, shard (where there is one) and row, int64 (n,)."""
+    words = records["key"].astype(np.uint64)
     order = np.argsort(words[:, 0], kind="stable")
     first = words[order, 0]
     if (first[1:] == first[:-1]).any():  # equal samples, or keys that begin alike
-        columns = (chunk["row"], chunk["shard"], words[:, 3], words[:, 2], words[:, 1], words[:, 0])
-        order = np.lexsort([column.astype(np.uint64) for column in columns])
+        places = [records[name].astype(np.uint64) for name in ("row", "shard") if name in (records.dtype.names or ())]
+        order = np.lexsort([*places, *(words[:, at] for at in (3, 2, 1, 0))])
     return order
 
 

@@ -203,6 +203,10 @@ class SampleRun:
         return len(gone)
 
     @cached_property
+    def _index_nodes(self) -> StoredTree:
+        return self._index_tree.tree(self.roots.samples)
+
+    @cached_property
     def _bases(self) -> list[tuple[int, ...]]:
         bases, sums = [], [0] * MAX_LEVELS
         for shard in self.shards:
@@ -263,8 +267,7 @@ class SampleRun:
                 "them.",
                 hint="See the ledger's erasure entries: millcert ledger find --kind erasure",
             )
-        path = self._index_tree.tree(self.roots.samples).path(position)
-        return Neighbour(position, record.key, salt, path)
+        return Neighbour(position, record.key, salt, self._index_nodes.path(position))
 
 
 def run_of(runs: Sequence[LoggedEntry], run_id: str) -> LoggedEntry:

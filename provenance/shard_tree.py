@@ -9,13 +9,14 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from millcert.errors import LedgerError
 from millcert.provenance.merkle import HASH_BYTES, inclusion_proof, leaf_hash, tree_root
-from millcert.provenance.tiles import TILE_HEIGHT, TILE_WIDTH, node_reader
+from millcert.provenance.tiles import TILE_HEIGHT, TILE_WIDTH
 
 _TILE_BYTES = TILE_WIDTH * HASH_BYTES
 
@@ -133,6 +134,7 @@ class StoredTree:
     def __init__(self, files: TreeFiles, size: int, bases: Sequence[int]) -> None:
         self._files = files
         self._bases = tuple(bases)
+        self._node = lru_cache(maxsize=128)(self._read_node)  # neighbours in a tree share most of their paths
         self.size = size
 
     def leaf(self, index: int) -> bytes:
@@ -148,7 +150,7 @@ class StoredTree:
 
     def root(self) -> bytes:
         """Return the root, from the topmost nodes that are stored."""
-        return tree_root(self.size, node_reader(self._tile))
+        return tree_root(self.size, self._node)
 
     def path(self, index: int) -> tuple[bytes, ...]:
         """Return the audit path of a leaf, from the leaf upward.
@@ -157,14 +159,18 @@ class StoredTree:
             UsageError: the index is not in the tree.
             LedgerError: a file is missing or too short.
         """
-        return inclusion_proof(index, self.size, node_reader(self._tile))
+        return inclusion_proof(index, self.size, self._node)
 
     def _base(self, level: int) -> int:
         return self._bases[level] if level < len(self._bases) else 0
 
-    def _tile(self, level: int, number: int) -> bytes:
-        width = (self.size >> (TILE_HEIGHT * level)) - number * TILE_WIDTH
-        return self._files.read(level, self._base(level) + number * TILE_WIDTH, min(TILE_WIDTH, width))
+    def _read_node(self, level: int, index: int) -> bytes:
+        tile_level, height = divmod(level, TILE_HEIGHT)
+        first, count = self._base(tile_level) + (index << height), 1 << height
+        hashes = self._files.read(tile_level, first, count)
+        if len(hashes) != count * HASH_BYTES:
+            raise LedgerError("The tree files end too early.", hint="Restore the run's folder in the state folder.")
+        return tile_root(hashes)
 
 
 def tile_root(hashes: bytes) -> bytes:

@@ -1,6 +1,7 @@
 """Evidence verifies where there is nothing else, and no altered byte of it does."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -199,3 +200,14 @@ def test_a_gap_that_is_none_proves_nothing(tmp_path: Path) -> None:
             verify_absence(Absence(digests[0], gap.index_salt, left, right), size=size, root=root)
         with pytest.raises(IntegrityError):
             verify_absence(Absence(gap.digest, gap.index_salt, None, None), size=0, root=root)
+
+
+def test_the_format_s_page_lists_every_reason_and_the_vectors_show_each() -> None:
+    page = (VECTORS.parents[1] / "docs" / "formats" / "evidence.md").read_text()
+    listed = set(re.findall(r"^\| `([a-z_]+)` \| ", page, re.MULTILINE))
+    shown = {case["reason"] for case in json.loads((NEWEST / "cases.json").read_text()).values()} - {None}
+    code = (VECTORS.parents[1] / "provenance" / "evidence_verify.py").read_text()
+    code += (VECTORS.parents[1] / "provenance" / "absence.py").read_text()
+    raised = set(re.findall(r'(?:_refuse\(|_included\(|reason=)"([a-z_]+)"', code))
+
+    assert listed == shown == raised
