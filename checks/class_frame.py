@@ -13,8 +13,9 @@ from millcert.errors import NotEnoughSamplesError
 _LEAST_VARIANCE = 1e-6
 #: Samples for each direction of the frame.
 _SAMPLES_PER_DIRECTION = 4
-#: Standard deviations at which a pull towards another class is cut off, so that few samples make no mean.
-MAX_PULL = 2.5
+#: Standard deviations at which a pull towards another class is cut off: a Gaussian class keeps all of its own samples,
+#: and three wrong labels among twenty are no significant mean.
+MAX_PULL = 4.0
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,7 @@
 The null, for each cell and each set of coordinates ("space"):
   1. Sampling: Hotelling's two-sample T2 of the cell against the rest of its class, with the covariance pooled within
      cells: an F distribution, whatever the sizes. Rows come bounded (clipped at their typical radius), so that heavy
-     tails do not reach the mean. A cell with a larger spread than its class gets its own scale.
+     tails do not reach the mean. A cell with a larger spread than its class keeps its own.
   2. Differences between honest sources: what the other sources' means scatter beyond their sampling error is added to
      the error of the cell (`millcert.checks.source_scatter`).
   3. Bonferroni over all cells and spaces that were tested.
@@ -244,7 +244,9 @@ class _Space:
         means = cells.means[:, kept] @ whitening
         own = cells.scales[:, number]
         typical = float(cells.counts @ own) / float(cells.counts.sum())
-        return cls(cells.counts, means, own / typical if typical > 0 else np.ones_like(own), cells.freedom)
+        # Only a larger spread counts: a small cell's is too noisy to make its mean look better known.
+        scale = np.maximum(own / typical, 1.0) if typical > 0 else np.ones_like(own)
+        return cls(cells.counts, means, scale, cells.freedom)
 
     def compare(self, place: int, active: np.ndarray, scatter: Scatter = NO_SCATTER) -> _Answer:
         """Return what the test says of the cell at `place` against all other active cells."""

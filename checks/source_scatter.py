@@ -13,6 +13,10 @@ _QUANTILE = 0.75
 _NORMAL_QUANTILE = 0.6744897501960817
 #: Of the degrees of freedom of a variance, how many its estimate by that quantile keeps (against the mean square).
 _EFFICIENCY = 0.6
+#: Standard error of that quantile, in standard deviations over the root of the count: sqrt(3) / 4 over the density.
+_QUANTILE_ERROR = 1.363
+#: Standard errors above its value without scatter before any scatter is allowed for: chance alone gives half a one.
+_SURE = 2.0
 _HALVINGS = 40
 
 
@@ -42,7 +46,10 @@ NO_SCATTER = Scatter(0.0, 1.0)
 
 
 def estimate_scatter(parts: Sequence[Distances]) -> Scatter:
-    """Return the scatter under which the upper quartile of all distances is what it should be, 0 or more.
+    """Return the scatter under which the upper quartile of all distances is what it should be.
+
+    It is 0 unless the quartile lies two standard errors above what sampling alone gives: scatter that so many cells do
+    not show is too small to lead a test astray, and what chance gives would hide small shifts.
 
     Args:
         parts: one a class; a source counts in each class, but is one source for `freedom`.
@@ -59,14 +66,16 @@ def estimate_scatter(parts: Sequence[Distances]) -> Scatter:
     def weights(scatter: float) -> np.ndarray:
         return 1 / (error + floor + scatter) ** 2
 
-    def is_too_small(scatter: float) -> bool:
+    def excess(scatter: float) -> float:
         expected = _quantile_ratio(worst_dimension(scatter / error, width)) * (error + scatter)
-        return _weighted_quantile(square / expected, weights(scatter)) > 1
+        return _weighted_quantile(square / expected, weights(scatter)) - 1
 
-    low, high = 0.0, float(square.max()) if is_too_small(0.0) else 0.0
+    even = weights(0.0)
+    spread = np.sqrt(2 / np.average(width, weights=even) * (even * even).sum()) / even.sum()
+    low, high = 0.0, float(square.max()) if excess(0.0) > _SURE * _QUANTILE_ERROR * spread else 0.0
     for _ in range(_HALVINGS if high > 0 else 0):
         middle = (low + high) / 2
-        low, high = (middle, high) if is_too_small(middle) else (low, middle)
+        low, high = (middle, high) if excess(middle) > 0 else (low, middle)
     _, which = np.unique(source, return_inverse=True)
     weight = np.bincount(which, weights=weights(high))
     return Scatter(high, max(1.0, _EFFICIENCY * float(weight.sum() ** 2 / (weight * weight).sum())))

@@ -110,7 +110,8 @@ class SourceShift:
     Accumulator: pass 1 8 x w x w bytes and 8 x w a cell, w = min(d, 512); pass 2 8 x m x m bytes a class and 16 x m a
         cell, m at most max_directions + 32; pass 3 32 kB at most a shifted cell.
     Finds: wrong labels, triggers that the view can see, and foreign samples, where they come in by few of the sources:
-        40 samples among 140 of their cell are enough on an embedding of medium quality (bench/detection.py).
+        40 wrong samples among 140 of their cell are found about every other time on an embedding of medium quality,
+        with 200 cells to choose from (bench/detection.py).
     Does not find: poison spread evenly over sources; a change of spread without a change of mean; cells under 20
         samples; classes with fewer than three sources of 20. Which of two sources is the odd one, nobody can say.
     False alarm that remains: an honest source that is unlike all the others. It looks the same, and should be known.
