@@ -159,7 +159,7 @@ def add_batch(profile: Profile, batch: pa.RecordBatch, source: str = "") -> Prof
         UsageError: the batch has other columns, or there are more cells than the spec allows.
 
     Cost: per column some 0.1 to 0.3 microseconds a row, plus some 0.3 milliseconds a cell; give batches of 100,000 rows
-        or more (bench/profile.py).
+        or more (bench/profile_cost.py).
     """
     types = {field.name: str(field.type) for field in batch.schema}
     if types != profile.types:

@@ -50,7 +50,7 @@ def hash_values(values: pa.Array, key: bytes) -> np.ndarray:
         values: in their kernel type (`millcert.checks.metric_columns`), no nulls; text, bytes, numbers, times.
         key: 32 bytes.
 
-    Cost: 10 to 60 nanoseconds a value of up to 64 bytes (bench/profile.py).
+    Cost: 10 to 60 nanoseconds a value of up to 64 bytes (bench/profile_cost.py).
     """
     kind = family(values.type)
     if kind in ("string", "binary", "decimal"):

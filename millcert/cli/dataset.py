@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from millcert.pipelines.formats import ReadLimits
 
 #: Rows handed out at once, unless they are large: what is computed for each batch then costs little a row.
-CHUNK_ROWS = 131_072
+CHUNK_ROWS = 524_288
 CHUNK_BYTES = 64 << 20
 
 _MAX_SCHEMA_BYTES = 16 << 20

@@ -64,6 +64,7 @@ COMMANDS: Mapping[str, LazyCommand] = {
     "admit": LazyCommand("millcert.cli.admit:admit", "Refuse to train on data without a valid certificate."),
     "source": LazyCommand("millcert.cli.source:source", "Write, sign and verify a source's manifest."),
     "check": LazyCommand("millcert.cli.check:check", "List, describe and try single checks."),
+    "schema": LazyCommand("millcert.cli.schema:schema", "Propose a schema and a suite from data; compare schemas."),
     "profile": LazyCommand("millcert.cli.profile:profile", "Summarise distributions, merge and compare them."),
     "ledger": LazyCommand("millcert.cli.ledger:ledger", "Look up, prove and audit what the ledger says."),
     "evidence": LazyCommand("millcert.cli.evidence:evidence", "Prove what the gate said of a sample, offline."),

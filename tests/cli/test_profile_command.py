@@ -193,3 +193,20 @@ def test_a_changed_profile_is_an_integrity_failure_and_another_file_a_mistake(de
     assert "digest" in desk.run("diff", out, other, code=3)
     other.write_text("{}")
     assert "no profile" in desk.run("merge", out, other, "--out", desk.folder / "m.json", code=2)
+
+
+def test_a_file_of_many_batches_is_read_whole_and_files_beside_the_data_are_not_data(desk: Desk) -> None:
+    data = desk.folder / "data"
+    data.mkdir()
+    (data / "README.md").write_text("about")
+    pq.write_table(pa.table({"n": np.arange(524_288) % 7}), data / "a.parquet")
+
+    answer = json.loads(desk.run("make", data, "--out", desk.folder / "p.json", "--json"))
+
+    assert (answer["rows"], answer["malformed"]) == (524_288, 0)
+
+
+def test_a_folder_that_is_not_there_is_a_mistake_of_the_caller(desk: Desk) -> None:
+    data = write(desk.folder / "data", 1, rows=20)
+
+    assert "Cannot use the path" in desk.run("make", data, "--out", desk.folder / "none" / "p.json", code=2)

@@ -1,0 +1,106 @@
+"""What a profile costs: rows per CPU-second beside the pure read, peak memory, and the size of the file.
+
+Run: OPENBLAS_NUM_THREADS=1 python bench/profile_cost.py [--rows 2000000] [--runs 3]
+
+The 12 columns of the research (id, 60-character text, label, source, language, score with nulls, small integer, time,
+URL, 32 hex digits, float32, bool) in Parquet (zstd). Each run is a process of its own on one core. Two specs: all rows
+in one cell, and 50 sources x 10 labels.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+BATCH_ROWS = 327_680
+FILES = 4
+SIDES = ("read", "one cell", "500 cells")
+
+
+def write_files(folder: Path, rows: int) -> None:
+    random = np.random.default_rng(5)
+
+    def pick(names: list[str], count: int) -> pa.Array:
+        return pa.array(names).take(pa.array(random.integers(0, len(names), count)))
+
+    n = rows // FILES
+    for number in range(FILES):
+        ids = np.arange(number * n, (number + 1) * n)
+        words = random.integers(0, 2**62, n).tolist()
+        table = pa.table(
+            {
+                "id": ids,
+                "text": [f"{word % 200_000:020d} a text of some sixty characters in all" for word in words],
+                "label": pick([f"class-{code}" for code in range(10)], n),
+                "source": pick([f"source-{code}" for code in range(50)], n),
+                "language": pick(["de", "en", "es", "fr", "it"], n),
+                "score": pa.array(random.normal(10, 3, n), mask=random.random(n) < 0.02),
+                "count": random.integers(0, 1_000, n).astype(np.int32),
+                "seen": pa.array(ids * 1_000_000).cast(pa.timestamp("us")),
+                "url": [f"https://host-{word % 97}.example/{word % 1_000_003}" for word in words],
+                "sha": [f"{word:032x}" for word in words],
+                "weight": random.normal(size=n).astype(np.float32),
+                "flag": random.random(n) < 0.3,
+            }
+        )
+        pq.write_table(table, folder / f"part-{number}.parquet", compression="zstd", row_group_size=BATCH_ROWS)
+
+
+def measure(side: str, folder: Path) -> None:
+    from millcert.checks.profile import ProfileSpec, add_batch, empty_profile
+    from millcert.checks.profile_format import profile_bytes
+
+    pa.set_cpu_count(1)
+    spec = ProfileSpec("5a" * 32, label="label", source="source") if side == "500 cells" else ProfileSpec("5a" * 32)
+    files = sorted(folder.glob("*.parquet"))
+    started = time.process_time()
+    profile = empty_profile(spec, pq.read_schema(files[0]))
+    for file in files:
+        for batch in pq.ParquetFile(file).iter_batches(BATCH_ROWS, use_threads=False):
+            if side != "read":
+                profile = add_batch(profile, batch)
+    seconds = time.process_time() - started
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({"seconds": seconds, "peak_mib": peak, "size_bytes": len(profile_bytes(profile))}))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=2_000_000)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--measure", nargs=2, metavar=("SIDE", "FOLDER"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        measure(arguments.measure[0], Path(arguments.measure[1]))
+        return
+    print(
+        f"{platform.platform()}, Python {platform.python_version()}, pyarrow {pa.__version__}, numpy {np.__version__}"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        write_files(Path(folder), arguments.rows)
+        for side in SIDES:
+            command = [sys.executable, __file__, "--measure", side, folder]
+            runs = [json.loads(subprocess.check_output(command)) for _ in range(arguments.runs)]
+            seconds = [run["seconds"] for run in runs]
+            print(
+                f"{side:9}  CPU s min {min(seconds):.2f} median {median(seconds):.2f} max {max(seconds):.2f}; "
+                f"{arguments.rows / median(seconds):,.0f} rows per CPU-second; peak {runs[0]['peak_mib']:,.0f} MiB; "
+                f"profile {runs[0]['size_bytes']:,} bytes"
+            )
+
+
+if __name__ == "__main__":
+    main()
