@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from millcert.cli.opened import opened, state_option
 from millcert.cli.output import emit, json_option
 from millcert.errors import InconclusiveError, StoreError, UsageError
 
@@ -15,12 +16,6 @@ if TYPE_CHECKING:
     from millcert.provenance.lookup import FoundSample, SampleRun
     from millcert.provenance.state import StateFolder
 
-_STATE = click.option(
-    "--state",
-    type=click.Path(path_type=Path),
-    default=None,
-    help="Folder of keys and ledger.  [default: $MILLCERT_HOME or .millcert]",
-)
 _RUN = click.option("--run", "run_id", default=None, help="Only this run: the beginning of its id.")
 _DIGEST = click.option("--digest", "digests", multiple=True, help="A sample digest in hex; may be given again.")
 _FILE = click.option("--file", "file", default=None, help="The sample's file, named as in the manifest; with --row.")
@@ -38,7 +33,7 @@ def evidence() -> None:
 @_ROW
 @_RUN
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Write the evidence to a new file.")
-@_STATE
+@state_option
 @json_option
 def export(
     digests: tuple[str, ...],
@@ -57,7 +52,7 @@ def export(
     from millcert.provenance.evidence import export_evidence
     from millcert.provenance.evidence_verify import verify_evidence
 
-    folder, ledger = _opened(state)
+    folder, ledger = opened(state)
     with ledger, ExitStack() as stack:
         answers, unknown = _answers(stack, folder, ledger, digests, (file, row), run_id)
         data = export_evidence(ledger, answers)
@@ -121,7 +116,7 @@ def verify(path: Path, trust: tuple[Path, ...], as_json: bool) -> None:
 @_RUN
 @click.option("--whole-run", is_flag=True, help="Erase every sample of --run: destroy all its salts.")
 @click.option("--reason", required=True, help="On what ground, without personal data; it is logged for ever.")
-@_STATE
+@state_option
 @json_option
 def erase(
     digests: tuple[str, ...],
@@ -139,7 +134,7 @@ def erase(
     """
     from millcert.provenance.erasure import erase_run, erase_samples
 
-    folder, ledger = _opened(state, for_appending=True)
+    folder, ledger = opened(state, for_appending=True)
     stamp = _now()
     runs_touched, erased = 0, 0
     with ledger, ExitStack() as stack:
@@ -280,23 +275,6 @@ def _run_payload(run: "RunEvidence") -> dict[str, Any]:
         "samples": [asdict(sample) for sample in run.samples],
         "absent": list(run.absent),
     }
-
-
-def _opened(state: Path | None, *, for_appending: bool = False) -> tuple["StateFolder", "Ledger"]:
-    from millcert.provenance.keys import load_key
-    from millcert.provenance.ledger import open_ledger
-    from millcert.provenance.state import load_ledger_vkeys, state_folder
-
-    folder = state_folder(state)
-    if not folder.ledger.exists():
-        raise UsageError(
-            f"There is no ledger at {folder.ledger}.",
-            hint="Give --state DIR; the first `millcert vet` makes a ledger.",
-            path=str(folder.ledger),
-        )
-    vkeys = load_ledger_vkeys([folder.ledger_vkey])
-    key = load_key(folder.path / "keys" / "ledger.key") if for_appending else None
-    return folder, open_ledger(folder.ledger, origin=vkeys[0].name, vkeys=vkeys, key=key)
 
 
 def _now() -> str:

@@ -5,23 +5,24 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from millcert.cli.ledger_questions import as_of, changes, impact, unsigned
+from millcert.cli.opened import opened, state_option
 from millcert.cli.output import emit, json_option
 from millcert.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
-    from millcert.provenance.ledger import Ledger, LoggedEntry
-
-_STATE = click.option(
-    "--state",
-    type=click.Path(path_type=Path),
-    default=None,
-    help="Folder of keys and ledger.  [default: $MILLCERT_HOME or .millcert]",
-)
+    from millcert.provenance.ledger import LoggedEntry
 
 
 @click.group()
 def ledger() -> None:
     """Look up, prove and audit what the ledger says."""
+
+
+ledger.add_command(impact)
+ledger.add_command(as_of)
+ledger.add_command(changes)
+ledger.add_command(unsigned)
 
 
 @ledger.command()
@@ -36,7 +37,7 @@ def ledger() -> None:
     "--sample", default=None, help="Instead: in which runs the sample with this digest was, and in which not."
 )
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many entries.")
-@_STATE
+@state_option
 @json_option
 def find(
     kind: str | None,
@@ -53,9 +54,9 @@ def find(
             raise UsageError("--sample goes with no other filter.", hint="Ask for entries or for a sample.")
         _find_sample(sample, limit, state, as_json=as_json)
         return
-    with _opened(state) as opened:
-        found = opened.find(kind=kind, subject=subject, text=text, limit=limit)
-        origin = opened.origin
+    with opened(state)[1] as held:
+        found = held.find(kind=kind, subject=subject, text=text, limit=limit)
+        origin = held.origin
     rows = [f"{one.index:>8}  {one.entry.recorded_at}  {one.entry.kind:<14} {one.entry.subject}" for one in found]
     more = f"; there may be more, see --limit {limit}" if len(found) == limit else ""
     hint = f"millcert ledger show {found[0].index}" if found else "millcert ledger find --text WORD"
@@ -65,15 +66,15 @@ def find(
 
 @ledger.command()
 @click.argument("index", type=click.IntRange(min=0))
-@_STATE
+@state_option
 @json_option
 def show(index: int, state: Path | None, as_json: bool) -> None:
     """Print the entry at INDEX, checked against the tree."""
     import json
 
-    with _opened(state) as opened:
-        logged = opened.get(index)
-        origin = opened.origin
+    with opened(state)[1] as held:
+        logged = held.get(index)
+        origin = held.origin
     entry = logged.entry
     lines = (
         f"{origin} #{index}",
@@ -91,7 +92,7 @@ def show(index: int, state: Path | None, as_json: bool) -> None:
 @click.argument("index", type=click.IntRange(min=0))
 @click.option("--size", type=click.IntRange(min=1), default=None, help="Under the checkpoint of this size.")
 @click.option("--out", type=click.Path(path_type=Path), default=None, help="Write the proof to a new file.")
-@_STATE
+@state_option
 @json_option
 def prove(index: int, size: int | None, out: Path | None, state: Path | None, as_json: bool) -> None:
     """Print the proof (C2SP tlog-proof) that the entry at INDEX is in the ledger.
@@ -100,10 +101,10 @@ def prove(index: int, size: int | None, out: Path | None, state: Path | None, as
     """
     from millcert.provenance.ledger import verify_tlog_proof
 
-    with _opened(state) as opened:
-        logged = opened.get(index)
-        proof = opened.prove(index, size)
-        checkpoint = verify_tlog_proof(proof, logged.entry.leaf(), opened.vkeys)
+    with opened(state)[1] as held:
+        logged = held.get(index)
+        proof = held.prove(index, size)
+        checkpoint = verify_tlog_proof(proof, logged.entry.leaf(), held.vkeys)
     text = proof.decode()
     if out is not None:
         _write_new(out, proof)
@@ -130,13 +131,13 @@ def prove(index: int, size: int | None, out: Path | None, state: Path | None, as
     default=None,
     help="A signed checkpoint that was kept elsewhere; the ledger must extend it.",
 )
-@_STATE
+@state_option
 @json_option
 def verify(checkpoint_path: Path | None, state: Path | None, as_json: bool) -> None:
     """Recompute the whole ledger, and compare it with the checkpoints that were seen before."""
     seen = None if checkpoint_path is None else _read(checkpoint_path)
-    with _opened(state) as opened:
-        report = opened.verify(seen)
+    with opened(state)[1] as held:
+        report = held.verify(seen)
     compared = ", ".join(str(size) for size in report.compared_sizes)
     lines = (
         f"whole  {report.origin}  {report.size:,} entries, {report.checkpoints:,} signed checkpoints",
@@ -160,14 +161,14 @@ def _find_sample(sample: str, limit: int, state: Path | None, *, as_json: bool) 
     """Print the answer of the newest runs about one sample, oldest first."""
     from millcert.provenance.lookup import list_runs
     from millcert.provenance.sample_query import ask_runs, parse_digest
-    from millcert.provenance.state import state_folder
 
     digest = parse_digest(sample)
-    with _opened(state) as opened:
-        runs = list_runs(opened)
-        answers = list(ask_runs(state_folder(state), runs[-limit:], digest))
-        verdicts = [opened.get(answer.roots.verdict).entry for answer in answers]
-        origin = opened.origin
+    folder, held = opened(state)
+    with held:
+        runs = list_runs(held)
+        answers = list(ask_runs(folder, runs[-limit:], digest))
+        verdicts = [held.get(answer.roots.verdict).entry for answer in answers]
+        origin = held.origin
     rows, listed = [], []
     for answer, verdict in zip(answers, verdicts, strict=True):
         status = "present" if answer.found else "absent" if answer.is_absent else "unknown"
@@ -198,21 +199,6 @@ def _find_sample(sample: str, limit: int, state: Path | None, *, as_json: bool) 
     rows.append(f"sample {sample} was in {present} of {len(answers)} runs of {origin}{more}")
     rows.append(f"next: millcert evidence export --digest {sample} --out FILE")
     emit({"version": 1, "origin": origin, "sample": sample, "runs": listed}, "\n".join(rows), as_json=as_json)
-
-
-def _opened(state: Path | None) -> "Ledger":
-    from millcert.provenance.ledger import open_ledger
-    from millcert.provenance.state import load_ledger_vkeys, state_folder
-
-    folder = state_folder(state)
-    if not folder.ledger.exists():
-        raise UsageError(
-            f"There is no ledger at {folder.ledger}.",
-            hint="Give --state DIR; the first `millcert vet` makes a ledger.",
-            path=str(folder.ledger),
-        )
-    vkeys = load_ledger_vkeys([folder.ledger_vkey])
-    return open_ledger(folder.ledger, origin=vkeys[0].name, vkeys=vkeys)
 
 
 def _entry(logged: "LoggedEntry") -> dict[str, Any]:
