@@ -31,6 +31,7 @@ from millcert.checks.base import Check, GroupEvidence, Scores
 from millcert.checks.detectors.robust_spectral import RobustSpectral
 from millcert.checks.detectors.source_shift import SourceShift
 from millcert.checks.detectors.spectral_signatures import REMOVAL_FACTOR, SpectralSignatures
+from millcert.checks.detectors.view_contradiction import ViewContradiction
 from millcert.checks.trigger_mining import TriggerMining
 from millcert.errors import NotEnoughSamplesError
 
@@ -115,7 +116,7 @@ def line(check: str, data: Data, flagged: np.ndarray, score: np.ndarray, named: 
 
 def checks_for(data: Data) -> list[Check]:
     """Return our checks that have their columns here, with their defaults."""
-    every: list[Check] = [RobustSpectral(), SourceShift(), TriggerMining(shape=data.shape)]
+    every: list[Check] = [RobustSpectral(), SourceShift(), ViewContradiction(), TriggerMining(shape=data.shape)]
     there = {"label", "source", "sample_digest", *data.views}
     return [check for check in every if check.columns <= there]
 
@@ -297,6 +298,7 @@ def clean_runs() -> Iterator[Data]:
     backdoor, unpoisoned = features("img_badnet_0.01"), features("img_clean")
     if backdoor is not None:
         honest = backdoor.take(np.flatnonzero(~backdoor.is_bad))
+        yield replace(with_sources(honest, 99), name="CIFAR both views")
         external = replace(honest, views={"embedding_external": honest.views["embedding_external"]})
         for seed in range(20):
             yield replace(with_sources(external, 100 + seed), name=f"CIFAR external, sources {seed}")
