@@ -15,7 +15,7 @@ from typing import Self
 
 from millcert.errors import InconclusiveError, LedgerError, StoreError, UsageError
 from millcert.provenance.absence import Absence, Neighbour
-from millcert.provenance.leaf_index import LeafIndex
+from millcert.provenance.leaf_index import LeafIndex, Record
 from millcert.provenance.ledger import Ledger, LoggedEntry
 from millcert.provenance.salt_store import SaltStore, blocks_of
 from millcert.provenance.sample_leaf import (
@@ -174,6 +174,19 @@ class SampleRun:
     def shard_path(self, number: int) -> tuple[bytes, ...]:
         """Return the audit path from a shard's line to the run's shard root."""
         return self._trees.tree(len(self.shards)).path(number)
+
+    def record(self, position: int) -> Record:
+        """Return a record of the index."""
+        return self._index.record(position)
+
+    def index_leaf(self, position: int) -> bytes:
+        """Return the hash of a record's leaf in the index's tree."""
+        return self._index_nodes.leaf(position)
+
+    def open_row(self, number: int, row: int) -> tuple[bytes, bytes] | None:
+        """Return (salt, digest) of a row as its salt and sealed digest say, unchecked; None if it was erased."""
+        salt = self._row_salt(number, row)
+        return None if salt is None else (salt, seal(salt, self._sealed(number, row)))
 
     def block_of(self, number: int, row: int) -> tuple[int, int]:
         """Return (block, offset) of a row's salt."""

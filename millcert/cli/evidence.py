@@ -160,6 +160,31 @@ def erase(
     emit(payload, text, as_json=as_json)
 
 
+@evidence.command()
+@_RUN
+@state_option
+@json_option
+def audit(run_id: str | None, state: Path | None, as_json: bool) -> None:
+    """Recompute all leaves, trees and indexes of the runs, and compare them with the ledger's roots."""
+    from millcert.provenance.sample_audit import audit_run
+
+    folder, ledger = opened(state)
+    rows, listed = [], []
+    with ledger:
+        for logged in _runs(ledger, run_id):
+            with _run(folder, logged) as run:
+                found = audit_run(run)
+                about = {"run": run.roots.run_id, "dataset": run.roots.dataset, "index": logged.index}
+            listed.append({**about, "records": found.records, "samples": found.samples, "erased": found.erased})
+            rows.append(
+                f"whole  #{logged.index}  {about['dataset']}  {found.samples:,} samples, {found.erased:,} erased, "
+                f"{found.records - found.samples:,} records that are no samples"
+            )
+        origin = ledger.origin
+    rows.append("next: millcert ledger verify")
+    emit({"version": 1, "origin": origin, "runs": listed}, "\n".join(rows), as_json=as_json)
+
+
 def _answers(
     stack: ExitStack,
     folder: "StateFolder",

@@ -1,6 +1,7 @@
 """What a run keeps of its rows depends on the data and the secret alone, and is the same as from the formulas."""
 
 import hashlib
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -184,6 +185,21 @@ def test_a_run_of_the_gate_answers_for_every_row_that_it_read(bench: Workbench) 
             leaves = [hashlib.sha256(b"\x00" + run.at(shard.file, row).digest).digest() for row in range(shard.records)]
             entry = next(one for one in manifest_entries(bench) if one["path"] == shard.file)
             assert root_of(leaves).hex() == entry["row_tree_root"]
+
+
+@pytest.mark.slow
+def test_workers_and_runner_change_no_byte_of_what_is_kept(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the run's secret given, two processes of Beam's runner keep what the plain engine keeps."""
+    monkeypatch.setattr("millcert.pipelines.sample_leaves.secrets.token_bytes", lambda count: b"t" * count)
+    kept: list[dict[str, bytes]] = []
+    for on_beam in (False, True):
+        bench.vet(out=bench.top / f"out-{len(kept)}", on_beam=on_beam, workers=2 if on_beam else 1)
+        folders = [bench.top / "state" / name for name in ("provenance", "salts")]
+        kept.append({p.name: p.read_bytes() for folder in folders for p in folder.rglob("*") if p.is_file()})
+        for folder in folders:
+            shutil.rmtree(folder)
+    assert kept[0] == kept[1]
+    assert len(kept[0]) > 6
 
 
 def manifest_entries(bench: Workbench) -> list[dict[str, Any]]:
