@@ -240,42 +240,49 @@ def _cells_of(batch: pa.RecordBatch, spec: ProfileSpec, source: str) -> tuple[li
 
 def _measure(column: pa.Array, places: list[np.ndarray], spec: ProfileSpec) -> list[ColumnProfile]:
     kind = kind_of_type(column.type)
-    measure = {"embedding": _measure_embedding, "list": _measure_list}.get(kind, _measure_plain)
-    if len(places) == 1:
-        return [measure(column, kind, spec)]
-    return [measure(column.take(pa.array(rows)), kind, spec) for rows in places]
+    parts = [column] if len(places) == 1 else [column.take(pa.array(rows)) for rows in places]
+    if kind == "embedding":
+        return [_measure_embedding(part, spec) for part in parts]
+    if kind == "list":
+        return [_measure_list(part, spec) for part in parts]
+    if kind not in _HASHED:
+        return [ColumnProfile(kind, ColumnView(part).null_count) for part in parts]
+    hashes = _hash_rows(column, kind, spec)
+    own = [hashes] if len(places) == 1 else [hashes[rows] for rows in places]
+    return [_measure_plain(part, kind, each, spec) for part, each in zip(parts, own, strict=True)]
 
 
-def _measure_plain(column: pa.Array, kind: Kind, spec: ProfileSpec) -> ColumnProfile:
+def _hash_rows(column: pa.Array, kind: Kind, spec: ProfileSpec) -> np.ndarray:
+    """Return the hash of each row's value, uint64 (n,); 0 where there is none."""
+    view = ColumnView(column)
+    hashes = np.zeros(len(column), dtype=np.uint64)
+    if kind in ("string", "binary", "decimal"):
+        encoded = view.present.dictionary_encode()
+        distinct = sketch_hash.hash_values(encoded.dictionary, spec.key)
+        hashes[view.present_at] = distinct[encoded.indices.to_numpy(zero_copy_only=False)]
+    else:
+        hashes[view.present_at] = sketch_hash.hash_values(view.present, spec.key)
+    return hashes
+
+
+def _measure_plain(column: pa.Array, kind: Kind, row_hashes: np.ndarray, spec: ProfileSpec) -> ColumnProfile:
     view = ColumnView(column)
     present = view.present
-    if kind not in _HASHED:
-        return ColumnProfile(kind, view.null_count)
-    hashes, distinct = _hashes(present, kind, spec)
-    lengths = None
+    hashes = row_hashes[view.present_at] if view.null_count else row_hashes
+    lengths = values = None
     if kind in ("string", "binary"):
         size = pc.utf8_length(present) if kind == "string" else pc.binary_length(present)
         lengths = _numbers(size.to_numpy(zero_copy_only=False).astype(np.int64), spec)
+    if kind != "float":
+        values = sketch_values.count_values(hashes, present, spec.listed_values, keeps_texts=spec.keeps_texts)
     return ColumnProfile(
         kind,
         view.null_count,
         numbers=_numbers(_as_numbers(view, kind), spec) if kind in _NUMERIC else None,
         lengths=lengths,
-        registers=registers_of(distinct),
-        values=None
-        if kind == "float"
-        else sketch_values.count_values(hashes, present, spec.listed_values, keeps_texts=spec.keeps_texts),
+        registers=registers_of(hashes),
+        values=values,
     )
-
-
-def _hashes(present: pa.Array, kind: Kind, spec: ProfileSpec) -> tuple[np.ndarray, np.ndarray]:
-    """Return the hash of each value, and the hashes of at least each distinct value."""
-    if kind not in ("string", "binary", "decimal"):
-        hashes = sketch_hash.hash_values(present, spec.key)
-        return hashes, hashes
-    encoded = present.dictionary_encode()
-    distinct = sketch_hash.hash_values(encoded.dictionary, spec.key)
-    return distinct[encoded.indices.to_numpy(zero_copy_only=False)], distinct
 
 
 def _as_numbers(view: ColumnView, kind: Kind) -> np.ndarray:
@@ -286,12 +293,12 @@ def _as_numbers(view: ColumnView, kind: Kind) -> np.ndarray:
     return view.present_ticks
 
 
-def _measure_list(column: pa.Array, kind: Kind, spec: ProfileSpec) -> ColumnProfile:
+def _measure_list(column: pa.Array, spec: ProfileSpec) -> ColumnProfile:
     lengths = pc.list_value_length(column.drop_null()).to_numpy(zero_copy_only=False).astype(np.int64)
-    return ColumnProfile(kind, int(column.null_count), lengths=_numbers(lengths, spec))
+    return ColumnProfile("list", int(column.null_count), lengths=_numbers(lengths, spec))
 
 
-def _measure_embedding(column: pa.Array, kind: Kind, spec: ProfileSpec) -> ColumnProfile:
+def _measure_embedding(column: pa.Array, spec: ProfileSpec) -> ColumnProfile:
     present = column.drop_null()
     width = column.type.list_size
     rows = present.flatten().to_numpy(zero_copy_only=False).astype(np.float64).reshape(len(present), width)
@@ -299,7 +306,7 @@ def _measure_embedding(column: pa.Array, kind: Kind, spec: ProfileSpec) -> Colum
     rows = rows[(np.abs(rows) < 2.0**400).all(axis=1)]
     units, norms = sketch_embedding.unit_rows(rows)
     return ColumnProfile(
-        kind,
+        "embedding",
         len(column) - len(rows),
         numbers=_numbers(norms, spec),
         embedding=sketch_embedding.embed_rows(units, spec.frequencies, spec.key),
