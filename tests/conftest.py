@@ -1,12 +1,24 @@
 """Fixtures that several test folders use."""
 
 import importlib.util
+import os
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 _HERE = Path(__file__).parent
+
+# Tests never judge by time: a busy machine is no fault of the code. In CI the same examples are drawn in every run, so
+# that a change is judged by what it changed; elsewhere new ones are looked for.
+settings.register_profile(
+    "house",
+    deadline=None,
+    derandomize=bool(os.environ.get("CI")),
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("house")
 
 
 @pytest.fixture(scope="session")
