@@ -311,14 +311,12 @@ def clean_runs() -> Iterator[Data]:
         stored = np.load(SHARED / "features" / "img_clean.npz", allow_pickle=False)
         if path.is_file():
             noisy = np.load(path, allow_pickle=False)["aggre_label"][stored["cifar_train_index"]].astype(int)
-            yield replace(with_sources(unpoisoned, 1), label=noisy, name="CIFAR-10N self, aggregate")
-            if backdoor is not None and np.array_equal(
-                np.load(SHARED / "features" / "img_badnet_0.01.npz")["cifar_train_index"], stored["cifar_train_index"]
-            ):
-                external = replace(backdoor, views={"embedding_external": backdoor.views["embedding_external"]})
-                rows = np.flatnonzero(~backdoor.is_bad)
-                noisy_external = replace(external, label=noisy, is_bad=np.zeros_like(backdoor.is_bad)).take(rows)
-                yield replace(with_sources(noisy_external, 2), name="CIFAR-10N external, aggregate")
+            yield replace(with_sources(unpoisoned, 1), label=noisy, name="CIFAR-10N self")
+            if backdoor is not None:
+                there = np.load(SHARED / "features" / "img_badnet_0.01.npz", allow_pickle=False)["cifar_train_index"]
+                votes = np.load(path, allow_pickle=False)["aggre_label"][there].astype(int)
+                honest = replace(backdoor, label=votes).take(np.flatnonzero(~backdoor.is_bad))
+                yield replace(with_sources(honest, 2), name="CIFAR-10N both views")
     images = cifar_images()
     if images is not None:
         for seed in range(2):
