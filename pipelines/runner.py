@@ -9,7 +9,13 @@ that docs/runners.md describes, and only with programs that are pinned (engine_b
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 
-from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions, TypeOptions
+from apache_beam.options.pipeline_options import (
+    DirectOptions,
+    PipelineOptions,
+    PortableOptions,
+    StandardOptions,
+    TypeOptions,
+)
 from apache_beam.portability.api import beam_provision_api_pb2
 from apache_beam.runners import PipelineRunner, create_runner
 from apache_beam.runners.portability.fn_api_runner import fn_runner
@@ -20,6 +26,9 @@ from millcert.pipelines.engine_binaries import check_environment, check_flink, c
 
 #: Names that mean "on this machine"; all of them run on the in-process portable runner.
 LOCAL_RUNNERS = frozenset({"", "local", "localrunner", "directrunner", "fnapirunner"})
+#: How long a cluster keeps a Python worker for the next stage. Without it each of some 40 stages starts its own (3
+#: CPU-seconds each); it must stay below the cluster's restart delay, or a restarted task meets the dead worker again.
+WORKER_KEPT_MILLIS = 5000
 #: Runners that millcert takes besides, and what each must show before anything of it starts.
 REMOTE_RUNNERS: Mapping[str, Callable[[PipelineOptions], None]] = {
     "FlinkRunner": check_flink,
@@ -52,6 +61,8 @@ def pipeline_options(arguments: Sequence[str], *, workers: int = 1) -> PipelineO
         raise UsageError(f"Beam takes no argument {others[0]!r}.", hint="Give Beam's options as --name=value.")
     options = PipelineOptions(list(known))
     options.view_as(TypeOptions).runtime_type_check = False
+    portable = options.view_as(PortableOptions)
+    portable.environment_cache_millis = int(portable.environment_cache_millis) or WORKER_KEPT_MILLIS
     direct = options.view_as(DirectOptions)
     if workers > 1:
         direct.direct_num_workers = workers

@@ -4,6 +4,8 @@
 #
 # Usage: scripts/flink/cluster.sh up [TASK_MANAGERS [SLOTS_EACH]]     default: 1 task manager with 2 slots
 #        scripts/flink/cluster.sh down | status
+# A worker pool serves one task manager; with several, use --environment_type=PROCESS (two task managers name their
+# workers alike, and a pool would stop one's worker for the other).
 # Environment: MILLCERT_FLINK_HOME (.venvs/flink), MILLCERT_FLINK_RUN (its run/), FLINK_PORT (8081; the worker pool
 # listens one above), PYTHON (the interpreter of the workers: millcert must be installed in it).
 set -euo pipefail
@@ -74,12 +76,21 @@ taskmanager:
   memory: {process: {size: 2048m}, network: {min: 256m, max: 256m}}
   network: {sort-shuffle: {min-buffers: 64}}
 parallelism: {default: 1}
+# With Beam's runner in lib/ and this order, Python workers live for the whole job; else each stage starts its own.
+classloader: {resolve-order: parent-first}
 rest: {address: localhost, bind-address: localhost, port: $port}
 io: {tmp: {dirs: $run/tmp}}
 blob: {server: {port: $((port + 3))}}
-# A lost worker or task manager is not the end of a job: everything that a job writes may be written again.
-restart-strategy: {type: fixed-delay, fixed-delay: {attempts: 5, delay: 2 s}}
+# A lost worker or task manager is not the end of a job: all that a job writes may be written again. One loss fails many
+# tasks at once, which this strategy counts as one attempt; and its delay is longer than millcert lets a cluster keep
+# workers (5 seconds), so that a restarted task does not meet the dead worker again.
+restart-strategy:
+  type: exponential-delay
+  exponential-delay: {initial-backoff: 10 s, max-backoff: 20 s, backoff-multiplier: 1.5, attempts-before-reset-backoff: 3}
 heartbeat: {timeout: 20000, interval: 4000}
+slot: {request: {timeout: 30000}}
+cluster: {evenly-spread-out-slots: true}
+web: {refresh-interval: 500}
 YAML
     export FLINK_CONF_DIR=$run/conf FLINK_LOG_DIR=$run FLINK_HOME=$home
     # The workers' subprocesses are started as `python`.
@@ -110,5 +121,5 @@ case ${1:-} in
     up) shift; up "$@" ;;
     down) down ;;
     status) slots ;;
-    *) sed -n '2,9p' "$0" >&2; exit 2 ;;
+    *) sed -n '2,11p' "$0" >&2; exit 2 ;;
 esac

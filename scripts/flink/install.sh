@@ -72,7 +72,7 @@ echo "flink: Beam's job server, from the parts that pom.xml names"
 rm -rf "$home/jars"
 mvn --batch-mode --quiet --file "$here/pom.xml" dependency:copy-dependencies -DincludeScope=runtime \
     -DoutputDirectory="$home/jars"
-"$python" "$here/job_server.py" "$mode" "$home/jars" "$home/flink-job-server.jar"
+"$python" "$here/job_server.py" "$mode" "$home/jars" "$home/flink-job-server.jar" "$home/lib/beam-flink-runner.jar"
 rm -rf "$home/jars" "$home/download"
 cat "$here"/{requirements.txt,pom.xml,jars.sha256,job-server.sha256,job_server.py} | sha256sum | cut -d' ' -f1 >"$home/.installed"
 echo "flink: installed in $home"

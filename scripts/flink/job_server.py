@@ -4,7 +4,10 @@ Maven checks what it downloads against digests from the same place; here each ja
 reviewed with this repository (jars.sha256). Entries are stored, not compressed, in a fixed order and with a fixed time,
 so the same parts give the same jar on every machine, and its own SHA-256 is pinned too (job-server.sha256).
 
-Usage: python job_server.py check|pin JARS_FOLDER OUTPUT.jar
+A second jar has Beam's runner without Flink itself. It belongs into the lib/ of a cluster with parent-first class
+loading: there Beam may keep Python workers between the stages of a job instead of starting new ones for each.
+
+Usage: python job_server.py check|pin JARS_FOLDER JOB_SERVER.jar RUNNER.jar
 """
 
 # ruff: noqa: INP001, T201 - a script of its own, which talks to a terminal
@@ -27,30 +30,38 @@ TIME = (1980, 1, 1, 0, 0, 0)
 
 def main() -> None:
     """Check or pin, then build."""
-    if len(sys.argv) != 4 or sys.argv[1] not in {"check", "pin"}:
+    if len(sys.argv) != 5 or sys.argv[1] not in {"check", "pin"}:
         sys.exit(__doc__)
-    mode, jars, output = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+    mode, jars, outputs = sys.argv[1], Path(sys.argv[2]), [Path(name) for name in sys.argv[3:]]
     found = {path.name: sha256(path) for path in sorted(jars.glob("*.jar"))}
     if mode == "pin":
         PARTS.write_text("".join(f"{digest}  {name}\n" for name, digest in found.items()))
     pinned = {name: digest for digest, name in (line.split() for line in PARTS.read_text().splitlines())}
     wrong = sorted(name for name in found.keys() | pinned.keys() if found.get(name) != pinned.get(name))
     if wrong:
-        sys.exit(
-            f"{len(wrong)} of {len(pinned)} jars are not the pinned ones: {', '.join(wrong[:5])}. Nothing was built."
-        )
-    partial = output.with_suffix(".partial")
-    partial.unlink(missing_ok=True)
-    build([jars / name for name in sorted(found, key=rank)], partial)
-    digest = sha256(partial)
+        named = ", ".join(wrong[:5])
+        sys.exit(f"{len(wrong)} of {len(pinned)} jars are not the pinned ones: {named}. Nothing was built.")
+    ordered = [jars / name for name in sorted(found, key=rank)]
+    partials = [output.with_suffix(".partial") for output in outputs]
+    for partial, parts in zip(
+        partials, (ordered, [jar for jar in ordered if not is_flinks_own(jar.name)]), strict=True
+    ):
+        partial.unlink(missing_ok=True)
+        build(parts, partial)
+    digests = {output.name: sha256(partial) for output, partial in zip(outputs, partials, strict=True)}
     if mode == "pin":
-        WHOLE.write_text(f"{digest}  {output.name}\n")
-    expected = WHOLE.read_text().split()[0]
-    if digest != expected:
-        partial.unlink()
-        sys.exit(f"The job-server jar came out as {digest}, expected {expected}. Nothing was installed.")
-    partial.rename(output)
-    print(f"{output}  {output.stat().st_size / 1e6:,.0f} MB\n  --flink_job_server_sha256={digest}")
+        WHOLE.write_text("".join(f"{digest}  {name}\n" for name, digest in digests.items()))
+    expected = {name: digest for digest, name in (line.split() for line in WHOLE.read_text().splitlines())}
+    if digests != expected:
+        sys.exit(f"The jars came out as {digests}, expected {expected}. Nothing was installed.")
+    for output, partial in zip(outputs, partials, strict=True):
+        partial.rename(output)
+    print(f"{outputs[0]}\n  --flink_job_server_sha256={digests[outputs[0].name]}")
+
+
+def is_flinks_own(name: str) -> bool:
+    """Say whether a cluster has this part already; a second copy in lib/ would shadow it."""
+    return name.startswith(("flink-", "slf4j-", "log4j-", "kryo-", "chill-", "minlog-", "objenesis-"))
 
 
 def rank(name: str) -> tuple[bool, str]:
