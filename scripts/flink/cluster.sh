@@ -62,9 +62,15 @@ PYTHON
 
 up() {
     local managers=${1:-1} each=${2:-2} number
-    mkdir -p "$run/conf" "$run/tmp"
+    mkdir -p "$run/conf"
     down
     mkdir -p "$run/tmp"
+    for number in 0 1 2 3; do
+        if (: <"/dev/tcp/localhost/$((port + number))") 2>/dev/null; then
+            echo "flink: somebody listens at localhost:$((port + number)); set FLINK_PORT" >&2
+            exit 2
+        fi
+    done
     cp "$home"/conf/log4j*.properties "$run/conf/"
     sed -n '/^env:/,/all:/p' "$home/conf/config.yaml" >"$run/conf/config.yaml"
     cat >>"$run/conf/config.yaml" <<YAML

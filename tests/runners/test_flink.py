@@ -3,6 +3,7 @@
 Skips where Flink is not installed (scripts/flink/install.sh), fails there if MILLCERT_REQUIRE_FLINK is set, as CI does.
 """
 
+import itertools
 import json
 import os
 import signal
@@ -32,6 +33,7 @@ FLINK = ("--runner=FlinkRunner", f"--flink_job_server_jar={JAR}", "--job_server_
 WORKER = json.dumps({"command": str(SCRIPTS / "worker.sh"), "env": {"MILLCERT_PYTHON": sys.executable}})
 #: The kills wait until the job is so far: its second pass has begun.
 MIDWAY, BEGUN = "Pass2", frozenset({"DEPLOYING", "INITIALIZING", "RUNNING", "FINISHED"})
+_NUMBERS = itertools.count()
 #: `make test-flink` runs all environments and parallelisms; CI those that differ most.
 IS_WHOLE_MATRIX = "MILLCERT_FLINK_MATRIX" in os.environ
 
@@ -89,8 +91,8 @@ def _installed() -> None:
 
 @contextmanager
 def cluster(folder: Path, *size: str) -> Iterator[Cluster]:
-    # Four ports from one that depends on the process, below those that the system hands out.
-    port = 20000 + os.getpid() % 2000 * 4
+    # Four ports of each cluster's own, below those that the system hands out.
+    port = 16000 + os.getpid() % 2000 * 8 + 4 * next(_NUMBERS) % 8
     environment = {
         **os.environ,
         "MILLCERT_FLINK_HOME": str(HOME),
