@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from millcert.cli.files import read_bounded, write_new
 from millcert.cli.opened import opened, state_option
 from millcert.cli.output import emit, json_option
-from millcert.errors import InconclusiveError, StoreError, UsageError
+from millcert.errors import InconclusiveError, UsageError
 
 if TYPE_CHECKING:
     from millcert.provenance.evidence_verify import RunEvidence
@@ -58,7 +59,7 @@ def export(
         data = export_evidence(ledger, answers)
         verify_evidence(data, ledger.vkeys)
         origin = ledger.origin
-    _write_new(out, data)
+    write_new(out, data)
     found = sum(len(samples) for _, samples, _ in answers)
     absent = sum(len(gone) for _, _, gone in answers)
     lines = [f"evidence  {origin}  {out}  {len(data):,} bytes", f"  {found} samples present, {absent} absences shown"]
@@ -91,7 +92,8 @@ def verify(path: Path, trust: tuple[Path, ...], as_json: bool) -> None:
     from millcert.provenance.evidence_verify import MAX_EVIDENCE_BYTES, verify_evidence
     from millcert.provenance.state import load_ledger_vkeys
 
-    shown = verify_evidence(_read(path, MAX_EVIDENCE_BYTES), load_ledger_vkeys(trust))
+    data = read_bounded(path, MAX_EVIDENCE_BYTES, what="evidence", hint="Check the path.")
+    shown = verify_evidence(data, load_ledger_vkeys(trust))
     samples = sum(len(run.samples) for run in shown.runs)
     absent = sum(len(run.absent) for run in shown.runs)
     lines = [
@@ -306,24 +308,3 @@ def _now() -> str:
     from datetime import UTC, datetime
 
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _read(path: Path, limit: int) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(limit + 1)
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise UsageError(f"There is no evidence at {path}.", hint="Check the path.", path=str(path)) from error
-    except OSError as error:
-        raise StoreError(f"The evidence {path} cannot be read: {error.strerror}.", path=str(path)) from error
-
-
-def _write_new(path: Path, data: bytes) -> None:
-    from millcert.provenance.keys import PUBLIC_MODE, create_file
-
-    try:
-        create_file(path, data, PUBLIC_MODE)
-    except FileExistsError as error:
-        raise UsageError(f"{path} exists already.", hint="Choose another --out.", path=str(path)) from error
-    except OSError as error:
-        raise StoreError(f"{path} cannot be written: {error.strerror}.", path=str(path)) from error

@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from millcert.cli.files import read_bounded, write_new
 from millcert.cli.ledger_questions import as_of, changes, impact, unsigned
 from millcert.cli.opened import opened, state_option
 from millcert.cli.output import emit, json_option
-from millcert.errors import StoreError, UsageError
+from millcert.errors import UsageError
 
 if TYPE_CHECKING:
     from millcert.provenance.ledger import LoggedEntry
@@ -107,7 +108,7 @@ def prove(index: int, size: int | None, out: Path | None, state: Path | None, as
         checkpoint = verify_tlog_proof(proof, logged.entry.leaf(), held.vkeys)
     text = proof.decode()
     if out is not None:
-        _write_new(out, proof)
+        write_new(out, proof)
         text = (
             f"proof of {checkpoint.origin} #{index} under {checkpoint.size} entries: {out}\nnext: keep it with the data"
         )
@@ -135,7 +136,7 @@ def prove(index: int, size: int | None, out: Path | None, state: Path | None, as
 @json_option
 def verify(checkpoint_path: Path | None, state: Path | None, as_json: bool) -> None:
     """Recompute the whole ledger, and compare it with the checkpoints that were seen before."""
-    seen = None if checkpoint_path is None else _read(checkpoint_path)
+    seen = None if checkpoint_path is None else _read_checkpoint(checkpoint_path)
     with opened(state)[1] as held:
         report = held.verify(seen)
     compared = ", ".join(str(size) for size in report.compared_sizes)
@@ -213,24 +214,7 @@ def _entry(logged: "LoggedEntry") -> dict[str, Any]:
     }
 
 
-def _read(path: Path) -> bytes:
+def _read_checkpoint(path: Path) -> bytes:
     from millcert.provenance.checkpoint import MAX_NOTE_BYTES
 
-    try:
-        with path.open("rb") as file:
-            return file.read(MAX_NOTE_BYTES + 1)
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise UsageError(f"There is no checkpoint at {path}.", hint="Check --checkpoint.", path=str(path)) from error
-    except OSError as error:
-        raise StoreError(f"The checkpoint {path} cannot be read: {error.strerror}.", path=str(path)) from error
-
-
-def _write_new(path: Path, data: bytes) -> None:
-    from millcert.provenance.keys import PUBLIC_MODE, create_file
-
-    try:
-        create_file(path, data, PUBLIC_MODE)
-    except FileExistsError as error:
-        raise UsageError(f"{path} exists already.", hint="Choose another --out.", path=str(path)) from error
-    except OSError as error:
-        raise StoreError(f"{path} cannot be written: {error.strerror}.", path=str(path)) from error
+    return read_bounded(path, MAX_NOTE_BYTES, what="checkpoint", hint="Check --checkpoint.")
