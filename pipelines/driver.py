@@ -215,11 +215,18 @@ def _finish(plan: VetPlan, options: PipelineOptions) -> str:
 
 #: How Beam's portable runners tell a failed job; the reason is a worker's traceback, or else the cluster's own trouble.
 _FAILED_JOB = " failed in state "
+#: What Beam's data plane says when the process at the other end went away, sooner than the watchdog.
+_LOST_WORKER = "Channel closed prematurely"
 
 
 def _runner_error(error: Exception) -> MillcertError:
     # Workers turn every foreseen failure into a value, so what arrives here is the machine's fault or ours.
     text = _last_line(error)
+    if text.startswith(_LOST_WORKER):
+        return StoreError(
+            f"The runner failed: one or more worker processes died ({text})",
+            hint="Usually the machine is out of memory: use fewer --workers or a larger machine.",
+        )
     is_machine = isinstance(error, OSError | MemoryError) or "grpc" in type(error).__module__
     # The runner hands on what a worker raised as the text of a RuntimeError.
     is_machine |= _FAILED_JOB in str(error) and "Traceback (most recent call last)" not in str(error)

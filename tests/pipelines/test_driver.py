@@ -469,6 +469,7 @@ def test_a_check_that_meets_a_refused_data_set_is_not_asked_to_fit(bench: Workbe
     [
         (OSError(errno.EIO, "bad sector"), StoreError),
         (MemoryError(), StoreError),
+        (RuntimeError("Channel closed prematurely."), StoreError),
         (RuntimeError("Traceback ...\nMemoryError [while running 'Vet/Pass1']"), StoreError),
         (RuntimeError("Traceback ...\nOSError: [Errno 28] No space left on device [while running 'x']"), StoreError),
         (RuntimeError("Traceback ...\nKeyError: 'x' [while running 'Vet/Rule']\n\n"), InternalError),
