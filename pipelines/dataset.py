@@ -24,11 +24,10 @@ from millcert.pipelines.plan import PlannedSource, VetPlan
 from millcert.pipelines.records import Fault, FileDigest, FileSchema, WorkItem, fault_from
 from millcert.pipelines.roles import RolePlan, is_list, plan_roles, vector_width
 from millcert.pipelines.spool import read_verified
-from millcert.provenance.manifest import FileEntry, Manifest
+from millcert.provenance.manifest import MAX_MANIFEST_BYTES, FileEntry, Manifest
 from millcert.provenance.trust import VerifiedSource, verify_source
 
-#: A manifest of a million files has about 200 MB; a bundle some 10 kB. Beyond these it is no manifest and no bundle.
-MAX_MANIFEST_BYTES = 512 * 1024 * 1024
+#: A bundle over a manifest has some 10 kB; beyond this it is no bundle.
 MAX_BUNDLE_BYTES = 4 * 1024 * 1024
 #: A bundle with a statement may list every file.
 MAX_ENVELOPE_BUNDLE_BYTES = 64 * 1024 * 1024

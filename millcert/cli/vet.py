@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from millcert.cli.opened import state_option
 from millcert.cli.output import emit, json_option
 from millcert.errors import UsageError
 
@@ -26,12 +27,7 @@ _DECEPTIVE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u20
 @click.argument("arguments", metavar="DATASET... [BEAM OPTIONS]", nargs=-1, type=click.UNPROCESSED, required=True)
 @click.option("--policy", "policy_path", required=True, type=click.Path(path_type=Path), help="The policy file.")
 @click.option("--out", required=True, help="Folder to publish to; it must not exist, or see --replace.")
-@click.option(
-    "--state",
-    type=click.Path(path_type=Path),
-    default=None,
-    help="Folder of keys and ledger.  [default: $MILLCERT_HOME or .millcert]",
-)
+@state_option
 @click.option("--replace", is_flag=True, help="Replace an earlier output at --out.")
 @click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Local worker processes.")
 @click.option("--quiet", is_flag=True, help="No progress on standard error.")
@@ -63,6 +59,7 @@ def vet(
     from millcert.gate import vet as run_gate
     from millcert.pipelines.driver import VetOptions
     from millcert.pipelines.runner import split_arguments
+    from millcert.provenance.state import state_folder
 
     datasets, beam_arguments = split_arguments(arguments)
     if not datasets:
@@ -70,7 +67,7 @@ def vet(
     options = VetOptions(
         datasets=datasets,
         out=out,
-        state=state or Path(os.environ.get("MILLCERT_HOME") or ".millcert"),
+        state=state_folder(state).path,
         replace=replace,
         workers=workers,
         beam_arguments=beam_arguments,
