@@ -160,7 +160,7 @@ def _sources(policy: Policy) -> Iterator[str]:
 
 def _source(rule: SourceRule) -> str:
     if rule.signed_by is None:
-        return "nobody needs to vouch for it; its samples count as of unknown provenance."
+        return f"nobody needs to vouch for it; its samples count as of unknown provenance.{_demands(rule)}"
     signers = " or ".join(str(signer) for signer in rule.signed_by)
     return (
         f"its files must be exactly those of {_LISTS[rule.form or 'manifest']} signed by {signers}; "
@@ -183,6 +183,8 @@ def _demands(rule: SourceRule) -> str:
         asked += [f"with {', '.join(one.levels)}"] if one.levels else []
         signers = " or ".join(str(signer) for signer in one.signed_by)
         found.append(f"An attestation {' '.join([one.type, *asked])}, signed by {signers}, must be at {one.bundle}.")
+    if rule.on_signer_change == "reject":
+        found.append("A signer who is not that of its last admitted version rejects the data set.")
     return "".join(f" {sentence}" for sentence in found)
 
 

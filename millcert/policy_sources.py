@@ -207,6 +207,7 @@ class SourceRule(Section):
     min_age_days: Count | None = None
     licenses: Annotated[tuple[Annotated[Text, AfterValidator(_license)], ...], at_least(1)] | None = None
     attestations: Annotated[tuple[Attestation, ...], at_least(1)] | None = None
+    on_signer_change: Literal["report", "reject"] | None = None
 
     @classmethod
     def rules(cls, raw: Mapping[str, Any]) -> Iterable[Fault]:

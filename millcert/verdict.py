@@ -60,6 +60,7 @@ class SourceSummary:
     status: "verified" by a signature that the policy trusts, or "unknown" where the policy accepts it unsigned.
     identity, issuer, signed_at: of the signature; "" where there is none.
     manifest_root: root of the source's actual files, hex.
+    signer_change: one sentence where another signer vouched for its last admitted version, else "".
     """
 
     name: str
@@ -72,6 +73,7 @@ class SourceSummary:
     samples: int
     flagged: int
     malformed: int
+    signer_change: str = ""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 Steps (each block below repeats its number):
   1. Every file that was to be read was read, and every sample is in exactly one of admitted, quarantined, malformed.
-  2. The files are still what their sources signed, row counts and row trees included where the manifest states them.
+  2. The files are still what their sources signed, row counts and row trees included where the manifest states them;
+     a signer who is not that of the last admitted version is told, and rejects where the policy says so.
   3. Expectations: the suite's own success, by severity.
   4. Checks: each against its limit; a check that could not be fitted leaves the verdict inconclusive.
   5. Limits of the whole: malformed, quarantined, unknown provenance; nothing left is no data set.
@@ -23,6 +24,7 @@ from millcert.pipelines.dataset import DatasetFacts
 from millcert.pipelines.plan import PlannedCheck, VetPlan
 from millcert.pipelines.records import CheckFailure, Fault, FileOutcome, ShardFacts, fault_from
 from millcert.provenance.manifest import FileEntry, Manifest, compare_manifests
+from millcert.provenance.trust_history import SignerChange, signer_changes
 from millcert.verdict import (
     CheckStatus,
     CheckSummary,
@@ -107,6 +109,7 @@ def _rule(
     given = _input_manifest(plan, dataset, shards, identifier)
     _compare_rows(plan, dataset, given)
     judged = _Judged([], [])
+    changes = _signer_changes(plan, dataset, judged)
     # 3. to 5.
     expectations, suite_result = _expectations(
         plan, dataset, models, judged, has_samples=counts.seen > counts.malformed
@@ -131,7 +134,7 @@ def _rule(
         size_bytes=sum(entry.size_bytes for entry in given.files),
         reads=plan.reads,
         samples=counts,
-        sources=_sources(dataset, outcomes),
+        sources=_sources(dataset, outcomes, changes),
         expectations=expectations,
         checks=checks,
         not_covered=not_covered(
@@ -191,6 +194,15 @@ def _compare_rows(plan: VetPlan, dataset: DatasetFacts, given: Manifest) -> None
             if (seen := entries.get(planned.prefix + entry.path)) is not None
         )
         compare_manifests(signed, Manifest(signed.name, actual), is_selection=planned.is_selection)
+
+
+def _signer_changes(plan: VetPlan, dataset: DatasetFacts, judged: _Judged) -> Mapping[str, SignerChange]:
+    before = {each.rule.name: each.last_signer for each in plan.sources if each.last_signer is not None}
+    changes = {change.source: change for change in signer_changes(before, dataset.sources)}
+    for name, change in changes.items():
+        if plan.source(name).on_signer_change == "reject":
+            judged.rejects.append(Reason("source.signer_changed", change.message))
+    return changes
 
 
 def _output_manifest(
@@ -317,7 +329,9 @@ def _limits(plan: VetPlan, counts: SampleCounts, judged: _Judged) -> None:
             )
 
 
-def _sources(dataset: DatasetFacts, outcomes: Mapping[str, FileOutcome]) -> tuple[SourceSummary, ...]:
+def _sources(
+    dataset: DatasetFacts, outcomes: Mapping[str, FileOutcome], changes: Mapping[str, SignerChange]
+) -> tuple[SourceSummary, ...]:
     summaries = []
     for name in sorted(dataset.sources):
         verified = dataset.sources[name]
@@ -335,6 +349,7 @@ def _sources(dataset: DatasetFacts, outcomes: Mapping[str, FileOutcome]) -> tupl
                 samples=sum(outcome.rows for outcome in mine),
                 flagged=sum(outcome.flagged_any for outcome in mine),
                 malformed=sum(outcome.malformed for outcome in mine),
+                signer_change="" if name not in changes else changes[name].message,
             )
         )
     return tuple(summaries)

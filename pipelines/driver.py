@@ -149,7 +149,13 @@ def vet_dataset(
     FileSystems.set_options(beam_options)  # the plan lists files before there is a pipeline that would set them
     recorder = Recorder.open(options.state, loaded.policy.ledger.origin)
     with staging_for(options.out, replace=options.replace) as staging, _progress_file() as progress_path:
-        plan = plan_run(loaded, options.datasets, Workspace(staging, progress_path), now=options.now())
+        plan = plan_run(
+            loaded,
+            options.datasets,
+            Workspace(staging, progress_path),
+            now=options.now(),
+            last_signers=recorder.last_signers(loaded.policy.dataset.name),
+        )
         refuse_unreadable(plan)
         after("planned")
         secret = new_secret(staging)

@@ -10,6 +10,7 @@ from millcert.checks.expectations import SuiteSpec
 from millcert.pipelines.formats import ReadLimits
 from millcert.pipelines.records import WorkItem
 from millcert.provenance.trust import SourceRule, TrustRoot
+from millcert.provenance.trust_history import SeenSigner
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class PlannedSource:
     prefix: the folder of the manifest, as a name prefix ("" or ending in "/"); the manifest's paths are relative to it.
     is_selection: the run was given some files of the source by name or glob, so files that the manifest lists besides
     are not missing.
+    last_signer: who vouched for it in its last admitted version; None where the ledger has none.
+    on_signer_change: "report" or "reject", where that was somebody else.
     """
 
     rule: SourceRule
@@ -41,6 +44,8 @@ class PlannedSource:
     bundle_uri: str
     prefix: str
     is_selection: bool
+    last_signer: SeenSigner | None = None
+    on_signer_change: str = "report"
 
 
 @dataclass(frozen=True)

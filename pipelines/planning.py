@@ -24,6 +24,7 @@ from millcert.policy import LoadedPolicy
 from millcert.policy_model import CheckRule, Policy
 from millcert.provenance.manifest import FileEntry, Manifest
 from millcert.provenance.trust import SourceRule, load_trust_root, match_sources, provenance_paths, refuse_expired
+from millcert.provenance.trust_history import SeenSigner
 
 #: What changes the meaning of a verdict besides the policy and the data. Part of every verdict.
 CODE_VERSION = f"millcert/{__version__}"
@@ -40,7 +41,12 @@ class Workspace:
 
 
 def plan_run(
-    loaded: LoadedPolicy, datasets: Sequence[str], workspace: Workspace, *, now: datetime | None = None
+    loaded: LoadedPolicy,
+    datasets: Sequence[str],
+    workspace: Workspace,
+    *,
+    now: datetime | None = None,
+    last_signers: Mapping[str, SeenSigner] | None = None,
 ) -> VetPlan:
     """Return the plan of a run.
 
@@ -50,6 +56,7 @@ def plan_run(
         workspace: where the run works.
         now: when the run began, with a time zone; None for the clock's time. Rules that are over refuse the run, and a
             snapshot's least age counts back from it; nothing else depends on it.
+        last_signers: source -> who vouched for its last admitted version (`trust_history.last_signers`).
 
     Raises:
         UsageError, PolicyError, UnknownCheckError, MissingColumnError: the run cannot be carried out as asked.
@@ -79,7 +86,13 @@ def plan_run(
         items=tuple(item for item in items if item.format != "auxiliary"),
         auxiliary=tuple(item for item in items if item.format == "auxiliary"),
         sources=tuple(
-            _planned_source(rule, files, items, is_selection=is_selection) for rule in rules if rule.name in used
+            replace(
+                _planned_source(rule, files, items, is_selection=is_selection),
+                last_signer=(last_signers or {}).get(rule.name),
+                on_signer_change=said.on_signer_change or "report",
+            )
+            for rule, said in zip(rules, policy.sources, strict=True)
+            if rule.name in used
         ),
         trust_root=_trust_root(loaded),
         roles=roles,

@@ -4,6 +4,7 @@ Leaves hold roots, digests and counts, never a sample: a leaf cannot be taken ba
 are made on first use in the state folder and never leave the machine that submits the job.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +19,7 @@ from millcert.pipelines.sample_set import SampleSet, samples_entry
 from millcert.provenance.certificate import issue_certificate
 from millcert.provenance.keys import load_or_create_key
 from millcert.provenance.ledger import Entry, Ledger, open_ledger
+from millcert.provenance.trust_history import SeenSigner, last_signers
 from millcert.verdict import CheckSummary, SourceSummary, Verdict, canonical_value
 
 LEDGER_FILE = "ledger.db"
@@ -59,6 +61,19 @@ class Recorder:
         with recorder._ledger() as ledger:
             _ = ledger.size
         return recorder
+
+    def last_signers(self, dataset: str) -> Mapping[str, SeenSigner]:
+        """Return for each source of a data set who vouched for its last admitted version.
+
+        Raises:
+            LedgerError: an entry is not what the tree says.
+            StoreError: the ledger could not be read.
+        """
+        with self._ledger() as ledger:
+            # As many as there are: a list that was cut would leave out the newest.
+            found = [one for kind in ("manifest", "verdict") for one in ledger.find(kind=kind, limit=ledger.size + 1)]
+        found.sort(key=lambda logged: logged.index)
+        return last_signers((logged.entry for logged in found), dataset)
 
     def record(self, plan: VetPlan, result: RunResult, samples: SampleSet, now: datetime) -> Recorded:
         """Append the run and the roots of its samples to the ledger and, if it admits, issue the certificate.

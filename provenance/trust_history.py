@@ -81,7 +81,8 @@ def signer_changes(before: Mapping[str, SeenSigner], sources: Mapping[str, Verif
         identity, issuer = ("", "") if signature is None else (signature.identity, signature.issuer)
         if (seen.identity, seen.issuer) != (identity, issuer):
             now = SeenSigner(verified.status, identity, issuer, "")
-            message = f"Source {name!r} was vouched for by {seen} until {seen.recorded_at}, now by {now}."
+            # No time of the clock: the verdict holds this sentence, and `before` says when.
+            message = f"Source {name!r} was vouched for by {seen} in its last admitted version, now by {now}."
             changes.append(SignerChange(name, seen, identity, issuer, message))
     return tuple(changes)
 

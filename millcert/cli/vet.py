@@ -114,6 +114,7 @@ def describe(result: "VetResult") -> str:
             f"  {source.name:<{width}}  {source.status.upper():<12} {source.samples:,} samples, "
             f"{source.flagged:,} flagged; {by}"
         )
+        lines += [f"  {'':<{width}}  {'NOTICE':<12} {source.signer_change}"] if source.signer_change else []
     if verdict.expectations is not None:
         status = "PASSED" if verdict.expectations.success else "FAILED"
         lines.append(

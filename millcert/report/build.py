@@ -80,6 +80,7 @@ def report_data(published: Published, images: Mapping[str, ImageShape]) -> Repor
                 samples=source.samples,
                 flagged=source.flagged,
                 malformed=source.malformed,
+                message=source.signer_change,
             )
             for source in verdict.sources
         ),

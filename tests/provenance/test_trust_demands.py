@@ -327,7 +327,10 @@ def test_a_source_with_another_signer_than_its_last_admitted_version_is_told() -
     assert signer_changes(before, now_signed_by("a@x.example")) == ()
     (change,) = signer_changes(before, now_signed_by("b@x.example"))
     assert (change.source, change.before.identity, change.identity) == ("pets", "a@x.example", "b@x.example")
-    assert "was vouched for by a@x.example by https://i until" in change.message
+    assert change.message == (
+        "Source 'pets' was vouched for by a@x.example by https://i in its last admitted version, "
+        "now by b@x.example by https://i."
+    )
 
 
 def test_a_new_source_has_no_signer_before_and_a_signature_that_is_gone_is_a_change() -> None:
