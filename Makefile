@@ -10,10 +10,10 @@ SOURCES := millcert checks pipelines provenance tests bench examples setup.py
 export OPENBLAS_NUM_THREADS ?= 1
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-all check lint types imports format docs bench package clean
+.PHONY: help demo test test-runners test-flink check lint types imports format docs bench package clean
 
 help: ## Show this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 $(VENV)/.core: pyproject.toml setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "millcert needs Python 3.11 or newer; set PYTHON=..." >&2; exit 2; }
@@ -30,6 +30,14 @@ demo: $(VENV)/.core ## Run the gate on real digits with planted poison, clean di
 
 test: $(VENV)/.dev ## Run the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-runners: $(VENV)/.dev ## Hold the answer on a job service, Prism and 1,000,000 samples (needs Go; minutes)
+	scripts/prism/install.sh
+	MILLCERT_REQUIRE_PRISM=1 $(BIN)/python -m pytest -s -m "slow or long or not slow" --ignore=tests/runners/test_flink.py tests/runners
+
+test-flink: $(VENV)/.dev ## Hold the answer on a Flink cluster, all workers and kills, 1,000,000 samples (needs Java, Maven; minutes)
+	PYTHON=$(BIN)/python scripts/flink/install.sh
+	MILLCERT_REQUIRE_FLINK=1 MILLCERT_FLINK_MATRIX=1 $(BIN)/python -m pytest -s -m "slow or long or not slow" tests/runners/test_flink.py
 
 check: lint types imports docs ## Lint, types, import contracts, generated docs
 

@@ -107,7 +107,7 @@ YAML
     for number in $(seq "$managers"); do
         start "taskmanager$number" "$home/bin/taskmanager.sh" start-foreground
     done
-    for _ in $(seq 90); do
+    for _ in $(seq 240); do
         if [[ $(slots) -ge $((managers * each)) ]]; then
             echo "flink: $((managers * each)) slots at localhost:$port, Python workers at localhost:$((port + 1))"
             return
@@ -119,7 +119,7 @@ YAML
     done
     tail -n 20 "$run"/*.log >&2
     down
-    echo "flink: no slots within 90 seconds" >&2
+    echo "flink: no slots within 240 seconds" >&2
     exit 5
 }
 

@@ -70,8 +70,11 @@ PYTHON
 
 echo "flink: Beam's job server, from the parts that pom.xml names"
 rm -rf "$home/jars"
-mvn --batch-mode --quiet --file "$here/pom.xml" dependency:copy-dependencies -DincludeScope=runtime \
-    -DoutputDirectory="$home/jars"
+for try in 1 2 3; do # 160 downloads: one that breaks off is asked for again, what came stays in Maven's cache
+    mvn --batch-mode --quiet --file "$here/pom.xml" dependency:copy-dependencies -DincludeScope=runtime \
+        -Dmaven.wagon.http.retryHandler.count=3 -DoutputDirectory="$home/jars" && break
+    [[ $try -lt 3 ]] || { echo "flink: Maven did not bring the parts" >&2; exit 5; }
+done
 "$python" "$here/job_server.py" "$mode" "$home/jars" "$home/flink-job-server.jar" "$home/lib/beam-flink-runner.jar"
 rm -rf "$home/jars" "$home/download"
 cat "$here"/{requirements.txt,pom.xml,jars.sha256,job-server.sha256,job_server.py} | sha256sum | cut -d' ' -f1 >"$home/.installed"
