@@ -4,10 +4,12 @@ Four parts, in one run, each with the rival on the same data:
   1. digits: sklearn's digits, 5 % of labels flipped, three seeds; the rival is 5-fold logistic regression and cleanlab.
   2. published: MNIST and IMDB test probabilities with human votes (../shared/data/label-errors); skipped where absent.
      Votes of IMDB are by file name, and the table from names to rows is not in that folder, so it has counts only.
-  3. size: 200,000 x 50 synthetic probabilities; CPU and peak memory, each in a process of its own.
+  3. size: 1,000,000 x 100 synthetic probabilities; CPU and peak memory, each in a process of its own, beside cleanlab's
+     filter and its batched variant (which reads a memory-mapped file; making the data counts for none of them).
   4. clean: features of 20,000 CIFAR-10 images (../shared/data/features); skipped where absent.
 
     OPENBLAS_NUM_THREADS=1 python bench/label_noise.py [rounds]
+    OPENBLAS_NUM_THREADS=1 python bench/label_noise.py --part ours 10000000   # one side alone, at another size
 """
 
 import hashlib
@@ -16,6 +18,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -30,7 +33,7 @@ from millcert.checks.detectors.label_noise import LabelNoise
 from millcert.checks.label_filter import FILTERS, FilterBy
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
-SIZE_ROWS, SIZE_CLASSES, BATCH_ROWS = 200_000, 50, 10_000
+SIZE_ROWS, SIZE_CLASSES, BATCH_ROWS = 1_000_000, 100, 10_000
 
 
 def batch_of(label: np.ndarray, role: str, values: np.ndarray, first: int = 0) -> pa.RecordBatch:
@@ -137,13 +140,14 @@ def _filter(name: str) -> FilterBy:
 
 
 class SyntheticBatches(Iterable[pa.RecordBatch]):
-    """200,000 rows made batch by batch from a seed, again in every pass; `seconds` counts what making them took."""
+    """Rows made batch by batch from a seed, again in every pass; `seconds` counts what making them took."""
 
-    def __init__(self) -> None:
+    def __init__(self, rows: int) -> None:
+        self.rows = rows
         self.seconds = 0.0
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
-        for first in range(0, SIZE_ROWS, BATCH_ROWS):
+        for first in range(0, self.rows, BATCH_ROWS):
             start = time.process_time()
             batch = batch_of(*_synthetic(first), first)
             self.seconds += time.process_time() - start
@@ -153,58 +157,85 @@ class SyntheticBatches(Iterable[pa.RecordBatch]):
 def _synthetic(first: int) -> tuple[np.ndarray, str, np.ndarray]:
     rng = np.random.default_rng(first)
     true = rng.integers(0, SIZE_CLASSES, BATCH_ROWS)
-    probs = rng.dirichlet(np.full(SIZE_CLASSES, 0.2), BATCH_ROWS)
+    probs = rng.standard_exponential((BATCH_ROWS, SIZE_CLASSES))
+    probs *= probs
+    probs /= probs.sum(axis=1, keepdims=True)
     probs[np.arange(BATCH_ROWS), true] += rng.random(BATCH_ROWS) * 1.5
     probs /= probs.sum(axis=1, keepdims=True)
     is_wrong = rng.random(BATCH_ROWS) < 0.05
     return np.where(is_wrong, rng.integers(0, SIZE_CLASSES, BATCH_ROWS), true), "pred_probs", np.minimum(probs, 1)
 
 
-def size_part(which: str) -> None:
+def size_part(which: str, rows: int) -> None:
     """Print CPU-seconds, peak memory and a digest of the flags of one side; runs in a process of its own."""
     if which == "idle":
         flagged = np.zeros(0, dtype=np.bool_)
         taken = 0.0
     elif which == "ours":
         check = LabelNoise(view="pred_probs", classes=tuple(str(index) for index in range(SIZE_CLASSES)))
-        batches = SyntheticBatches()
+        batches = SyntheticBatches(rows)
         start = time.process_time()
         model = fit_check(check, batches)
         flagged = np.concatenate([check.score(model, batch).flagged for batch in batches])
         taken = time.process_time() - start - batches.seconds
     else:
-        from cleanlab.filter import find_label_issues
-
-        label, probs = np.empty(SIZE_ROWS, dtype=np.int64), np.empty((SIZE_ROWS, SIZE_CLASSES))
-        for first in range(0, SIZE_ROWS, BATCH_ROWS):
-            label[first : first + BATCH_ROWS], _, probs[first : first + BATCH_ROWS] = _synthetic(first)
-        start = time.process_time()
-        flagged = find_label_issues(label, probs, n_jobs=1)
-        taken = time.process_time() - start
+        flagged, taken = theirs(rows, is_batched=which == "batched")
     status = Path("/proc/self/status").read_text(encoding="ascii")  # ru_maxrss would start from the parent's
     peak = int(status.split("VmHWM:")[1].split()[0]) / 1024
     digest = hashlib.sha256(np.packbits(flagged).tobytes()).hexdigest()[:16]
     print(json.dumps({"cpu_seconds": taken, "peak_mib": peak, "flagged": int(flagged.sum()), "digest": digest}))
 
 
+def theirs(rows: int, *, is_batched: bool) -> tuple[np.ndarray, float]:
+    """Return the flags of cleanlab's filter, or of its batched variant, and the CPU-seconds that it took."""
+    label = np.empty(rows, dtype=np.int64)
+    with tempfile.NamedTemporaryFile(suffix=".npy") as file:
+        shape = (rows, SIZE_CLASSES)
+        probs = np.lib.format.open_memmap(file.name, "w+", np.float64, shape) if is_batched else np.empty(shape)
+        for first in range(0, rows, BATCH_ROWS):
+            label[first : first + BATCH_ROWS], _, probs[first : first + BATCH_ROWS] = _synthetic(first)
+        if not is_batched:
+            from cleanlab.filter import find_label_issues
+
+            start = time.process_time()
+            return find_label_issues(label, probs, n_jobs=1), time.process_time() - start
+        from cleanlab.experimental.label_issues_batched import find_label_issues_batched
+
+        del probs
+        start = time.process_time()
+        found = find_label_issues_batched(
+            label, np.load(file.name, mmap_mode="r"), batch_size=BATCH_ROWS, n_jobs=1, verbose=False
+        )
+        return np.isin(np.arange(rows), found), time.process_time() - start
+
+
 def size(rounds: int) -> None:
     print(f"size {SIZE_ROWS} x {SIZE_CLASSES}: min median max of {rounds} processes each")
-    for which in ("idle", "ours", "cleanlab"):
+    medians = {}
+    for which in ("idle", "ours", "cleanlab", "batched"):
         answers = [
             json.loads(
                 subprocess.run(
-                    [sys.executable, __file__, "--part", which], check=True, capture_output=True, text=True
+                    [sys.executable, __file__, "--part", which, str(SIZE_ROWS)],
+                    check=True,
+                    capture_output=True,
+                    text=True,
                 ).stdout
             )
             for _ in range(rounds)
         ]
         cpu = sorted(answer["cpu_seconds"] for answer in answers)
         peak = sorted(answer["peak_mib"] for answer in answers)
+        medians[which] = statistics.median(cpu)
         print(
             f"  {which:9} CPU-seconds {cpu[0]:.2f} {statistics.median(cpu):.2f} {cpu[-1]:.2f}"
             f"  peak MiB {peak[0]:.0f} {statistics.median(peak):.0f} {peak[-1]:.0f}"
             f"  flagged {answers[0]['flagged']}  flags {answers[0]['digest']}"
         )
+    print(
+        f"  ours / cleanlab CPU {medians['ours'] / medians['cleanlab']:.2f}"
+        f"  ours / batched {medians['ours'] / medians['batched']:.2f}"
+    )
 
 
 def clean() -> None:
@@ -227,7 +258,7 @@ def clean() -> None:
 
 def main() -> None:
     if sys.argv[1:2] == ["--part"]:
-        size_part(sys.argv[2])
+        size_part(sys.argv[2], int(sys.argv[3]))
         return
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 3
     packages = "  ".join(f"{name} {version(name)}" for name in ("numpy", "cleanlab", "scikit-learn", "pyarrow"))

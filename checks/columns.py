@@ -56,10 +56,14 @@ def probabilities(batch: pa.RecordBatch) -> np.ndarray:
         MissingColumnError: there is no such column, or it is not a fixed-size list of floats.
         InvalidSampleError: a row is not a probability distribution.
     """
-    values = _fixed_size_list(batch, "pred_probs", np.dtype(np.float64))
-    if len(values) and (
-        values.min() < 0 or values.max() > 1 or np.abs(values.sum(axis=1) - 1).max() > PROBABILITY_SUM_TOLERANCE
-    ):
+    values = _floats(batch, "pred_probs", np.dtype(np.float64))
+    if not len(values):
+        return values
+    # A NaN makes each comparison false, and an infinity the sum, so one look at the bounds finds those too.
+    with np.errstate(invalid="ignore"):
+        off = values.sum(axis=1) - 1  # row by row: a matrix product could depend on the batch
+    if not (values.min() >= 0 and values.max() <= 1 and np.abs(off).max() <= PROBABILITY_SUM_TOLERANCE):
+        _refuse_infinite(values, "pred_probs")
         raise InvalidSampleError(
             "Each row of pred_probs must have values in [0, 1] that sum to 1.",
             hint="Give out-of-sample probabilities, not logits.",
@@ -106,6 +110,17 @@ def _refuse_nulls(column: pa.Array, role: Role) -> None:
 
 
 def _fixed_size_list(batch: pa.RecordBatch, role: Role, dtype: np.dtype) -> np.ndarray:
+    values = _floats(batch, role, dtype)
+    _refuse_infinite(values, role)
+    return values
+
+
+def _refuse_infinite(values: np.ndarray, role: Role) -> None:
+    if not np.isfinite(values).all():
+        raise InvalidSampleError(f"Column {role!r} has values that are not finite.", column=role)
+
+
+def _floats(batch: pa.RecordBatch, role: Role, dtype: np.dtype) -> np.ndarray:
     column = _column(batch, role)
     if not pa.types.is_fixed_size_list(column.type) or not pa.types.is_floating(column.type.value_type):
         raise MissingColumnError(
@@ -115,7 +130,5 @@ def _fixed_size_list(batch: pa.RecordBatch, role: Role, dtype: np.dtype) -> np.n
     width = column.type.list_size
     flat = column.flatten()
     _refuse_nulls(flat, role)
-    values = flat.to_numpy(zero_copy_only=False).astype(dtype, copy=False).reshape(len(column), width)
-    if not np.isfinite(values).all():
-        raise InvalidSampleError(f"Column {role!r} has values that are not finite.", column=role)
+    values: np.ndarray = flat.to_numpy(zero_copy_only=False).astype(dtype, copy=False).reshape(len(column), width)
     return values

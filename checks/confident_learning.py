@@ -18,6 +18,8 @@ TOLERANCE = 1e-6
 LOWEST_THRESHOLD = 2 * TOLERANCE
 #: Threshold of a class without samples: above every probability, so nothing is counted in it.
 UNREACHABLE_THRESHOLD = 2.0
+#: More than a row of probabilities may sum beyond 1 (`millcert.checks.columns`).
+ROW_SUM_SLACK = 2e-3
 #: What `confident_class` returns for a row that reaches no threshold.
 UNDECIDED = -1
 
@@ -43,25 +45,52 @@ def class_thresholds(label_counts: np.ndarray, confidence_sums: np.ndarray) -> n
     return np.where(label_counts > 0, np.maximum(means, LOWEST_THRESHOLD), UNREACHABLE_THRESHOLD)
 
 
-def confident_class(pred_probs: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+def confident_class(pred_probs: np.ndarray, thresholds: np.ndarray, top: np.ndarray) -> np.ndarray:
     """Return the class that each row is confidently of, int64 (n,), or -1 where no threshold is reached.
 
     Of several classes whose threshold is reached, the most probable class of the row wins, the first of equals.
 
+    Args:
+        pred_probs: float64 (n, K).
+        thresholds: float64 (K,).
+        top: int64 (n,), the most probable class of each row, the first of equals.
+
     Source: JAIR 70 (2021), equation 1.
     """
-    reached = pred_probs >= thresholds - TOLERANCE
-    number = np.count_nonzero(reached, axis=1)
-    guess = np.where(number > 1, pred_probs.argmax(axis=1), reached.argmax(axis=1))
-    return np.where(number > 0, guess, UNDECIDED)
+    row, reached = np.divmod(np.flatnonzero(pred_probs >= thresholds - TOLERANCE), len(thresholds))
+    number = np.bincount(row, minlength=len(pred_probs))
+    guess = np.full(len(pred_probs), UNDECIDED)
+    guess[row] = reached
+    return np.where(number > 1, top, guess)
 
 
-def agrees_with_given(label: np.ndarray, pred_probs: np.ndarray) -> np.ndarray:
-    """Return whether the most probable class is the given one, give or take 1e-6, bool (n,)."""
-    raised = pred_probs.copy()
-    raised[np.arange(len(label)), label] += TOLERANCE
-    agrees: np.ndarray = raised.argmax(axis=1) == label
+def agrees_with_given(label: np.ndarray, pred_probs: np.ndarray, top: np.ndarray) -> np.ndarray:
+    """Return whether the most probable class is the given one, give or take 1e-6, bool (n,).
+
+    Args:
+        label: int64 (n,).
+        pred_probs: float64 (n, K).
+        top: as in `confident_class`.
+    """
+    raised, highest = self_confidence(label, pred_probs) + TOLERANCE, self_confidence(top, pred_probs)
+    agrees: np.ndarray = (top == label) | (raised > highest) | ((raised == highest) & (label < top))
     return agrees
+
+
+def least_lead(label: np.ndarray, pred_probs: np.ndarray, top: np.ndarray) -> np.ndarray:
+    """Return a value that p(given) - p(other) is not below for any other class, float64 (n,).
+
+    It is exact where the given class is not the most probable one; else the others share what the given one leaves.
+
+    Args:
+        label: int64 (n,).
+        pred_probs: float64 (n, K), rows sum to 1 within `ROW_SUM_SLACK`.
+        top: as in `confident_class`.
+    """
+    given = self_confidence(label, pred_probs)
+    highest = self_confidence(top, pred_probs)
+    least: np.ndarray = given - np.where(top == label, np.minimum(highest, 1 + ROW_SUM_SLACK - given), highest)
+    return least
 
 
 def self_confidence(label: np.ndarray, pred_probs: np.ndarray) -> np.ndarray:
@@ -75,54 +104,3 @@ def normalized_margin(label: np.ndarray, pred_probs: np.ndarray) -> np.ndarray:
     others[np.arange(len(label)), label] = -np.inf
     margin: np.ndarray = (self_confidence(label, pred_probs) - others.max(axis=1) + 1) / 2
     return margin
-
-
-def calibrate_joint(confident_joint: np.ndarray, label_counts: np.ndarray) -> np.ndarray:
-    """Return the joint count of given and true labels, int64 (K, K); row i sums to about `label_counts[i]`.
-
-    Args:
-        confident_joint: int64 (K, K); entry (i, j) counts rows given i and confidently of j. Each class is taken to
-        have at
-            least one correctly labelled sample.
-        label_counts: int64 (K,).
-
-    Rounding keeps each row's total; which of several equal remainders is rounded the other way is left to numpy's
-    sort, as in cleanlab, and so can differ by one count between processor families.
-
-    Source: JAIR 70 (2021), equation 3.
-    """
-    joint = confident_joint.copy()
-    np.fill_diagonal(joint, np.maximum(joint.diagonal(), 1))
-    # Column i of the transpose is row i of the joint. The memory layout fixes the order of the sum below, to the last
-    # bit.
-    by_true = np.ascontiguousarray(joint.T) / joint.sum(axis=1) * label_counts
-    by_true = by_true / np.sum(by_true) * int(label_counts.sum())
-    return np.stack([_round_keeping_total(row) for row in by_true.T])
-
-
-def prune_limits(calibrated_joint: np.ndarray, *, min_examples_per_class: int) -> np.ndarray:
-    """Return how many samples each cell may give up, int64 (K, K).
-
-    Entry (i, j) off the diagonal: samples given i to prune because they look like j. Entry (i, i): samples of i that
-    are kept. Where a class would keep fewer than `min_examples_per_class`, its diagonal is raised to that, and what
-    was added is taken in equal parts from the other entries of its row; fractions are dropped.
-    """
-    kept = np.maximum(calibrated_joint.diagonal(), min_examples_per_class)
-    raised = kept - calibrated_joint.diagonal()
-    sharers = np.maximum(np.count_nonzero(calibrated_joint, axis=1) - 1.0, 1.0)
-    limits = np.maximum(calibrated_joint - (raised / sharers)[:, None], 0)
-    np.fill_diagonal(limits, kept)
-    return limits.astype(np.int64)
-
-
-def _round_keeping_total(values: np.ndarray) -> np.ndarray:
-    """Return the values as integers with the sum of the values, rounded; the worst-rounded ones give way."""
-    whole = values.round()
-    target = np.sum(values).round()
-    while (missing := int(target - np.sum(whole))) != 0:
-        order = np.argsort(values - whole)
-        if missing > 0:
-            whole[order[::-1][:missing]] += 1
-        else:
-            whole[order[:-missing]] -= 1
-    return whole.astype(np.int64)

@@ -177,7 +177,27 @@ class ExactSum:
             raise InvalidSampleError("A value to add is not finite.")
         total = self
         for start in range(0, table.shape[0], _MAX_SUM_ROWS):
-            total = total._plus(_digits_of(table[start : start + _MAX_SUM_ROWS]))
+            rows = table[start : start + _MAX_SUM_ROWS]
+            column = np.broadcast_to(np.arange(width), rows.shape).ravel()
+            total = total._plus(_digits_of(rows.ravel(), column, width, len(rows)))
+        return total
+
+    def add_at(self, column: np.ndarray, values: np.ndarray) -> "ExactSum":
+        """Return the sum with each value added to one column alone; each counts as a vector.
+
+        Args:
+            column: int64 (m,), in [0, width).
+            values: float64 (m,), finite.
+
+        Raises:
+            InvalidSampleError: a value is not finite.
+        """
+        if not np.isfinite(values).all():
+            raise InvalidSampleError("A value to add is not finite.")
+        total = self
+        for start in range(0, len(values), _MAX_SUM_ROWS):
+            part = slice(start, start + _MAX_SUM_ROWS)
+            total = total._plus(_digits_of(values[part], column[part], self.digits.shape[0], len(values[part])))
         return total
 
     def merge(self, others: Iterable["ExactSum"]) -> "ExactSum":
@@ -213,12 +233,11 @@ class ExactSum:
         return _canonical(digits, lowest, self.count + other.count)
 
 
-def _digits_of(table: np.ndarray) -> ExactSum:
-    """Return the exact sum of at most 2**20 rows."""
-    rows, width = table.shape
-    if not rows or not width or not table.any():
-        return ExactSum(np.zeros((width, 1), dtype=np.int64), 0, rows)
-    fraction, power = np.frexp(table)
+def _digits_of(values: np.ndarray, column: np.ndarray, width: int, count: int) -> ExactSum:
+    """Return the exact sum of values in each column, at most 2**20 of them in one column."""
+    if not values.any():
+        return ExactSum(np.zeros((width, 1), dtype=np.int64), 0, count)
+    fraction, power = np.frexp(values)
     mantissa = (fraction * 2.0**_FLOAT_BITS).astype(np.int64)
     place = power.astype(np.int64) - _FLOAT_BITS - _LOWEST_EXPONENT
     # A subnormal's mantissa ends in zeros, so shift it up to place 0 without loss.
@@ -229,19 +248,19 @@ def _digits_of(table: np.ndarray) -> ExactSum:
     first = int(digit[mantissa != 0].min())
     digit = np.where(mantissa != 0, digit - first, 0)
     size = int(digit.max()) + 3
-    slot = (digit + np.arange(width) * size).ravel()
+    slot = digit + column * size
     low_half = (mantissa & _DIGIT_MASK).astype(np.uint64) << shift.astype(np.uint64)
     high_half = (mantissa >> _DIGIT_BITS) << shift
     terms = (
-        (slot, (low_half & np.uint64(_DIGIT_MASK)).ravel()),
-        (slot + 1, (low_half >> np.uint64(_DIGIT_BITS)).ravel()),
-        (slot + 1, (high_half & _DIGIT_MASK).ravel()),
-        (slot + 2, (high_half >> _DIGIT_BITS).ravel()),
+        (slot, low_half & np.uint64(_DIGIT_MASK)),
+        (slot + 1, low_half >> np.uint64(_DIGIT_BITS)),
+        (slot + 1, high_half & _DIGIT_MASK),
+        (slot + 2, high_half >> _DIGIT_BITS),
     )
     digits = np.zeros(width * size, dtype=np.int64)
     for where, what in terms:  # each below 2**32 in magnitude, so a float64 count of 2**20 is exact
         digits += np.bincount(where, weights=what.astype(np.float64), minlength=width * size).astype(np.int64)
-    return _canonical(digits.reshape(width, size), first, rows)
+    return _canonical(digits.reshape(width, size), first, count)
 
 
 def _canonical(digits: np.ndarray, lowest: int, count: int) -> ExactSum:

@@ -11,11 +11,12 @@ from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 
+from millcert.checks.class_cells import ClassCells, prune_limits
 from millcert.checks.confident_learning import (
     agrees_with_given,
     confident_class,
+    least_lead,
     normalized_margin,
-    prune_limits,
     self_confidence,
 )
 from millcert.checks.margin_cutoff import Cutoffs, LowestValues
@@ -40,17 +41,32 @@ class Rows(NamedTuple):
     label: int64 (n,), column of the given class.
     pred_probs: float64 (n, K).
     tie: uint64 (n,), what orders equal values; equal for samples that cannot be told apart.
+    top: int64 (n,), the most probable class, the first of equals.
     """
 
     position: np.ndarray
     label: np.ndarray
     pred_probs: np.ndarray
     tie: np.ndarray
+    top: np.ndarray
+
+    @classmethod
+    def of(cls, position: np.ndarray, label: np.ndarray, pred_probs: np.ndarray, tie: np.ndarray) -> "Rows":
+        """Return rows with their most probable class looked up."""
+        return cls(position, label, pred_probs, tie, pred_probs.argmax(axis=1))
+
+    def chosen(self, where: np.ndarray) -> "Rows":
+        """Return some of the rows, by a mask or by places."""
+        return Rows(*(field[where] for field in self))
+
+    def agrees(self) -> np.ndarray:
+        """Return whether the most probable class is the given one, give or take 1e-6, bool (n,)."""
+        return agrees_with_given(self.label, self.pred_probs, self.top)
 
     def by_class(self) -> Iterator[tuple[int, np.ndarray, "Rows"]]:
         """Yield each class that has samples, where they stand among these, and they."""
         order = np.argsort(self.label, kind="stable")
-        rows = Rows(*(field[order] for field in self))
+        rows = self.chosen(order)
         present, first = np.unique(rows.label, return_index=True)
         for index, start, stop in zip(present, first, np.append(first, len(order))[1:], strict=True):
             yield int(index), order[start:stop], Rows(*(field[start:stop] for field in rows))
@@ -90,37 +106,43 @@ class LabelFilter:
             return normalized_margin(rows.label, rows.pred_probs)
         return self_confidence(rows.label, rows.pred_probs)
 
-    def limits(self, calibrated_joint: np.ndarray, label_counts: np.ndarray, issues: int) -> np.ndarray:
-        """Return how many samples each cell takes, int64 (K, K): row = given class; (K, 1) with one cell for all.
+    def limits(self, calibrated_joint: ClassCells, label_counts: np.ndarray, issues: int) -> ClassCells:
+        """Return how many samples each cell takes: row = given class; column 0 where there is one cell for all.
 
         Args:
-            calibrated_joint: int64 (K, K).
+            calibrated_joint: given and true labels.
             label_counts: int64 (K,).
             issues: the number of confident off-diagonal samples.
         """
+        width = len(label_counts)
         if self.ranks_all_classes_together:
-            return np.full((len(label_counts), 1), issues, dtype=np.int64)
+            return ClassCells(width, np.arange(width) * width, np.full(width, issues)).where(np.full(width, issues > 0))
         limits = prune_limits(calibrated_joint, min_examples_per_class=self.min_examples_per_class)
         own = np.maximum(label_counts - limits.diagonal(), 0)
         if self.filter_by == "prune_by_class":
-            limits[:] = 0
-        np.fill_diagonal(limits, 0 if self.filter_by == "prune_by_noise_rate" else own)
-        limits[label_counts <= max(1, self.min_examples_per_class)] = 0  # one sample alone is never pruned
-        return limits
+            limits = ClassCells.zero(width)
+        limits = limits.with_diagonal(np.zeros(width) if self.filter_by == "prune_by_noise_rate" else own)
+        is_pruned = label_counts > max(1, self.min_examples_per_class)  # one sample alone is never pruned
+        return limits.where(is_pruned[limits.row])
 
-    def add_lowest(self, part: LowestValues | None, limits: np.ndarray, rows: Rows) -> LowestValues:
+    def lowest_value(self, rows: Rows) -> np.ndarray:
+        """Return a value that no cell's value of the row is below, float64 (n,); cheap, so that most rows end here."""
+        if self.ranks_all_classes_together:
+            return self.quality(rows)
+        return least_lead(rows.label, rows.pred_probs, rows.top)
+
+    def add_lowest(self, part: LowestValues | None, cells: np.ndarray, limits: np.ndarray, rows: Rows) -> LowestValues:
         """Return the lowest values of one class's cells with samples of that class added.
 
         Args:
             part: None before the first samples.
-            limits: the class's row of `limits`.
+            cells: int64 (c,), the class's columns of `limits`.
+            limits: int64 (c,), how many each takes.
             rows: samples that were all given one class, at least one.
         """
-        cells = np.flatnonzero(limits)
-        part = LowestValues.zero(limits[cells]) if part is None else part
-        can_be_flagged = ~agrees_with_given(rows.label, rows.pred_probs)
+        part = LowestValues.zero(limits) if part is None else part
         given = self_confidence(rows.label, rows.pred_probs)
-        return part.add(self._values(rows, cells), rows.tie, given, can_be_flagged)
+        return part.add(self._values(rows, cells), rows.tie, given, ~rows.agrees())
 
     def any_flagged(self, part: LowestValues, cut: ClassCut, index: int) -> bool:
         """Return whether any sample behind the lowest values of one class will be flagged.
@@ -156,15 +178,17 @@ class LabelFilter:
             reached = cuts[0].cutoffs.reaches(self._values(rows, cuts[0].cells), rows.tie)
             return np.asarray(reached.any(axis=1))
         if self.filter_by == "predicted_neq_given":
-            flagged = rows.pred_probs.argmax(axis=1) != rows.label
+            flagged = rows.top != rows.label
         elif self.filter_by == "confident_learning":
-            guess = confident_class(rows.pred_probs, thresholds)
+            guess = confident_class(rows.pred_probs, thresholds, rows.top)
             flagged = (guess >= 0) & (guess != rows.label)
         else:
+            highest = np.array([cut.cutoffs.value.max(initial=-np.inf) for cut in cuts])
+            near = np.flatnonzero(self.lowest_value(rows) <= highest[rows.label])
             flagged = np.zeros(len(rows.label), dtype=np.bool_)
-            for index, where, of_class in rows.by_class():
-                flagged[where] = self._class_flags(of_class, index, cuts[index])
-        return flagged & ~agrees_with_given(rows.label, rows.pred_probs)
+            for index, where, of_class in rows.chosen(near).by_class():
+                flagged[near[where]] = self._class_flags(of_class, index, cuts[index])
+        return flagged & ~rows.agrees()
 
     def _class_flags(self, rows: Rows, index: int, cut: ClassCut) -> np.ndarray:
         reached = cut.cutoffs.reaches(self._values(rows, cut.cells), rows.tie)

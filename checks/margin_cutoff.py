@@ -68,6 +68,11 @@ class LowestValues:
         return cls(limits, (), np.where(limits > 0, np.inf, -np.inf))
 
     @property
+    def highest_bound(self) -> float:
+        """A value that nothing is kept above, in any cell."""
+        return float(self.bound.max(initial=-np.inf))
+
+    @property
     def nbytes(self) -> int:
         """Size in bytes, without object headers."""
         return self.limits.nbytes + self.bound.nbytes + sum(chunk.nbytes for chunk in self.chunks)

@@ -16,15 +16,16 @@ on the order of rows:
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, TypeVar, get_args
 
 import numpy as np
 import pyarrow as pa
 
 from millcert.checks import columns
 from millcert.checks.base import Accumulator, GroupEvidence, Role, Scores, Severity
+from millcert.checks.class_cells import ClassCells, calibrate_joint
 from millcert.checks.class_columns import LabelCount, classes_of, codes_of, count_labels, merge_counts
-from millcert.checks.confident_learning import agrees_with_given, calibrate_joint, class_thresholds, confident_class
+from millcert.checks.confident_learning import class_thresholds, confident_class, self_confidence
 from millcert.checks.discriminant import Discriminant
 from millcert.checks.exact import ExactSum
 from millcert.checks.fold_sums import fit_folds, fold_of, sum_by_fold
@@ -38,20 +39,38 @@ Stage: TypeAlias = Literal["configured", "labels", "sums", "thresholds", "joint"
 
 REASON = "label_noise.given_label_unlikely"
 
+_T = TypeVar("_T")
 _VIEWS: tuple[str, ...] = get_args(View)
 
 
-class JointRow(NamedTuple):
-    """Part of pass "joint", for one given label.
+#: The group of an accumulator that is not split by class.
+_ALL = "all"
+#: Cells of the joint in one group: a part stays below 4 MB.
+_CELLS_OF_A_PART = 2**17
 
-    confident: int64 (K,), samples confidently of each class.
-    issues: off-diagonal ones whose given label is not the predicted one.
-    flagged: samples that the filter flags without looking at ranks.
+
+class ClassSums(NamedTuple):
+    """Part of pass "thresholds".
+
+    confidence: of width K, the sums of p(given label) by class.
+    samples: int64 (K,).
     """
 
-    confident: np.ndarray
+    confidence: ExactSum
+    samples: np.ndarray
+
+
+class JointPart(NamedTuple):
+    """Part of pass "joint", for a block of given labels.
+
+    confident: samples by given label and the class that they are confidently of.
+    issues: off-diagonal ones whose given label is not the predicted one.
+    flagged: (c, c): samples that the filter flags without looking at ranks, by class.
+    """
+
+    confident: ClassCells
     issues: int
-    flagged: int
+    flagged: ClassCells
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,12 +83,14 @@ class LabelNoiseModel:
     discriminants: one for each fold; empty in the view pred_probs.
     label_counts: int64 (K,).
     thresholds: float64 (K,).
-    joint: int64 (K, K), calibrated: rows are given labels, columns true ones.
+    joint: calibrated: rows are given labels, columns true ones.
     issues: the number of confident off-diagonal samples.
-    cuts: for each class, or one for all where the filter ranks all samples together.
+    limits: how many samples each cell takes, where the filter ranks samples.
+    cuts: for each class, or the same one for all where the filter ranks all samples together.
+    bars: float64 (K,), what a score is compared with, whether anything in the class is flagged or not.
     is_suspicious: bool (K,), whether anything in the class is flagged.
 
-    Size: 8 x folds x d x K + 20 x K x K bytes at most.
+    Size: 8 x folds x d x K bytes and 56 for each pair of classes that samples are confused in, at most K x K.
     """
 
     stage: Stage
@@ -78,9 +99,11 @@ class LabelNoiseModel:
     discriminants: tuple[Discriminant, ...] = ()
     label_counts: np.ndarray | None = None
     thresholds: np.ndarray | None = None
-    joint: np.ndarray | None = None
+    joint: ClassCells | None = None
     issues: int = 0
+    limits: ClassCells | None = None
     cuts: tuple[ClassCut, ...] = ()
+    bars: np.ndarray | None = None
     is_suspicious: np.ndarray | None = None
 
 
@@ -106,8 +129,9 @@ class LabelNoise:
 
     Groups: the class. Needs: label, the view, sample_digest unless ties are "together".
     Passes: 2 or 3 (`filter_by`), 1 more for an embedding or where `classes` is empty.
-    Accumulator: 8 x folds x (d x d + K x d) bytes for each of 1 to 3 exponents (pass "sums"); K x K counts; in pass
-    "cutoffs" 29 bytes for each estimated label error, at most twice that.
+    Accumulator: 8 x folds x (d x d + K x d) bytes for each of 1 to 3 exponents (pass "sums"); 16 bytes for each pair of
+    classes that samples are confused in; in pass "cutoffs" 29 bytes for each estimated label error, at most twice that.
+    Nothing of size n x K is held, and nothing of size K x K that the data does not fill.
     Source: JAIR 70 (2021), sections 3.1 to 3.3; discriminant: `millcert.checks.discriminant`.
     """
 
@@ -176,7 +200,7 @@ class LabelNoise:
         return {}
 
     def add(self, acc: Accumulator, batch: pa.RecordBatch, model: LabelNoiseModel | None) -> Accumulator:
-        """Return `acc` with a batch added; a group is a class, in pass "sums" a fold or a class of a fold.
+        """Return `acc` with a batch added; a group is a class, a fold, a block of classes, or all, by the pass.
 
         Raises:
             MissingColumnError: the batch lacks a role.
@@ -189,18 +213,11 @@ class LabelNoise:
         if stage == "sums":
             return self.merge([acc, self._sums_of(batch)])
         rows = self._read(batch, known)
-        grown = dict(acc)
-        limits = self._limits(known) if stage == "cutoffs" else None
-        for index, _, chosen in rows.by_class():
-            label = known.classes[index]
-            if stage == "thresholds":
-                grown[label] = grown.get(label, ExactSum.zero(1)).add(chosen.pred_probs[:, index])
-            elif limits is None:
-                added = self._joint_row(chosen, known)
-                grown[label] = _merge_parts([grown[label], added] if label in grown else [added])
-            else:
-                grown[label] = self._filter.add_lowest(grown.get(label), limits[index], chosen)
-        return grown
+        if stage == "thresholds":
+            return self.merge([acc, _class_sums(rows, len(known.classes))])
+        if stage == "joint":
+            return self.merge([acc, self._joint_parts(rows, known)])
+        return self._add_lowest(acc, rows, known)
 
     def merge(self, accs: Iterable[Accumulator]) -> Accumulator:
         """Return the accumulator of all samples of `accs`; exact, in any order."""
@@ -227,10 +244,10 @@ class LabelNoise:
             models = fit_folds(acc, folds=self.folds, classes=self.classes, skip_rare=skip, shrinkage=self.shrinkage)
             return LabelNoiseModel(stage, models.classes, models.skipped, models.discriminants)
         if stage == "thresholds":
-            sums: list[ExactSum] = [acc.get(label, ExactSum.zero(1)) for label in known.classes]
-            counts = np.array([part.count for part in sums], dtype=np.int64)
-            thresholds = class_thresholds(counts, np.array([part.value()[0] for part in sums]))
-            return replace(known, stage=stage, label_counts=counts, thresholds=thresholds)
+            width = len(known.classes)
+            part: ClassSums = acc.get(_ALL, ClassSums(ExactSum.zero(width), np.zeros(width, dtype=np.int64)))
+            thresholds = class_thresholds(part.samples, part.confidence.value())
+            return replace(known, stage=stage, label_counts=part.samples, thresholds=thresholds)
         return self._fit_joint(acc, known) if stage == "joint" else self._fit_cutoffs(acc, known)
 
     def score(self, model: LabelNoiseModel, batch: pa.RecordBatch) -> Scores:
@@ -244,7 +261,7 @@ class LabelNoise:
         score = np.zeros(batch.num_rows)
         score[rows.position] = 1 - self._filter.quality(rows)
         threshold = np.full(batch.num_rows, np.inf)
-        threshold[rows.position] = np.where(_fitted(model.is_suspicious), self._bars(model), np.inf)[rows.label]
+        threshold[rows.position] = np.where(_fitted(model.is_suspicious), _fitted(model.bars), np.inf)[rows.label]
         flagged = np.zeros(batch.num_rows, dtype=np.bool_)
         flagged[rows.position] = self._filter.flags(rows, _fitted(model.thresholds), model.cuts)
         return Scores(score, threshold, flagged, columns.strings(batch, "label"), REASON)
@@ -256,7 +273,7 @@ class LabelNoise:
         `statistic`: threshold (the bar for the score, see the class), self_confidence_mean (of the samples given the
         class), noise_rate (estimated errors by samples), judged (0 or 1).
         """
-        bars = self._bars(model)
+        bars = _fitted(model.bars)
         found = [_class_evidence(model, index, float(bars[index])) for index in range(len(model.classes))]
         found += [
             GroupEvidence(label, label, "", samples, {"judged": 0.0}, False, 0.0, 0.0, float(samples), None)
@@ -297,40 +314,62 @@ class LabelNoise:
                     hint="Give `classes` in the order of the columns.",
                     column="pred_probs",
                 )
-            return Rows(judged, codes, pred_probs, key)
+            return Rows.of(judged, codes, pred_probs, key)
         embedding = columns.matrix(batch, self.view)
         fold = fold_of(key[judged], self.folds)
         pred_probs = np.zeros((len(judged), len(model.classes)))
         for index in np.unique(fold).tolist():
             in_fold = np.flatnonzero(fold == index)
             pred_probs[in_fold] = model.discriminants[index].probabilities(embedding[judged[in_fold]])
-        return Rows(judged, codes[judged], pred_probs, key[judged])
+        return Rows.of(judged, codes[judged], pred_probs, key[judged])
 
-    def _joint_row(self, rows: Rows, model: LabelNoiseModel) -> JointRow:
-        thresholds = _fitted(model.thresholds)
-        guess = confident_class(rows.pred_probs, thresholds)
-        issues = (guess >= 0) & (guess != rows.label) & ~agrees_with_given(rows.label, rows.pred_probs)
-        confident = np.bincount(guess[guess >= 0], minlength=len(model.classes)).astype(np.int64)
-        flagged = 0 if self._filter.ranks else int(self._filter.flags(rows, thresholds, ()).sum())
-        return JointRow(confident, int(issues.sum()), flagged)
+    def _joint_parts(self, rows: Rows, model: LabelNoiseModel) -> dict[str, JointPart]:
+        thresholds, width = _fitted(model.thresholds), len(model.classes)
+        guess = confident_class(rows.pred_probs, thresholds, rows.top)
+        is_issue = (guess >= 0) & (guess != rows.label) & ~rows.agrees()
+        flagged = (
+            np.zeros(len(guess), dtype=np.bool_) if self._filter.ranks else self._filter.flags(rows, thresholds, ())
+        )
+        block = rows.label // max(1, _CELLS_OF_A_PART // width)
+        parts = {}
+        for index in np.unique(block).tolist():
+            where = block == index
+            counted, named = where & (guess >= 0), rows.label[where & flagged]
+            confident = ClassCells.count(width, rows.label[counted], guess[counted])
+            parts[str(index)] = JointPart(confident, int(is_issue[where].sum()), ClassCells.count(width, named, named))
+        return parts
 
-    def _limits(self, model: LabelNoiseModel) -> np.ndarray:
-        return self._filter.limits(_fitted(model.joint), _fitted(model.label_counts), model.issues)
+    def _add_lowest(self, acc: Accumulator, rows: Rows, model: LabelNoiseModel) -> Accumulator:
+        limits, ranked = _fitted(model.limits), self._filter
+        cells, bound = {}, np.full(len(model.classes), -np.inf)
+        for index in np.unique(rows.label).tolist():
+            cells[index] = limits.row_of(index)
+            part: LowestValues | None = acc.get(model.classes[index])
+            if len(cells[index][0]):
+                bound[index] = np.inf if part is None else part.highest_bound
+        near = rows.chosen(ranked.lowest_value(rows) <= bound[rows.label])
+        grown = dict(acc)
+        for index, _, chosen in near.by_class():
+            label = model.classes[index]
+            grown[label] = ranked.add_lowest(grown.get(label), *cells[index], chosen)
+        return grown
 
     def _fit_joint(self, acc: Accumulator, model: LabelNoiseModel) -> LabelNoiseModel:
-        none = JointRow(np.zeros(len(model.classes), dtype=np.int64), 0, 0)
-        rows: list[JointRow] = [acc.get(label, none) for label in model.classes]
-        joint = calibrate_joint(np.stack([row.confident for row in rows]), _fitted(model.label_counts))
-        is_suspicious = np.array([row.flagged > 0 for row in rows])
-        issues = sum(row.issues for row in rows)
-        return replace(model, stage="joint", joint=joint, issues=issues, is_suspicious=is_suspicious)
+        none, counts = ClassCells.zero(len(model.classes)), _fitted(model.label_counts)
+        parts: list[JointPart] = list(acc.values())
+        joint = calibrate_joint(none.merge(part.confident for part in parts), counts)
+        issues = sum(part.issues for part in parts)
+        limits = self._filter.limits(joint, counts, issues) if self._filter.ranks else None
+        fitted = replace(model, stage="joint", joint=joint, issues=issues, limits=limits)
+        is_suspicious = none.merge(part.flagged for part in parts).diagonal() > 0
+        return replace(fitted, is_suspicious=is_suspicious, bars=self._bars(fitted))
 
     def _fit_cutoffs(self, acc: Accumulator, model: LabelNoiseModel) -> LabelNoiseModel:
-        limits = self._limits(model)
-        cells = [np.flatnonzero(row) for row in limits]
+        limits = _fitted(model.limits)
+        rows = [limits.row_of(index) for index in range(len(model.classes))]
+        cells = [columns_of for columns_of, _ in rows]
         parts: list[LowestValues] = [
-            acc.get(label, LowestValues.zero(row[cell]))
-            for label, row, cell in zip(model.classes, limits, cells, strict=True)
+            acc.get(label, LowestValues.zero(values)) for label, (_, values) in zip(model.classes, rows, strict=True)
         ]
         if self._filter.ranks_all_classes_together:
             cuts = [ClassCut(cells[0], parts[0].merge(parts[1:]).cutoffs())] * len(parts)
@@ -342,7 +381,8 @@ class LabelNoise:
                 for index, (part, cut) in enumerate(zip(parts, cuts, strict=True))
             ]
         )
-        return replace(model, stage="cutoffs", cuts=tuple(cuts), is_suspicious=is_suspicious)
+        fitted = replace(model, stage="cutoffs", cuts=tuple(cuts), is_suspicious=is_suspicious)
+        return replace(fitted, bars=self._bars(fitted))
 
     def _bars(self, model: LabelNoiseModel) -> np.ndarray:
         """Return the bar for the score in each class, float64 (K,), whether it is suspicious or not."""
@@ -357,10 +397,16 @@ class LabelNoise:
 CHECK = LabelNoise
 
 
-def _fitted(array: np.ndarray | None) -> np.ndarray:
-    if array is None:
+def _fitted(value: _T | None) -> _T:
+    if value is None:
         raise InternalError("label_noise was given a model of an earlier pass.")
-    return array
+    return value
+
+
+def _class_sums(rows: Rows, width: int) -> dict[str, ClassSums]:
+    given = self_confidence(rows.label, rows.pred_probs)
+    counts = np.bincount(rows.label, minlength=width).astype(np.int64)
+    return {_ALL: ClassSums(ExactSum.zero(width).add_at(rows.label, given), counts)}
 
 
 def _merge_parts(parts: list[Any]) -> Any:
@@ -368,9 +414,13 @@ def _merge_parts(parts: list[Any]) -> Any:
     first, *others = parts
     if isinstance(first, LabelCount):
         return merge_counts(parts)
-    if isinstance(first, JointRow):
-        confident = np.sum([part.confident for part in parts], axis=0)
-        return JointRow(confident, sum(part.issues for part in parts), sum(part.flagged for part in parts))
+    if isinstance(first, ClassSums):
+        confidence = first.confidence.merge(part.confidence for part in others)
+        return ClassSums(confidence, np.sum([part.samples for part in parts], axis=0))
+    if isinstance(first, JointPart):
+        confident = first.confident.merge(part.confident for part in others)
+        flagged = first.flagged.merge(part.flagged for part in others)
+        return JointPart(confident, sum(part.issues for part in parts), flagged)
     return first.merge(others)
 
 
@@ -378,9 +428,9 @@ def _class_evidence(model: LabelNoiseModel, index: int, bar: float) -> GroupEvid
     from scipy.stats import binomtest
 
     label, samples = model.classes[index], int(_fitted(model.label_counts)[index])
-    joint = _fitted(model.joint)[index]
+    likely, number = _fitted(model.joint).row_of(index)
     is_suspicious = bool(_fitted(model.is_suspicious)[index])
-    errors = min(samples, max(0, int(joint.sum()) - int(joint[index]))) if is_suspicious else 0
+    errors = min(samples, int(number[likely != index].sum())) if is_suspicious else 0
     low, high = binomtest(errors, samples).proportion_ci(method="wilson") if samples else (0.0, 0.0)
     statistic = {
         "threshold": bar,

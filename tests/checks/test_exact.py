@@ -194,3 +194,23 @@ def test_numbers_of_any_size_keep_their_place(one: int, other: int) -> None:
     numbers = np.array([math.ldexp(1, one), math.ldexp(1, other), -math.ldexp(1, one)])
 
     assert ExactSum.zero(1).add(numbers).value()[0] == math.ldexp(1, other)
+
+
+@given(
+    pairs=st.lists(st.tuples(st.integers(0, 3), st.floats(-1e6, 1e6)), max_size=30),
+)
+def test_values_added_to_single_columns_sum_as_each_column_alone(pairs: list[tuple[int, float]]) -> None:
+    """ExactSum.add_at: column j is the exact sum of its own values."""
+    column = np.array([place for place, _ in pairs], dtype=np.int64)
+    values = np.array([value for _, value in pairs], dtype=np.float64)
+
+    total = ExactSum.zero(4).add_at(column, values)
+
+    for place in range(4):
+        assert total.value()[place] == math.fsum(values[column == place])
+    assert total.count == len(pairs)
+
+
+def test_a_value_that_is_no_number_is_not_added_to_a_column() -> None:
+    with pytest.raises(InvalidSampleError, match="not finite"):
+        ExactSum.zero(2).add_at(np.array([1]), np.array([np.nan]))

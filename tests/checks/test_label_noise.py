@@ -189,9 +189,9 @@ def test_adding_does_not_change_the_accumulator_that_was_given() -> None:
         check.add(acc, batch, model)
 
         after = check.fit(acc, model)
-        for name in ("label_counts", "thresholds", "joint"):
+        for name in ("label_counts", "thresholds", "bars", "is_suspicious"):
             np.testing.assert_array_equal(getattr(after, name), getattr(before, name))
-        assert repr(after.cuts) == repr(before.cuts)
+        assert repr((after.joint, after.limits, after.cuts)) == repr((before.joint, before.limits, before.cuts))
         model = after
 
 
