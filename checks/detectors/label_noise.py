@@ -212,9 +212,10 @@ class LabelNoise:
             return self.merge([acc, count_labels(batch)])
         if stage == "sums":
             return self.merge([acc, self._sums_of(batch)])
-        rows = self._read(batch, known)
         if stage == "thresholds":
-            return self.merge([acc, _class_sums(rows, len(known.classes))])
+            _, label, pred_probs, _ = self._judged(batch, known)
+            return self.merge([acc, _class_sums(label, pred_probs)])
+        rows = Rows.of(*self._judged(batch, known))
         if stage == "joint":
             return self.merge([acc, self._joint_parts(rows, known)])
         return self._add_lowest(acc, rows, known)
@@ -257,7 +258,7 @@ class LabelNoise:
         """
         if model.stage != self.stages[-1]:
             raise InternalError(f"label_noise was asked to score after pass {model.stage!r}, not its last.")
-        rows = self._read(batch, model)
+        rows = Rows.of(*self._judged(batch, model))
         score = np.zeros(batch.num_rows)
         score[rows.position] = 1 - self._filter.quality(rows)
         threshold = np.full(batch.num_rows, np.inf)
@@ -302,7 +303,10 @@ class LabelNoise:
         embedding = columns.matrix(batch, self.view)
         return sum_by_fold(label, embedding, fold_of(self._digest_key(batch), self.folds))
 
-    def _read(self, batch: pa.RecordBatch, model: LabelNoiseModel) -> Rows:
+    def _judged(
+        self, batch: pa.RecordBatch, model: LabelNoiseModel
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Return position, label, pred_probs and tie of the samples whose class is judged, as in `Rows`."""
         codes = codes_of(columns.strings(batch, "label"), (*model.classes, *model.skipped))
         key = self._digest_key(batch)
         judged = np.flatnonzero(codes < len(model.classes))
@@ -314,14 +318,14 @@ class LabelNoise:
                     hint="Give `classes` in the order of the columns.",
                     column="pred_probs",
                 )
-            return Rows.of(judged, codes, pred_probs, key)
+            return judged, codes, pred_probs, key
         embedding = columns.matrix(batch, self.view)
         fold = fold_of(key[judged], self.folds)
         pred_probs = np.zeros((len(judged), len(model.classes)))
         for index in np.unique(fold).tolist():
             in_fold = np.flatnonzero(fold == index)
             pred_probs[in_fold] = model.discriminants[index].probabilities(embedding[judged[in_fold]])
-        return Rows.of(judged, codes[judged], pred_probs, key[judged])
+        return judged, codes[judged], pred_probs, key[judged]
 
     def _joint_parts(self, rows: Rows, model: LabelNoiseModel) -> dict[str, JointPart]:
         thresholds, width = _fitted(model.thresholds), len(model.classes)
@@ -403,10 +407,10 @@ def _fitted(value: _T | None) -> _T:
     return value
 
 
-def _class_sums(rows: Rows, width: int) -> dict[str, ClassSums]:
-    given = self_confidence(rows.label, rows.pred_probs)
-    counts = np.bincount(rows.label, minlength=width).astype(np.int64)
-    return {_ALL: ClassSums(ExactSum.zero(width).add_at(rows.label, given), counts)}
+def _class_sums(label: np.ndarray, pred_probs: np.ndarray) -> dict[str, ClassSums]:
+    width = pred_probs.shape[1]
+    confidence = ExactSum.zero(width).add_at(label, self_confidence(label, pred_probs))
+    return {_ALL: ClassSums(confidence, np.bincount(label, minlength=width).astype(np.int64))}
 
 
 def _merge_parts(parts: list[Any]) -> Any:
