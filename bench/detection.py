@@ -31,8 +31,8 @@ from millcert.checks.base import Check, GroupEvidence, Scores
 from millcert.checks.detectors.robust_spectral import RobustSpectral
 from millcert.checks.detectors.source_shift import SourceShift
 from millcert.checks.detectors.spectral_signatures import REMOVAL_FACTOR, SpectralSignatures
+from millcert.checks.detectors.trigger_mining import TriggerMining
 from millcert.checks.detectors.view_contradiction import ViewContradiction
-from millcert.checks.trigger_mining import TriggerMining
 from millcert.errors import NotEnoughSamplesError
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -18,11 +18,22 @@ import pyarrow as pa
 
 #: Names of the columns that a check may ask for. The pipeline maps the user's columns to these roles.
 Role: TypeAlias = Literal[
-    "label", "source", "embedding_self", "embedding_external", "pred_probs", "features", "sample_digest"
+    "label",
+    "source",
+    "split",
+    "text",
+    "embedding_self",
+    "embedding_external",
+    "pred_probs",
+    "features",
+    "sample_digest",
 ]
 
 #: An accumulator: group -> part. The group is any text the check chooses, the part any picklable value.
 Accumulator: TypeAlias = Mapping[str, Any]
+
+#: How many features the evidence of a group names.
+MAX_TOP_FEATURES = 5
 
 #: What a finding means for the verdict. Label noise warns; evidence of a backdoor or of a bad source rejects.
 Severity: TypeAlias = Literal["warn", "reject"]
@@ -57,6 +68,7 @@ class GroupEvidence(NamedTuple):
     estimated_count: how many samples the check believes are bad; 0.0 where not suspicious.
     count_low, count_high: interval for that count (95 % unless the check says otherwise).
     p_value: under the check's null, family-wise corrected; None where the check has no null.
+    top_features: what decided, by name, the strongest first, each with its score or share; at most `MAX_TOP_FEATURES`.
     """
 
     group: str
@@ -69,6 +81,7 @@ class GroupEvidence(NamedTuple):
     count_low: float
     count_high: float
     p_value: float | None
+    top_features: tuple[tuple[str, float], ...] = ()
 
 
 @runtime_checkable

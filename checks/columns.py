@@ -8,10 +8,12 @@ own data.
 |---|---|---|
 | label | string | the given class, in canonical text: integers in decimal, booleans as true/false |
 | source | string | the source that the policy names for the sample |
+| split | string | the part that the data set itself says the sample is for, such as train or test |
+| text | string | the sample's text; several columns are joined by line breaks |
 | embedding_self | fixed_size_list<float32>[d] | from a model trained on this very data |
 | embedding_external | fixed_size_list<float32>[d] | from a model that never saw this data |
 | pred_probs | fixed_size_list<float64>[K] | out-of-sample class probabilities, rows sum to 1 |
-| features | fixed_size_list<float64>[d] | raw pixels or table values, no embedding |
+| features | fixed_size_list<float64>[d] | raw pixels or table values (text as hashes), no embedding |
 | sample_digest | fixed_size_binary[32] | the canonical digest of the sample |
 """
 
@@ -26,7 +28,7 @@ PROBABILITY_SUM_TOLERANCE = 1e-3
 
 
 def strings(batch: pa.RecordBatch, role: Role) -> pa.StringArray:
-    """Return a text role ("label", "source") as a string array without nulls, shape (n,).
+    """Return a text role ("label", "source", "split", "text") as a string array without nulls, shape (n,).
 
     Raises:
         MissingColumnError: there is no such column, or it is not text.

@@ -231,7 +231,7 @@ def _check_bad_columns_are_refused(check: Check) -> None:
     data = _bad_data(check)
     model = fit_check(check, data.batches(100))
     bad = [(f"without {role}", data.batch.drop_columns([role])) for role in sorted(check.columns)]
-    for role in sorted(check.columns & {"embedding_self", "embedding_external", "pred_probs"}):
+    for role in sorted(check.columns & {"embedding_self", "embedding_external", "pred_probs", "features"}):
         place = data.batch.schema.get_field_index(role)
         values = data.batch.column(place).flatten().to_numpy(zero_copy_only=False).copy()
         values[3] = np.nan

@@ -33,6 +33,12 @@ def planted_for(covers: frozenset[str]) -> PlantedData:
     Args:
         covers: attack families, as in `Check.covers` (`millcert.checks.coverage`).
     """
+    if "trigger_in_one_source" in covers:
+        return trigger_data()
+    if "duplicate_flood" in covers:
+        return flooded_data()
+    if "split_leakage" in covers:
+        return leaked_data()
     if any(family.startswith("label") for family in covers):
         return mislabelled_data()
     if "bad_source" in covers and not any(family.startswith("backdoor") for family in covers):
@@ -78,8 +84,55 @@ def bad_source_data(*, samples: int = 480, seed: int = 0, bad_fraction: float = 
     embedding[is_bad, -1] += np.float32(3)
     data = _data(true, embedding, true, is_bad, random)
     source = ["source-bad" if bad else text for text, bad in zip(data.batch["source"].to_pylist(), is_bad, strict=True)]
-    place = data.batch.schema.get_field_index("source")
-    return PlantedData(data.batch.set_column(place, "source", pa.array(source)), is_bad)
+    return PlantedData(_with(data.batch, "source", pa.array(source)), is_bad)
+
+
+def trigger_data(*, samples: int = 480, seed: int = 0, bad: int = 24) -> PlantedData:
+    """Return clean classes, `bad` rows of which, all of "source-1" and class "0", share one value of `features`."""
+    data = clean_data(samples=samples, seed=seed)
+    place = (_texts(data, "source") == "source-1") & (_texts(data, "label") == "0")
+    is_bad = np.zeros(samples, dtype=bool)
+    is_bad[np.flatnonzero(place)[:bad]] = True
+    values = data.batch.column(data.batch.schema.get_field_index("features")).flatten().to_numpy().copy()
+    rows = values.reshape(samples, -1)
+    rows[is_bad, 3] = 9.25
+    return PlantedData(_with(data.batch, "features", fixed_size_lists(rows)), is_bad)
+
+
+def flooded_data(*, samples: int = 480, seed: int = 0, bad_fraction: float = 0.08) -> PlantedData:
+    """Return clean classes and copies of one row, in every column but source and split."""
+    data = clean_data(samples=samples, seed=seed)
+    is_bad = np.zeros(samples, dtype=bool)
+    is_bad[np.random.default_rng(seed + 1).choice(samples, int(bad_fraction * samples), replace=False)] = True
+    row = np.where(is_bad, np.flatnonzero(is_bad)[0], np.arange(samples))
+    return PlantedData(_copied(data.batch, row), is_bad)
+
+
+def leaked_data(*, samples: int = 480, seed: int = 0, bad: int = 30) -> PlantedData:
+    """Return clean classes of which `bad` rows of split "train" are copies of rows of split "test"."""
+    data = clean_data(samples=samples, seed=seed)
+    split = _texts(data, "split")
+    held, kept = np.flatnonzero(split == "test")[:bad], np.flatnonzero(split == "train")[:bad]
+    row = np.arange(samples)
+    row[kept] = held
+    is_bad = np.zeros(samples, dtype=bool)
+    is_bad[kept] = True
+    return PlantedData(_copied(data.batch, row), is_bad)
+
+
+def _copied(batch: pa.RecordBatch, row: np.ndarray) -> pa.RecordBatch:
+    copied = batch.take(pa.array(row))
+    for role in ("source", "split"):
+        copied = _with(copied, role, batch.column(batch.schema.get_field_index(role)))
+    return copied
+
+
+def _with(batch: pa.RecordBatch, role: str, values: pa.Array) -> pa.RecordBatch:
+    return batch.set_column(batch.schema.get_field_index(role), role, values)
+
+
+def _texts(data: PlantedData, role: str) -> np.ndarray:
+    return np.array(data.batch[role].to_pylist(), dtype=object)
 
 
 def _centres() -> np.ndarray:
@@ -109,12 +162,19 @@ def _data(
     likely[np.arange(samples), true] += 1.0
     likely /= likely.sum(axis=1, keepdims=True)
     digests = random.bytes(32 * samples)
+    source = [f"source-{value}" for value in random.integers(0, 3, samples)]
+    # Drawn after the rest, so that what stood here before these columns came stays as it was.
+    words = np.array([f"word{number}" for number in range(400)])
+    texts = [" ".join(row) for row in words[random.integers(0, len(words), (samples, 16))]]
     columns: dict[Role, pa.Array] = {
         "label": pa.array([str(value) for value in label]),
-        "source": pa.array([f"source-{value}" for value in random.integers(0, 3, samples)]),
+        "source": pa.array(source),
+        "split": pa.array(np.where(random.random(samples) < 0.25, "test", "train").tolist()),
+        "text": pa.array(texts),
         "embedding_self": fixed_size_lists(embedding if self_view is None else self_view),
         "embedding_external": fixed_size_lists(embedding),
         "pred_probs": fixed_size_lists(likely),
+        "features": fixed_size_lists(random.integers(0, 9, (samples, _WIDTH)).astype(np.float64)),
         "sample_digest": pa.FixedSizeBinaryArray.from_buffers(pa.binary(32), samples, [None, pa.py_buffer(digests)]),
     }
     return PlantedData(pa.RecordBatch.from_arrays(list(columns.values()), list(columns)), is_bad)

@@ -74,6 +74,14 @@ def value_keys(rows: np.ndarray) -> np.ndarray:
     return _keys(content, np.arange(content.shape[1]))
 
 
+def columns_at(position: int, width: int) -> tuple[int, ...]:
+    """Return the column, or the two columns, that a position of `value_keys` stands for in rows of a width."""
+    if position < width:
+        return (position,)
+    first, second = np.triu_indices(width, 1)
+    return int(first[position - width]), int(second[position - width])
+
+
 def positions_of(keys: np.ndarray) -> np.ndarray:
     """Return the positions of keys, int64."""
     return (keys >> np.uint64(CONTENT_BITS)).astype(np.int64)

@@ -138,7 +138,10 @@ def _shown(text: str) -> str:
 def _dataset(policy: Policy) -> Iterator[str]:
     dataset = policy.dataset
     roles = policy.roles()
-    named = ", ".join(f"{role} from column {column!r}" for role, column in roles.items())
+    named = ", ".join(
+        f"{role} from column {column!r}" if isinstance(column, str) else f"{role} from columns {', '.join(column)}"
+        for role, column in roles.items()
+    )
     yield f"It is called {dataset.name}; {named or 'no column has a role, so only files and expectations are tested'}."
     if dataset.classes:
         yield f"It has {len(dataset.classes)} classes; pred_probs has a column for each, in the order of the policy."

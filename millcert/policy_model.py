@@ -12,7 +12,7 @@ docs/policy.md explains each key and its consequence.
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias, cast
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from millcert.errors import UntrustedSourceError
 from millcert.policy_faults import KeyPath
@@ -60,23 +60,43 @@ def _beside_policy(value: str) -> str:
 PolicyPath: TypeAlias = Annotated[Text, AfterValidator(_beside_policy)]
 
 
+def _one_or_more(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+_TEXT_SCHEMA: dict[str, Any] = {"type": "string", "minLength": 1}
+#: A column, or a list of columns that play a role together.
+Names: TypeAlias = Annotated[
+    tuple[Text, ...],
+    at_least(1),
+    BeforeValidator(_one_or_more),
+    WithJsonSchema({"anyOf": [_TEXT_SCHEMA, {"type": "array", "items": _TEXT_SCHEMA, "minItems": 1}]}),
+]
+
+
 class Columns(Section):
     """Which column of the data has which role (checks/columns.py says what each must hold)."""
 
     label: Text | None = None
     source: Text | None = None
+    split: Text | None = None
+    text: Names | None = None
     embedding_self: Text | None = None
     embedding_external: Text | None = None
     pred_probs: Text | None = None
-    features: Text | None = None
+    features: Names | None = None
 
     @classmethod
     def rules(cls, raw: Mapping[str, Any]) -> Iterable[Fault]:
         """One column has one role: the same embedding under two roles would claim two views of the data."""
         seen: dict[object, str] = {}
-        for role, column in raw.items():
-            if isinstance(column, str) and seen.setdefault(column, role) != role:
-                yield (role,), f"the column {str(column)!r} already has the role {seen[column]}"
+        for role, given in raw.items():
+            for column in given if isinstance(given, (list, tuple)) else (given,):
+                if not isinstance(column, str):
+                    continue
+                if column in seen:
+                    yield (role,), f"the column {str(column)!r} already has the role {seen[column]}"
+                seen.setdefault(column, role)
 
 
 class ImageShape(Section):
@@ -206,9 +226,13 @@ class Policy(Section):
         if sources and not is_signed and raw.get("trust") is not None:
             yield ("trust",), "no source is signed_by anybody, so nothing would be verified against this trusted root"
 
-    def roles(self) -> "Mapping[Role, str]":
-        """Return role -> the user's column, for the roles that the policy maps."""
-        return cast("Mapping[Role, str]", self.dataset.columns.model_dump(exclude_none=True))
+    def roles(self) -> "Mapping[Role, str | tuple[str, ...]]":
+        """Return role -> the user's column, or its columns where there are several, for the roles that it maps."""
+        columns = self.dataset.columns.model_dump(exclude_none=True)
+        return {
+            cast("Role", role): given[0] if isinstance(given, tuple) and len(given) == 1 else given
+            for role, given in columns.items()
+        }
 
     def rules_matching(self, path: str) -> tuple[SourceRule, ...]:
         """Return every source rule that speaks for a file; the gate goes on only where it is exactly one."""

@@ -22,7 +22,7 @@ from millcert.errors import InternalError, ManifestError, MillcertError, StoreEr
 from millcert.pipelines.formats import HEAD_BYTES, SchemaFacts, decode, detect_format, merge_schemas, read_schema
 from millcert.pipelines.plan import PlannedSource, VetPlan
 from millcert.pipelines.records import Fault, FileDigest, FileSchema, WorkItem, fault_from
-from millcert.pipelines.roles import RolePlan, is_list, plan_roles, vector_width
+from millcert.pipelines.roles import TEXT_ROLES, RolePlan, is_list, plan_roles, vector_width
 from millcert.pipelines.spool import read_verified
 from millcert.provenance.manifest import MAX_MANIFEST_BYTES, FileEntry, Manifest
 from millcert.provenance.trust import VerifiedSource, verify_source
@@ -243,6 +243,7 @@ def _first_widths(plan: VetPlan, item: WorkItem, file: Any, schema: pa.Schema) -
     wanted = {
         role: column
         for role, column in plan.roles.items()
+        if isinstance(column, str) and role not in TEXT_ROLES
         if schema.get_field_index(column) >= 0 and is_list(schema.field(column).type)
     }
     found: dict[str, int] = {

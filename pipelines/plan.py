@@ -64,7 +64,7 @@ class VetPlan:
     auxiliary: tuple[WorkItem, ...]
     sources: tuple[PlannedSource, ...]
     trust_root: TrustRoot | None
-    roles: Mapping[Role, str]
+    roles: Mapping[Role, str | tuple[str, ...]]
     declared_schema: pa.Schema | None
     suite: SuiteSpec | None
     suite_on_failure: str

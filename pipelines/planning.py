@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
-from typing import Any, get_args
+from typing import Any
 
 import pyarrow as pa
 import rfc8785
@@ -78,7 +78,7 @@ def plan_run(
     items = [_work_item(file, matched[file.name]) for file in files if file.name in matched]
     used = _sources_present(rules, files, items)
     refuse_expired([rule for rule in rules if rule.name in used], started)
-    roles = _roles(policy)
+    roles = policy.roles()
     return VetPlan(
         dataset=policy.dataset.name,
         policy_digest=loaded.digest,
@@ -134,15 +134,13 @@ def read_limits(policy: Policy) -> ReadLimits:
     return replace(ReadLimits(), **given)
 
 
-def _roles(policy: Policy) -> Mapping[Role, str]:
-    columns = policy.dataset.columns.model_dump()
-    return {role: columns[role] for role in get_args(Role) if columns.get(role) is not None}
-
-
-def _planned_check(rule: CheckRule, policy: Policy, roles: Mapping[Role, str]) -> PlannedCheck:
+def _planned_check(rule: CheckRule, policy: Policy, roles: Mapping[Role, str | tuple[str, ...]]) -> PlannedCheck:
     config: dict[str, Any] = dict(rule.config)
     if policy.dataset.classes is not None and "classes" not in config and rule.check == "label_noise":
         config["classes"] = tuple(policy.dataset.classes)
+    drawn = policy.dataset.images.get(str(roles.get("features")))
+    if drawn is not None and "shape" not in config and rule.check == "trigger_mining":
+        config["shape"] = tuple(drawn.shape)
     check = get_check(rule.check, config)
     _refuse_missing_roles(check, roles)
     severity_default = "reject" if check.severity == "reject" else "warn"
@@ -162,7 +160,7 @@ def _config_digest(check: Check) -> str:
         raise PolicyError(f"The configuration of check {check.name} has no canonical JSON form: {error}") from error
 
 
-def _refuse_missing_roles(check: Check, roles: Mapping[Role, str]) -> None:
+def _refuse_missing_roles(check: Check, roles: Mapping[Role, str | tuple[str, ...]]) -> None:
     missing = sorted(check.columns - set(roles) - {"source", "sample_digest"})
     if missing:
         raise MissingColumnError(

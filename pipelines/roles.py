@@ -6,7 +6,7 @@ letter with one of the reasons below, never to a check and never silently to tra
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -14,8 +14,12 @@ import pyarrow.compute as pc
 
 from millcert.checks.base import Role
 from millcert.errors import MissingColumnError
+from millcert.pipelines.role_values import has_text, is_table_value, joined_text, table_rows
 
-TEXT_ROLES: frozenset[Role] = frozenset({"label", "source"})
+#: The column that plays a role; several for `features` (table values) and `text`.
+ColumnNames: TypeAlias = str | tuple[str, ...]
+
+TEXT_ROLES: frozenset[Role] = frozenset({"label", "source", "split", "text"})
 VECTOR_TYPES: Mapping[Role, pa.DataType] = {
     "embedding_self": pa.float32(),
     "embedding_external": pa.float32(),
@@ -44,11 +48,16 @@ class RoleView(NamedTuple):
 
 @dataclass(frozen=True)
 class RoleColumn:
-    """One role: the user's column that plays it and, for vectors, how wide it must be (0 for text)."""
+    """One role: the user's column that plays it and, for vectors, how wide it must be (0 for text).
+
+    more: further columns of the role. is_table: the columns are single values, one a place of the vector.
+    """
 
     role: Role
     column: str
     width: int
+    more: tuple[str, ...] = ()
+    is_table: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,9 +76,14 @@ class RolePlan:
         faults: list[RoleFault] = []
         arrays: dict[str, pa.Array] = {}
         for column in self.columns:
-            values = batch.column(batch.schema.get_field_index(column.column))
-            reader = _text if column.role in TEXT_ROLES else _vector
-            arrays[column.role] = reader(values, column, usable, faults)
+            values = [batch.column(batch.schema.get_field_index(name)) for name in (column.column, *column.more)]
+            if column.is_table:
+                arrays[column.role] = _fixed_lists(table_rows(values), pa.float64())
+            elif column.role == "text":
+                arrays[column.role] = _text(joined_text(values), column, usable, faults)
+            else:
+                reader = _text if column.role in TEXT_ROLES else _vector
+                arrays[column.role] = reader(values[0], column, usable, faults)
         if not usable.all():
             mask = pa.array(usable)
             arrays = {role: array.filter(mask) for role, array in arrays.items()}
@@ -83,8 +97,8 @@ class RolePlan:
         return RoleView(view, usable, tuple(sorted(faults)))
 
 
-def plan_roles(roles: Mapping[Role, str], schema: pa.Schema, widths: Mapping[str, int]) -> RolePlan:
-    """Return the plan for `roles` (role -> user's column) over data of `schema`.
+def plan_roles(roles: Mapping[Role, ColumnNames], schema: pa.Schema, widths: Mapping[str, int]) -> RolePlan:
+    """Return the plan for `roles` (role -> user's column or columns) over data of `schema`.
 
     Args:
         roles: from the policy.
@@ -95,23 +109,22 @@ def plan_roles(roles: Mapping[Role, str], schema: pa.Schema, widths: Mapping[str
         MissingColumnError: a column is not there, or its type cannot play the role.
     """
     planned: list[RoleColumn] = []
-    for role, name in sorted(roles.items()):
-        position = schema.get_field_index(name)
-        if position < 0:
-            raise MissingColumnError(
-                f"The policy maps {role} to column {name!r}; the data set has {', '.join(schema.names)}.",
-                hint=f"Correct dataset.columns.{role} in the policy.",
-                column=name,
-            )
-        kind = schema.field(position).type
-        width = 0 if role in TEXT_ROLES else _width(role, name, kind, widths)
-        if role in TEXT_ROLES and not _is_text(kind):
-            raise MissingColumnError(
-                f"Column {name!r} must be text, integer or boolean to be the {role}, got {kind}.",
-                hint=f"Correct dataset.columns.{role} in the policy.",
-                column=name,
-            )
-        planned.append(RoleColumn(role, name, width))
+    for role, given in sorted(roles.items()):
+        names = (given,) if isinstance(given, str) else given
+        kinds = [_kind(role, name, schema) for name in names]
+        is_table = role == "features" and (len(names) > 1 or not is_list(kinds[0]))
+        for name, kind in zip(names, kinds, strict=True):
+            if is_table:
+                _refuse_unless(is_table_value(kind), role, name, f"a number, text, time or boolean, got {kind}")
+            elif role == "text":
+                _refuse_unless(has_text(kind), role, name, f"text, or lists and structs that hold text, got {kind}")
+            elif role in TEXT_ROLES:
+                _refuse_unless(_is_text(kind), role, name, f"text, integer or boolean, got {kind}")
+        if is_table:
+            planned.append(RoleColumn(role, names[0], len(names), names[1:], is_table=True))
+        else:
+            width = 0 if role in TEXT_ROLES else _width(role, names[0], kinds[0], widths)
+            planned.append(RoleColumn(role, names[0], width, names[1:]))
     return RolePlan(tuple(planned))
 
 
@@ -126,6 +139,26 @@ def vector_width(values: pa.Array) -> int:
 def is_list(kind: pa.DataType) -> bool:
     """Say whether a type is a list that can be a vector."""
     return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+
+
+def _kind(role: Role, name: str, schema: pa.Schema) -> pa.DataType:
+    position = schema.get_field_index(name)
+    if position < 0:
+        raise MissingColumnError(
+            f"The policy maps {role} to column {name!r}; the data set has {', '.join(schema.names)}.",
+            hint=f"Correct dataset.columns.{role} in the policy.",
+            column=name,
+        )
+    return schema.field(position).type
+
+
+def _refuse_unless(holds: bool, role: Role, name: str, expected: str) -> None:  # noqa: FBT001 - reads as a sentence
+    if not holds:
+        raise MissingColumnError(
+            f"Column {name!r} must be {expected}, to be the {role}.",
+            hint=f"Correct dataset.columns.{role} in the policy.",
+            column=name,
+        )
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -192,7 +225,11 @@ def _vector(values: pa.Array, column: RoleColumn, usable: np.ndarray, faults: li
     if column.role == "pred_probs":
         is_off = (block.min(axis=1) < 0) | (block.max(axis=1) > 1) | (np.abs(sums - 1) > PROBABILITY_SUM_TOLERANCE)
         _refuse(present & is_off, "role.pred_probs_not_a_distribution", column, usable, faults)
-    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(block).reshape(-1), kind), width)
+    return _fixed_lists(block, kind)
+
+
+def _fixed_lists(block: np.ndarray, kind: pa.DataType) -> pa.FixedSizeListArray:
+    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(block).reshape(-1), kind), block.shape[1])
 
 
 def _refuse(wrong: np.ndarray, reason: str, column: RoleColumn, usable: np.ndarray, faults: list[RoleFault]) -> None:

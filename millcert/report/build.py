@@ -156,6 +156,7 @@ def _group(group: Mapping[str, Any]) -> Group:
         count_low=float(group["count_low"]),
         count_high=float(group["count_high"]),
         p_value=None if group["p_value"] is None else float(group["p_value"]),
+        top_features=tuple((str(name), float(value)) for name, value in group.get("top_features", ())),
     )
 
 

@@ -86,6 +86,7 @@ class Group:
     count_low: float
     count_high: float
     p_value: float | None = None
+    top_features: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from millcert.checks import conformance
 from millcert.checks.base import GroupEvidence, fit_check
 from millcert.checks.conformance import conformance_cases
 from millcert.checks.conformance_data import PlantedData, fixed_size_lists
+from millcert.checks.detectors.trigger_mining import TriggerMining, _fullest
 from millcert.checks.exact_features import patch_corner, patch_keys, positions_of, value_keys
 from millcert.checks.flagging import Counts
-from millcert.checks.trigger_mining import TriggerMining, _fullest
 from millcert.errors import InvalidSampleError, NotEnoughSamplesError, PolicyError
 
 SHAPE = (8, 8)
@@ -54,6 +54,11 @@ def test_a_stamped_patch_is_named_located_counted_and_flagged() -> None:
     assert [(item.source, item.label) for item in found] == [("s3", "0")]
     assert abs(found[0].statistic["row"] - 4) <= 2
     assert abs(found[0].statistic["column"] - 2) <= 2
+    assert (
+        f"patch at row {found[0].statistic['row']:.0f}, column {found[0].statistic['column']:.0f}"
+        == (found[0].top_features[0][0])
+    )
+    assert 1 <= len(found[0].top_features) <= 5
     assert found[0].count_low <= 15 <= found[0].count_high
     assert found[0].estimated_count == pytest.approx(15, abs=1)
     assert np.flatnonzero(scores.flagged).tolist() == stamped.tolist()
@@ -90,6 +95,10 @@ def test_a_value_and_a_pair_of_values_of_a_table_are_found() -> None:
 
     assert [item.group for item in found] == ["s1/1"]
     assert found[0].statistic["samples_with_it"] == 20
+    assert found[0].top_features[0][0] == "value 2"
+    assert {name for name, _ in found[0].top_features[1:]} <= {f"value {i} with 2" for i in (0, 1)} | {
+        f"value 2 with {i}" for i in (3, 4)
+    }
 
 
 def test_colour_images_have_patches_across_their_channels() -> None:
@@ -170,8 +179,8 @@ def planted_data(*, is_bad: bool) -> PlantedData:
     return PlantedData(batch_of(pixels, label, source), mask)
 
 
-def test_it_keeps_the_rules_of_every_check(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The suite's own data has no `features` yet, so it gets these."""
+def test_it_keeps_the_rules_of_every_check_on_images_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The suite's own data is a table; these are images."""
     monkeypatch.setattr(conformance, "planted_for", lambda _: planted_data(is_bad=True))
     monkeypatch.setattr(conformance, "clean_data", lambda: planted_data(is_bad=False))
 

@@ -12,16 +12,16 @@
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from millcert.checks.base import Accumulator, GroupEvidence, Role, Scores, Severity
+from millcert.checks.base import MAX_TOP_FEATURES, Accumulator, GroupEvidence, Role, Scores, Severity
 from millcert.checks.cell_names import cell_name, rows_by_cell
 from millcert.checks.columns import features, strings
-from millcert.checks.exact_features import mixed, patch_corner, patch_keys, positions_of, value_keys
+from millcert.checks.exact_features import columns_at, mixed, patch_corner, patch_keys, positions_of, value_keys
 from millcert.checks.flagging import Counts
 from millcert.errors import InvalidSampleError, NotEnoughSamplesError, PolicyError
 
@@ -52,6 +52,7 @@ class _Found:
     high: float
     p_value: float
     statistic: tuple[tuple[str, float], ...]
+    top_features: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +87,8 @@ class TriggerMining:
     Source: heavy hitters by a count sketch with exact recount: Cormode, Muthukrishnan, J. Algorithms 55 (2005), whose
         table has more rows; one is enough before a recount.
 
-    shape: height, width and, for colour, channels of an image; empty for a table.
+    shape: height, width and, for colour, channels of an image; empty for a table. A policy that says how the column of
+        `features` is drawn (dataset.images) has said it.
     patch: side of a patch in pixels, in [2, 8]. Not used for a table.
     false_alarm_rate: the chance that any honest cell is called suspicious, in (0, 0.1].
     max_candidates: cells of keys that are counted exactly, in [16, 65536].
@@ -170,7 +172,7 @@ class TriggerMining:
         parts = {(part.source, part.label): part for part in acc.values()}
         found = _bursts(parts, self.false_alarm_rate)
         samples = {cell: part.samples for cell, part in parts.items()}
-        described = {cell: self._described(one, model.searched_from) for cell, one in found.items()}
+        described = {cell: self._described(one, model.searched_from, model.width) for cell, one in found.items()}
         return TriggerMiningModel(2, model.width, model.cells, model.searched_from, samples, described)
 
     def score(self, model: TriggerMiningModel, batch: pa.RecordBatch) -> Scores:
@@ -196,6 +198,7 @@ class TriggerMining:
 
         `statistic`: keys (how many are evidence); of the most surprising one: samples_with_it, expected, and its row
         and column (images) or position (tables); searched_from: keys less frequent in all data were not looked at.
+        `top_features`: where the most surprising keys are, with their scores.
         """
         found = []
         for (source, label), samples in model.samples.items():
@@ -204,8 +207,9 @@ class TriggerMining:
             estimate, low, high = (one.estimate, one.low, one.high) if one else (0.0, 0.0, 0.0)
             p_value = one.p_value if one else 1.0
             name = cell_name(source, label)
+            top = one.top_features if one else ()
             found.append(
-                GroupEvidence(name, label, source, samples, figures, one is not None, estimate, low, high, p_value)
+                GroupEvidence(name, label, source, samples, figures, one is not None, estimate, low, high, p_value, top)
             )
         return tuple(sorted(found, key=lambda item: item.group))
 
@@ -214,14 +218,27 @@ class TriggerMining:
             _one_width(np.array([rows.shape[1], model.width]))
         return patch_keys(rows, self.shape, self.patch) if self.shape else value_keys(rows)
 
-    def _described(self, found: _Found, searched_from: int) -> _Found:
-        position = int(positions_of(found.keys[[int(np.argmax(found.scores))]])[0])
+    def _described(self, found: _Found, searched_from: int, width: int) -> _Found:
+        order = np.lexsort((found.keys, -found.scores))
+        position = int(positions_of(found.keys[order[:1]])[0])
+        top: dict[str, float] = {}
+        for place in order.tolist():
+            name = self._place_name(int(positions_of(found.keys[[place]])[0]), width)
+            top.setdefault(name, float(found.scores[place]))
+            if len(top) == MAX_TOP_FEATURES:
+                break
         where: tuple[tuple[str, float], ...] = (("position", float(position)),)
         if self.shape:
             row, column = patch_corner(position, self.shape, self.patch)
             where = (("row", float(row)), ("column", float(column)))
         statistic = (*found.statistic, *where, ("searched_from", float(searched_from)))
-        return _Found(found.keys, found.scores, found.estimate, found.low, found.high, found.p_value, statistic)
+        return replace(found, statistic=statistic, top_features=tuple(top.items()))
+
+    def _place_name(self, position: int, width: int) -> str:
+        if self.shape:
+            row, column = patch_corner(position, self.shape, self.patch)
+            return f"patch at row {row}, column {column}"
+        return f"value {' with '.join(map(str, columns_at(position, width)))}"
 
 
 def _cells_of(keys: np.ndarray) -> np.ndarray:
@@ -331,3 +348,6 @@ def _merged(parts: list[Any]) -> Any:
         return first.merge(others)
     samples = sum(part.samples for part in parts)
     return first._replace(samples=samples, keys=first.keys.merge(part.keys for part in others))
+
+
+CHECK = TriggerMining
