@@ -181,7 +181,10 @@ checks:
   - check: label_noise           # honest label errors: listed for review, not held back
     max_flagged_fraction: 0.05
     on_flagged: report
-verdict: {{max_quarantined_fraction: 0.05, max_unknown_provenance_fraction: 0}}
+verdict:
+  max_quarantined_fraction: 0.05
+  max_unknown_provenance_fraction: 0
+  on_backdoor: quarantine        # go on without what is held back; left out, a backdoor rejects the data set
 ledger: {{origin: {ORIGIN}}}
 """
 

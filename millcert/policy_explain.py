@@ -221,6 +221,12 @@ def _check(rule: CheckRule, check: "Check") -> Iterator[str]:
 def _verdict(policy: Policy) -> Iterator[str]:
     verdict = policy.verdict
     yield _limit("sample is quarantined", "of the samples are quarantined", verdict.max_quarantined_fraction)
+    for what, word in (("backdoor", verdict.on_backdoor), ("bad source", verdict.on_bad_source)):
+        yield (
+            f"If the checks together show a {what}, the limits of the checks decide."
+            if word == "quarantine"
+            else f"If the checks together show a {what}, the data set is rejected, however few samples it has."
+        )
     limit = verdict.max_unknown_provenance_fraction
     yield _limit("sample is of unknown provenance", "of the samples are of unknown provenance", limit)
     if limit == 0 and any(not rule.is_signed for rule in policy.sources):

@@ -171,10 +171,15 @@ class CheckRule(Section):
 
 
 class VerdictLimits(Section):
-    """How much may be held back, and how much may come from nobody known, before the data set is rejected."""
+    """How much may be held back, and how much may come from nobody known, before the data set is rejected.
+
+    on_backdoor, on_bad_source: None means reject; "quarantine" leaves it to the limits of the checks.
+    """
 
     max_quarantined_fraction: Fraction
     max_unknown_provenance_fraction: Fraction
+    on_backdoor: Literal["reject", "quarantine"] | None = None
+    on_bad_source: Literal["reject", "quarantine"] | None = None
 
 
 class Ledger(Section):

@@ -25,6 +25,8 @@ EXIT_CODES: Mapping[Decision, int] = {"admitted": 0, "rejected": 1, "inconclusiv
 #: last bits of a linear algebra library on another machine do not change the digest.
 SIGNIFICANT_DIGITS = 6
 
+_SINCE_VERSION_2 = frozenset({"clusters", "cluster_count"})
+
 
 @dataclass(frozen=True)
 class Reason:
@@ -116,8 +118,36 @@ class ExpectationSummary:
 
 
 @dataclass(frozen=True)
+class ClusterSummary:
+    """What all checks together say of some flagged samples; see `millcert.checks.fusion.Cluster`.
+
+    severity: of the kind. action: "reject" where the cluster is a reason to reject under the policy, else "warn".
+    """
+
+    kind: str
+    severity: str
+    action: str
+    label: str
+    source: str
+    labels: Mapping[str, int]
+    sources: Mapping[str, int]
+    samples: int
+    votes: Mapping[str, int]
+    founded_on: tuple[str, ...]
+    estimated_count: float
+    count_low: float
+    count_high: float
+    p_value: float | None
+    figures: Mapping[str, Mapping[str, float]]
+
+
+@dataclass(frozen=True)
 class Verdict:
-    """The decision with all that it rests on. Field names are the keys of `verdict.json`."""
+    """The decision with all that it rests on. Field names are the keys of `verdict.json`.
+
+    version: 2. A verdict of version 1 is read as it was: it has no clusters, and no keys for them.
+    clusters: at most `MAX_CLUSTERS`, gravest first; `cluster_count` counts all of them.
+    """
 
     version: int
     dataset: str
@@ -137,6 +167,14 @@ class Verdict:
     expectations: ExpectationSummary | None
     checks: tuple[CheckSummary, ...]
     not_covered: tuple[str, ...]
+    clusters: tuple[ClusterSummary, ...] = ()
+    cluster_count: int = 0
+
+    def __post_init__(self) -> None:
+        if self.version not in (1, 2):
+            raise InternalError(f"A verdict has version 1 or 2, got {self.version}.")
+        if self.version == 1 and (self.clusters or self.cluster_count):
+            raise InternalError("A verdict of version 1 has no clusters.")
 
     @property
     def exit_code(self) -> int:
@@ -145,7 +183,12 @@ class Verdict:
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the verdict as plain JSON values, floats rounded to 6 significant digits."""
-        return canonical_value(asdict(self))
+        values = asdict(self)
+        if self.version == 1:
+            values = {name: value for name, value in values.items() if name not in _SINCE_VERSION_2}
+            for source in values["sources"]:
+                del source["signer_change"]
+        return canonical_value(values)
 
     def to_json(self) -> bytes:
         """Return the canonical JSON (RFC 8785) of the verdict."""
@@ -190,6 +233,8 @@ def verdict_from_mapping(raw: Mapping[str, Any]) -> Verdict:
         KeyError, TypeError: a field is missing, unknown or of another shape; the caller says where the mapping is from.
     """
     values = dict(raw)
+    if values["version"] != 1 and (missing := _SINCE_VERSION_2 - set(values)):
+        raise KeyError(*sorted(missing))
     expectations = values["expectations"]
     return Verdict(
         **{
@@ -204,5 +249,9 @@ def verdict_from_mapping(raw: Mapping[str, Any]) -> Verdict:
                 CheckSummary(**{**check, "evidence": tuple(check["evidence"])}) for check in values["checks"]
             ),
             "not_covered": tuple(values["not_covered"]),
+            "clusters": tuple(
+                ClusterSummary(**{**cluster, "founded_on": tuple(cluster["founded_on"])})
+                for cluster in values.get("clusters", ())
+            ),
         }
     )

@@ -5,7 +5,8 @@ Steps (each block below repeats its number):
   2. The files are still what their sources signed, row counts and row trees included where the manifest states them;
      a signer who is not that of the last admitted version is told, and rejects where the policy says so.
   3. Expectations: the suite's own success, by severity.
-  4. Checks: each against its limit; a check that could not be fitted leaves the verdict inconclusive.
+  4. Checks: each against its limit; a check that could not be fitted leaves the verdict inconclusive. Then all of them
+     together: a backdoor or a bad source rejects.
   5. Limits of the whole: malformed, quarantined, unknown provenance; nothing left is no data set.
   6. The decision: any reason to reject rejects; else any missing evidence is inconclusive; else admitted.
 """
@@ -21,6 +22,7 @@ from millcert.checks.sample_digest import schema_id
 from millcert.errors import InconclusiveError, InternalError, MillcertError
 from millcert.pipelines.accumulate import EXPECTATIONS, Models
 from millcert.pipelines.dataset import DatasetFacts
+from millcert.pipelines.fuse import clusters_of, summarise
 from millcert.pipelines.plan import PlannedCheck, VetPlan
 from millcert.pipelines.records import CheckFailure, Fault, FileOutcome, ShardFacts, fault_from
 from millcert.provenance.manifest import FileEntry, Manifest, compare_manifests
@@ -115,12 +117,15 @@ def _rule(
         plan, dataset, models, judged, has_samples=counts.seen > counts.malformed
     )
     checks = tuple(_check(planned, models, outcomes, judged) for planned in plan.checks)
+    clusters = clusters_of(plan, models, outcomes.values())
+    listed, grave = summarise(plan, clusters)
+    judged.rejects.extend(grave)
     _limits(plan, counts, judged)
     # 6. The decision.
     decision: Decision = "rejected" if judged.rejects else "inconclusive" if judged.missing else "admitted"
     output = _output_manifest(plan, dataset, shards, outcomes, identifier) if decision == "admitted" else None
     verdict = Verdict(
-        version=1,
+        version=2,
         dataset=plan.dataset,
         decision=decision,
         reasons=(*judged.rejects, *judged.missing),
@@ -142,6 +147,8 @@ def _rule(
             for planned in plan.checks
             if not isinstance(models.get(planned.check.name), CheckFailure)
         ),
+        clusters=listed,
+        cluster_count=len(clusters),
     )
     return Ruling(verdict, (), given, output, suite_result)
 

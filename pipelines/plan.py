@@ -54,7 +54,8 @@ class VetPlan:
 
     items: data files, sorted by name. auxiliary: files that belong to the data set but hold no samples (a Hugging Face
     folder's state.json); they are hashed, verified and copied. staging: a folder on a Beam filesystem that only this
-    run writes to. progress_path: a local file, or "".
+    run writes to. progress_path: a local file, or "". on_backdoor, on_bad_source: "reject", or "quarantine" where the
+    checks' own limits decide.
     """
 
     dataset: str
@@ -75,6 +76,8 @@ class VetPlan:
     max_unknown_provenance_fraction: float
     staging: str
     progress_path: str
+    on_backdoor: str = "reject"
+    on_bad_source: str = "reject"
 
     @property
     def passes(self) -> int:

@@ -106,6 +106,8 @@ def plan_run(
         max_unknown_provenance_fraction=policy.verdict.max_unknown_provenance_fraction,
         staging=workspace.staging,
         progress_path=workspace.progress_path,
+        on_backdoor=policy.verdict.on_backdoor or "reject",
+        on_bad_source=policy.verdict.on_bad_source or "reject",
     )
 
 

@@ -9,6 +9,7 @@ class without their methods.
 
 from typing import NamedTuple
 
+from millcert.checks.fusion import Cell
 from millcert.errors import InternalError, MillcertError
 from millcert.pipelines.formats.base import FORMATS, Format
 
@@ -85,6 +86,7 @@ class FileOutcome(NamedTuple):
     that at least one check flagged. histogram: check name -> {bin -> (samples, flagged)}; bins are those of
     `score_bin`.
     thresholds: check name -> the lowest threshold that a flagged sample was above, None where there is no such sample.
+    votes: (source, class, checks) -> how many samples exactly these checks flagged (`millcert.pipelines.fuse`).
     output_*: of the file under admitted/. output_row_tree_root: over what is admitted; "" where that is the whole file,
     which is then copied byte for byte. findings: rows of the file's findings part.
     """
@@ -104,6 +106,7 @@ class FileOutcome(NamedTuple):
     output_size_bytes: int
     output_row_tree_root: str
     findings: int
+    votes: dict[Cell, int] = {}  # noqa: RUF012 - never changed
 
 
 class CheckFailure(NamedTuple):

@@ -12,6 +12,7 @@ under names made of the file's own name, so a retry overwrites identical bytes:
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,11 +23,13 @@ import pyarrow as pa
 from apache_beam.pvalue import AsSingleton, PCollection, TaggedOutput
 
 from millcert.checks.base import Scores
+from millcert.checks.fusion import Cell, Panel
 from millcert.checks.sample_digest import sample_digests
 from millcert.errors import InternalError, MillcertError
 from millcert.pipelines.accumulate import Models
 from millcert.pipelines.dataset import DatasetFacts
 from millcert.pipelines.formats import Decoded, decode
+from millcert.pipelines.fuse import add_votes, cells_of, panel_of
 from millcert.pipelines.output import PartWriter, copy_spooled, write_admitted
 from millcert.pipelines.plan import PlannedCheck, VetPlan
 from millcert.pipelines.progress import ProgressReporter
@@ -48,6 +51,8 @@ FINDINGS_SCHEMA = pa.schema(
         pa.field("threshold", pa.float64(), nullable=False),
         pa.field("reason", pa.string(), nullable=False),
         pa.field("action", pa.string(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),
+        pa.field("votes", pa.list_(pa.string()), nullable=False),
     ]
 )
 MALFORMED_SCHEMA = pa.schema(
@@ -77,6 +82,7 @@ QUARANTINE_FIELDS = (
     pa.field("millcert_row", pa.int64(), nullable=False),
     pa.field("millcert_sample_digest", pa.binary(32), nullable=False),
     pa.field("millcert_reasons", REASONS_TYPE, nullable=False),
+    pa.field("millcert_kind", pa.string(), nullable=False),
 )
 
 #: Scores of any sign and size are counted in bins that are even around 0 and a fixed ratio apart far from it: equal
@@ -115,6 +121,7 @@ class _ScoreFile(beam.DoFn):
 
     def setup(self) -> None:
         self._progress = ProgressReporter(self._plan.progress_path)
+        self._known: tuple[Models, Panel] | None = None
 
     def teardown(self) -> None:
         self._progress.close()
@@ -126,10 +133,16 @@ class _ScoreFile(beam.DoFn):
         try:
             verified = dataset.item(item.name)
             with read_verified(verified.uri, expected_sha256=verified.sha256, limits=plan.limits) as spooled:
-                yield score_file(plan, verified, spooled, dataset, models, self._progress)
+                yield score_file(plan, verified, spooled, dataset, models, self._progress, self._panel(models))
         except MillcertError as error:
             yield TaggedOutput("faults", fault_from(error, file=item.name))
         self._progress.advance(number, size_bytes=item.size_bytes)
+
+    def _panel(self, models: Models) -> Panel:
+        """Return the panel of these very models: their evidence is asked for once, not once a file."""
+        if self._known is None or self._known[0] is not models:
+            self._known = models, panel_of(self._plan, models)
+        return self._known[1]
 
 
 def score_file(
@@ -139,6 +152,7 @@ def score_file(
     dataset: DatasetFacts,
     models: Models,
     progress: ProgressReporter,
+    panel: Panel,
 ) -> FileOutcome:
     """Score, write and count one file."""
     tally = _Tally()
@@ -153,9 +167,9 @@ def score_file(
         for decoded in decode(item.data_format, spooled.file, dataset.schema, plan.limits, name=item.name):
             scored = _score_batch(plan, item, decoded, dataset, models, tally)
             malformed.write(_malformed_batch(item, decoded, scored))
-            findings.write(_findings_batch(item, scored))
-            quarantine.write(_flagged_samples(item, decoded, scored, scored.held))
-            reported.write(_flagged_samples(item, decoded, scored, scored.flagged & ~scored.held))
+            findings.write(_findings_batch(item, scored, panel))
+            quarantine.write(_flagged_samples(item, decoded, scored, scored.held, panel))
+            reported.write(_flagged_samples(item, decoded, scored, scored.flagged & ~scored.held, panel))
             progress.advance(plan.passes + 1, rows=len(decoded.rows))
         findings_rows = findings.rows
     output, root = f"{plan.staging}/publish/admitted/{item.name}", ""
@@ -184,6 +198,7 @@ def score_file(
         output_size_bytes=size_bytes,
         output_row_tree_root=root,
         findings=findings_rows,
+        votes=tally.votes,
     )
 
 
@@ -217,6 +232,7 @@ class _Tally:
     histogram: dict[str, dict[int, tuple[int, int]]] = field(default_factory=dict)
     thresholds: dict[str, float | None] = field(default_factory=dict)
     excluded: list[np.ndarray] = field(default_factory=list)
+    votes: dict[Cell, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -224,7 +240,7 @@ class _Scored:
     """One batch after scoring; arrays and masks count the usable rows.
 
     positions: of the usable rows in the decoded batch. digests: (n, 32), of flagged rows only, zero elsewhere.
-    unusable: (position in the batch, reason).
+    unusable: (position in the batch, reason). cells: what was voted, one a flagged row, in order.
     """
 
     rows: np.ndarray
@@ -236,6 +252,7 @@ class _Scored:
     flagged: np.ndarray
     scores: tuple[tuple[PlannedCheck, Scores], ...]
     unusable: tuple[Any, ...]
+    cells: tuple[Cell, ...]
 
 
 def _score_batch(
@@ -271,17 +288,21 @@ def _score_batch(
     excluded[positions[held]] = True
     if excluded.any():
         tally.excluded.append(decoded.rows[excluded])
-    labels = roles.schema.get_field_index("label")
+    place = roles.schema.get_field_index("label")
+    sources, labels = roles.column(roles.schema.get_field_index("source")), None if place < 0 else roles.column(place)
+    cells = cells_of(scores, np.flatnonzero(flagged_any), sources, labels)
+    tally.votes = add_votes(tally.votes, Counter(cells).items())
     return _Scored(
         rows=decoded.rows[view.usable],
         positions=positions,
         digests=digests,
-        sources=roles.column(roles.schema.get_field_index("source")),
-        labels=None if labels < 0 else roles.column(labels),
+        sources=sources,
+        labels=labels,
         held=held,
         flagged=flagged_any,
         scores=tuple(scores),
         unusable=view.faults,
+        cells=cells,
     )
 
 
@@ -355,12 +376,13 @@ def _malformed_batch(item: WorkItem, decoded: Decoded, scored: _Scored) -> pa.Re
     return pa.RecordBatch.from_pylist(rows, schema=MALFORMED_SCHEMA)
 
 
-def _findings_batch(item: WorkItem, scored: _Scored) -> pa.RecordBatch:
-    batches = []
+def _findings_batch(item: WorkItem, scored: _Scored, panel: Panel) -> pa.RecordBatch:
+    batches, every = [], np.flatnonzero(scored.flagged)
     for planned, scores in scored.scores:
         chosen = np.flatnonzero(scores.flagged)
         count, taken = len(chosen), pa.array(chosen)
         labels = pa.nulls(count, pa.string()) if scored.labels is None else scored.labels.take(taken)
+        cells = [scored.cells[place] for place in np.searchsorted(every, chosen)]
         columns = [
             pa.array([item.name] * count, pa.string()),
             pa.array(scored.rows[chosen]),
@@ -373,6 +395,8 @@ def _findings_batch(item: WorkItem, scored: _Scored) -> pa.RecordBatch:
             pa.array(scores.threshold[chosen], pa.float64()),
             pa.array([scores.reason] * count, pa.string()),
             pa.array([planned.on_flagged] * count, pa.string()),
+            pa.array([panel.kind_of(cell) for cell in cells], pa.string()),
+            pa.array([list(cell.votes) for cell in cells], pa.list_(pa.string())),
         ]
         batches.append(pa.RecordBatch.from_arrays(columns, schema=FINDINGS_SCHEMA))
     if not batches:
@@ -381,8 +405,11 @@ def _findings_batch(item: WorkItem, scored: _Scored) -> pa.RecordBatch:
     return table.to_batches()[0] if table.num_rows else pa.RecordBatch.from_pylist([], schema=FINDINGS_SCHEMA)
 
 
-def _flagged_samples(item: WorkItem, decoded: Decoded, scored: _Scored, mask: np.ndarray) -> pa.RecordBatch:
+def _flagged_samples(
+    item: WorkItem, decoded: Decoded, scored: _Scored, mask: np.ndarray, panel: Panel
+) -> pa.RecordBatch:
     chosen = np.flatnonzero(mask)
+    places = np.searchsorted(np.flatnonzero(scored.flagged), chosen)
     reasons = [
         [
             {
@@ -402,6 +429,7 @@ def _flagged_samples(item: WorkItem, decoded: Decoded, scored: _Scored, mask: np
         pa.array(scored.rows[chosen]),
         digest_array(scored.digests[chosen]),
         pa.array(reasons, REASONS_TYPE),
+        pa.array([panel.kind_of(scored.cells[place]) for place in places], pa.string()),
         *decoded.batch.take(pa.array(scored.positions[chosen])).columns,
     ]
     return pa.RecordBatch.from_arrays(columns, schema=pa.schema([*QUARANTINE_FIELDS, *decoded.batch.schema]))

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from millcert.errors import InternalError
 from millcert.verdict import (
     CheckSummary,
+    ClusterSummary,
     ExpectationSummary,
     Reason,
     SampleCounts,
@@ -119,3 +120,42 @@ def test_integers_beyond_what_json_keeps_become_text() -> None:
 def test_a_verdict_refuses_values_that_have_no_canonical_form() -> None:
     with pytest.raises(InternalError, match="set"):
         canonical_value({1, 2})
+
+
+def test_a_verdict_of_version_1_keeps_its_bytes() -> None:
+    """Verdicts are in certificates that must verify for ever."""
+    verdict = make_verdict()
+
+    mapping = verdict.to_mapping()
+
+    assert mapping["version"] == 1
+    assert not {"clusters", "cluster_count"} & set(mapping)
+    assert "signer_change" not in mapping["sources"][0]
+    assert verdict_from_mapping(mapping).digest == verdict.digest
+
+
+def test_a_verdict_of_version_2_survives_its_own_json_with_its_clusters() -> None:
+    cluster = ClusterSummary(
+        "backdoor", "reject", "reject", "0", "lab", {"0": 9}, {"lab": 9}, 9, {"a": 9, "b": 4}, ("a",), 9.5, 8.0, 11.0,
+        None, {"a": {"d": math.inf}},
+    )  # fmt: skip
+    verdict = replace(make_verdict(), version=2, clusters=(cluster,), cluster_count=3)
+
+    again = verdict_from_mapping(verdict.to_mapping())
+
+    assert again.digest == verdict.digest
+    assert again.clusters[0].votes == {"a": 9, "b": 4}
+    assert verdict.to_mapping()["clusters"][0]["figures"] == {"a": {"d": "inf"}}
+
+
+@pytest.mark.parametrize("changes", [{"version": 3}, {"cluster_count": 1}])
+def test_a_verdict_of_no_known_version_is_none(changes: dict[str, int]) -> None:
+    with pytest.raises(InternalError, match="version"):
+        replace(make_verdict(), **changes)  # type: ignore[arg-type]
+
+
+def test_a_verdict_of_version_2_that_lacks_its_clusters_is_refused() -> None:
+    mapping = make_verdict().to_mapping() | {"version": 2}
+
+    with pytest.raises(KeyError, match="cluster"):
+        verdict_from_mapping(mapping)

@@ -81,6 +81,8 @@ class SpectralSignatures:
     columns: ClassVar[frozenset[Role]] = frozenset({"label", "embedding_self"})
     severity: ClassVar[Severity] = "reject"
     covers: ClassVar[frozenset[str]] = frozenset({"backdoor_dirty_label"})
+    #: It flags a part of every class, poisoned or not: no evidence of anything by itself (`millcert.checks.fusion`).
+    is_baseline: ClassVar[bool] = True
     reason: ClassVar[str] = "spectral_signatures.top_fraction"
 
     epsilon: float

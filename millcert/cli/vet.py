@@ -15,6 +15,8 @@ from millcert.errors import UsageError
 if TYPE_CHECKING:
     from millcert.pipelines.driver import VetResult
 
+#: Clusters that the terminal lists; the report has more.
+MAX_CLUSTERS = 10
 #: Characters that a label or a source's name could carry into a terminal: they end, hide or reorder a line.
 _DECEPTIVE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
@@ -102,6 +104,8 @@ def _payload(result: "VetResult") -> dict[str, Any]:
 
 def describe(result: "VetResult") -> str:
     """Return the answer for a terminal: the decision, why, what each check says, where things are, what to do next."""
+    from millcert.pipelines.fuse import describe_cluster
+
     verdict = result.verdict
     counts = verdict.samples
     where = f"{counts.admitted:,} admitted + {counts.quarantined:,} quarantined + {counts.malformed:,} malformed"
@@ -132,6 +136,9 @@ def describe(result: "VetResult") -> str:
             for group in check.evidence[:5]
             if group["is_suspicious"] and check.severity == "reject"
         ]
+    lines += [f"  {cluster.action}: {describe_cluster(cluster)}" for cluster in verdict.clusters[:MAX_CLUSTERS]]
+    if verdict.cluster_count > MAX_CLUSTERS:
+        lines.append(f"  {verdict.cluster_count - MAX_CLUSTERS:,} more clusters: see the report")
     if verdict.not_covered:
         lines.append(f"  not covered: {', '.join(verdict.not_covered)}")
     lines.append(f"  verdict: {verdict.digest}   ledger: {result.recorded.origin} #{result.recorded.index}")

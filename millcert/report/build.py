@@ -18,6 +18,7 @@ from millcert.policy_model import ImageShape
 from millcert.report.images import pixels_of
 from millcert.report.model import (
     Check,
+    Cluster,
     Counts,
     Expectation,
     Finding,
@@ -32,7 +33,7 @@ from millcert.report.model import (
     Source,
 )
 from millcert.report.render import render_report
-from millcert.verdict import CheckSummary, Verdict
+from millcert.verdict import CheckSummary, ClusterSummary, Verdict
 
 #: Findings shown with their sample: the most suspect of each check.
 MAX_FINDINGS_A_CHECK = 40
@@ -86,6 +87,8 @@ def report_data(published: Published, images: Mapping[str, ImageShape]) -> Repor
         ),
         expectations=_expectations(verdict),
         checks=tuple(_check(check, histograms.get(check.name)) for check in verdict.checks),
+        clusters=tuple(_cluster(cluster) for cluster in verdict.clusters),
+        clusters_total=verdict.cluster_count,
         not_covered=verdict.not_covered,
         findings=findings,
         findings_total=total,
@@ -160,6 +163,25 @@ def _group(group: Mapping[str, Any]) -> Group:
     )
 
 
+def _cluster(cluster: ClusterSummary) -> Cluster:
+    return Cluster(
+        kind=cluster.kind,
+        action=cluster.action,
+        labels=tuple(cluster.labels.items()),
+        sources=tuple(cluster.sources.items()),
+        samples=cluster.samples,
+        votes=tuple(cluster.votes.items()),
+        estimated_count=float(cluster.estimated_count),
+        count_low=float(cluster.count_low),
+        count_high=float(cluster.count_high),
+        p_value=None if cluster.p_value is None else float(cluster.p_value),
+        figures=tuple(
+            (check, tuple(sorted((name, float(value)) for name, value in figures.items())))
+            for check, figures in cluster.figures.items()
+        ),
+    )
+
+
 def _histogram(histogram: ScoreHistogram) -> Histogram:
     lowest, highest = min(histogram.counts), max(histogram.counts)
     numbers = range(lowest, highest + 1)
@@ -207,6 +229,8 @@ def _findings(published: Published, images: Mapping[str, ImageShape]) -> tuple[t
             threshold=row["threshold"],
             reason=row["reason"],
             sample=samples.get((row["file"], row["row"]), ()),
+            kind=row["kind"],
+            votes=tuple(row["votes"]),
         )
         for row in chosen
     )

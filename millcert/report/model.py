@@ -138,6 +138,26 @@ class Check:
 
 
 @dataclass(frozen=True)
+class Cluster:
+    """What all checks together say of some flagged samples; `millcert.verdict.ClusterSummary` in plain values.
+
+    labels, sources, votes: (name, samples). figures: (check, its figures as (name, value)).
+    """
+
+    kind: str
+    action: str
+    labels: tuple[tuple[str, int], ...]
+    sources: tuple[tuple[str, int], ...]
+    samples: int
+    votes: tuple[tuple[str, int], ...]
+    estimated_count: float
+    count_low: float
+    count_high: float
+    p_value: float | None = None
+    figures: tuple[tuple[str, tuple[tuple[str, float], ...]], ...] = ()
+
+
+@dataclass(frozen=True)
 class PixelArray:
     """An image in numbers. pixels: height x width x channels bytes, row by row; channels: 1 (grey) or 3 (RGB)."""
 
@@ -169,7 +189,10 @@ class SampleField:
 
 @dataclass(frozen=True)
 class Finding:
-    """One flagged sample under one check. row: 0-based record index; sample_digest: hex, "" where unknown."""
+    """One flagged sample under one check. row: 0-based record index; sample_digest: hex, "" where unknown.
+
+    kind, votes: what the sample is evidence of, and which checks flagged it.
+    """
 
     file: str
     row: int
@@ -181,6 +204,8 @@ class Finding:
     threshold: float
     reason: str
     sample: tuple[SampleField, ...] = ()
+    kind: str = ""
+    votes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -214,6 +239,7 @@ class ReportData:
     """All that a report shows.
 
     not_covered: attack families that no check of this run could see.
+    clusters: gravest first; clusters_total: how many there are in all.
     findings: the top ones, most suspect first; findings_total: how many there are in all.
     malformed: the first ones; how many there are in all stands in `counts`.
     next_commands: command lines that a reader may want to run next.
@@ -229,6 +255,8 @@ class ReportData:
     sources: tuple[Source, ...] = ()
     expectations: tuple[Expectation, ...] = ()
     checks: tuple[Check, ...] = ()
+    clusters: tuple[Cluster, ...] = ()
+    clusters_total: int = 0
     not_covered: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
     findings_total: int = 0

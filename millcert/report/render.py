@@ -63,6 +63,7 @@ def render_report(report: ReportData) -> str:
         sources=_capped(report.sources),
         expectations=_capped(report.expectations),
         checks=_capped(report.checks),
+        clusters=Capped(report.clusters[:MAX_ROWS], max(report.clusters_total, len(report.clusters))),
         not_covered=_capped(report.not_covered),
         commands=_capped(report.next_commands),
         findings=Capped(

@@ -33,6 +33,7 @@ class Stub:
     version: ClassVar[str] = "1"
     severity: ClassVar[Any] = "reject"
     covers: ClassVar[frozenset[str]] = frozenset({"backdoor_dirty_label"})
+    columns: ClassVar[frozenset[str]] = frozenset({"label"})
     passes: ClassVar[int] = 1
     groups: int = 1
 
@@ -111,6 +112,7 @@ def case() -> Case:
         max_unknown_provenance_fraction=0.5,
         staging="",
         progress_path="",
+        on_backdoor="quarantine",
     )
     verified = VerifiedSource("s", "verified", None, ROOT)
     dataset = DatasetFacts({each.name: each for each in items}, {"s": verified}, {}, (), SCHEMA)

@@ -65,6 +65,7 @@ VERDICT = Verdict(
     ),
     not_covered=(),
 )
+FUSED = {"kind": "bad_source", "votes": ["even", "odd"]}
 SAMPLE_SCHEMA = pa.schema(
     [
         *QUARANTINE_FIELDS,
@@ -79,7 +80,7 @@ SAMPLE_SCHEMA = pa.schema(
 def finding(row: int, score: float, check: str = "odd", file: str = "a.parquet") -> dict[str, Any]:
     digest = bytes(31) + bytes([row % 256])
     values = {"file": file, "row": row, "sample_digest": digest, "source": "lab", "label": None, "check": check}
-    return {**values, "group": "g", "score": score, "threshold": 0.5, "reason": "odd.r", "action": "report"}
+    return {**values, "group": "g", "score": score, "threshold": 0.5, "reason": "odd.r", "action": "report", **FUSED}
 
 
 def sample(row: int, file: str = "a.parquet") -> dict[str, Any]:
@@ -88,6 +89,7 @@ def sample(row: int, file: str = "a.parquet") -> dict[str, Any]:
         "millcert_row": row,
         "millcert_sample_digest": bytes(32),
         "millcert_reasons": [],
+        "millcert_kind": "bad_source",
         "text": f"text {row}",
         "image": [0.0, 1.0, 0.5, None],
         "many": list(range(100)),

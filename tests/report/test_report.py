@@ -19,6 +19,7 @@ from millcert.report.chart import histogram_svg
 from millcert.report.images import data_uri, encode_png, image_header, pixels_of, why_not_shown
 from millcert.report.model import (
     Check,
+    Cluster,
     Counts,
     Expectation,
     Finding,
@@ -141,7 +142,9 @@ def full_report(word: str = "word") -> ReportData:
         SampleField("array", PixelArray(2, 1, 3, bytes(range(6)))), SampleField("list", (1, 2.5, word)),
         SampleField("svg", b"<svg onload=alert(1)>"), SampleField("empty", b""),
     )  # fmt: skip
-    finding = Finding(word, 12345, word, word, word, word, 9.25, float("inf"), word, fields)
+    finding = Finding(word, 12345, word, word, word, word, 9.25, float("inf"), word, fields, word, (word, "b"))
+    places = ((word, 7), ("b", 1))
+    cluster = Cluster(word, "reject", places, places, 8, places, 9.0, 1.0, 11.0, 0.01, ((word, ((word, 2.5),)),))
     return ReportData(
         dataset=word,
         decision="rejected",
@@ -164,6 +167,8 @@ def full_report(word: str = "word") -> ReportData:
             Check(word, word, word, "failed", 998, 8, 0.005, 3, (group,), word, histogram),
             Check("other", "1", "warn", "passed", 0, 0, None, 0, ()),
         ),
+        clusters=(cluster, Cluster("label_noise", "warn", (), (("", 1),), 1, (), 1.0, 0.0, 1.0)),
+        clusters_total=9,
         not_covered=(word,),
         findings=(finding,),
         findings_total=8,
@@ -197,7 +202,7 @@ def test_any_text_at_all_stays_text(word: str) -> None:
 
 def test_every_text_field_of_the_model_reaches_the_hostile_test() -> None:
     """A field that is added to the model must be filled by `full_report`, or the tests above say nothing of it."""
-    enums = {"decision", "status", "method"}
+    enums = {"decision", "status", "method", "action"}
 
     def texts(value: Any) -> None:
         for field in dataclasses.fields(value):
@@ -216,7 +221,19 @@ def test_every_text_field_of_the_model_reaches_the_hostile_test() -> None:
     words: dict[tuple[type, str], bool] = {}
     texts(full_report())
 
-    assert {Source, Check, Group, Finding, Expectation, MalformedRow, Reason, Provenance, Counts, Histogram} <= seen
+    assert {
+        Source,
+        Check,
+        Cluster,
+        Group,
+        Finding,
+        Expectation,
+        MalformedRow,
+        Reason,
+        Provenance,
+        Counts,
+        Histogram,
+    } <= seen
     assert [key for key, has_word in words.items() if not has_word] == []
 
 
