@@ -127,9 +127,7 @@ def calibrate_joint(confident_joint: ClassCells, label_counts: np.ndarray) -> Cl
     # The order of this sum is that of the full table with true labels in its rows, to the last bit as in cleanlab.
     share = share / _sum_by_true_class(joint, share) * int(label_counts.sum())
     code, value = [], []
-    for index, start, stop in _rows_of(joint):
-        full = np.zeros(joint.width)
-        full[joint.code[start:stop] - index * joint.width] = share[start:stop]
+    for index, full in _full_rows(joint, share):
         whole = _round_keeping_total(full)
         column = np.flatnonzero(whole)
         code.append(index * joint.width + column)
@@ -137,27 +135,36 @@ def calibrate_joint(confident_joint: ClassCells, label_counts: np.ndarray) -> Cl
     return ClassCells(joint.width, np.concatenate(code), np.concatenate(value))
 
 
-def prune_limits(calibrated_joint: ClassCells, *, min_examples_per_class: int) -> ClassCells:
+def prune_limits(calibrated_joint: ClassCells, *, min_examples_per_class: int, frac_noise: float = 1.0) -> ClassCells:
     """Return how many samples each cell may give up.
 
     Entry (i, j) off the diagonal: samples given i to prune because they look like j. Entry (i, i): samples of i that
     are kept. Where a class would keep fewer than `min_examples_per_class`, its diagonal is raised to that, and what
-    was added is taken in equal parts from the other entries of its row; fractions are dropped.
+    was added is taken in equal parts from the other entries of its row; then `frac_noise` of each entry is taken and
+    the rest kept; fractions are dropped.
     """
     diagonal = calibrated_joint.diagonal()
     kept = np.maximum(diagonal, min_examples_per_class)
-    entries = np.bincount(calibrated_joint.row, minlength=calibrated_joint.width)
+    row, off = calibrated_joint.row, calibrated_joint.row != calibrated_joint.column
+    entries = np.bincount(row, minlength=calibrated_joint.width)
     taken = (kept - diagonal) / np.maximum(entries - 1.0, 1.0)
-    value = np.maximum(calibrated_joint.value - taken[calibrated_joint.row], 0).astype(np.int64)
-    limits = ClassCells(calibrated_joint.width, calibrated_joint.code, value).where(value > 0)
-    return limits.with_diagonal(kept)
+    value = np.where(off, np.maximum(calibrated_joint.value - taken[row], 0), 0.0)
+    pruned = value * frac_noise
+    spared = np.zeros(calibrated_joint.width)
+    for index, full in _full_rows(calibrated_joint, value - pruned) if frac_noise < 1 else ():
+        spared[index] = np.sum(full)  # of the full row: the order of numpy's sum, and so cleanlab's last bit
+    limits = ClassCells(calibrated_joint.width, calibrated_joint.code, pruned.astype(np.int64))
+    return limits.where(limits.value > 0).with_diagonal((kept + spared).astype(np.int64))
 
 
-def _rows_of(cells: ClassCells) -> Iterator[tuple[int, int, int]]:
-    """Yield each row that has entries, and where they start and stop."""
+def _full_rows(cells: ClassCells, values: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield each row that has entries, with its values, float64 (K,), 0 where there is no entry."""
     present, first = np.unique(cells.row, return_index=True)
     stops = np.append(first, len(cells.code))[1:]
-    yield from zip(present.tolist(), first.tolist(), stops.tolist(), strict=True)
+    for index, start, stop in zip(present.tolist(), first.tolist(), stops.tolist(), strict=True):
+        full = np.zeros(cells.width)
+        full[cells.code[start:stop] - index * cells.width] = values[start:stop]
+        yield index, full
 
 
 def _sum_by_true_class(cells: ClassCells, share: np.ndarray) -> float:

@@ -10,6 +10,7 @@ one of the two functions is private there, and both take all labels where the co
 
 import numpy as np
 
+from millcert.checks.label_quality import self_confidence
 from millcert.errors import NotEnoughSamplesError
 
 #: Slack when probabilities are compared: within it a class counts as reached, and the given label as the predicted one.
@@ -91,16 +92,3 @@ def least_lead(label: np.ndarray, pred_probs: np.ndarray, top: np.ndarray) -> np
     highest = self_confidence(top, pred_probs)
     least: np.ndarray = given - np.where(top == label, np.minimum(highest, 1 + ROW_SUM_SLACK - given), highest)
     return least
-
-
-def self_confidence(label: np.ndarray, pred_probs: np.ndarray) -> np.ndarray:
-    """Return the probability of the given label, float64 (n,)."""
-    return pred_probs[np.arange(len(label)), label]
-
-
-def normalized_margin(label: np.ndarray, pred_probs: np.ndarray) -> np.ndarray:
-    """Return (p(given) - largest p(other) + 1) / 2, float64 (n,), in [0, 1]; low where another label fits better."""
-    others = pred_probs.copy()
-    others[np.arange(len(label)), label] = -np.inf
-    margin: np.ndarray = (self_confidence(label, pred_probs) - others.max(axis=1) + 1) / 2
-    return margin

@@ -12,13 +12,8 @@ from typing import Literal, NamedTuple, TypeAlias, get_args
 import numpy as np
 
 from millcert.checks.class_cells import ClassCells, prune_limits
-from millcert.checks.confident_learning import (
-    agrees_with_given,
-    confident_class,
-    least_lead,
-    normalized_margin,
-    self_confidence,
-)
+from millcert.checks.confident_learning import agrees_with_given, confident_class, least_lead
+from millcert.checks.label_quality import ScoreBy, label_quality, self_confidence
 from millcert.checks.margin_cutoff import Cutoffs, LowestValues
 
 FilterBy: TypeAlias = Literal[
@@ -32,6 +27,8 @@ FilterBy: TypeAlias = Literal[
 ]
 
 FILTERS: tuple[str, ...] = get_args(FilterBy)
+#: Those that prune cells by the joint, all of which can take a part of it.
+PRUNING: tuple[str, ...] = FILTERS[:3]
 
 
 class Rows(NamedTuple):
@@ -85,10 +82,12 @@ class LabelFilter:
 
     filter_by: its name in cleanlab.
     min_examples_per_class: classes with no more samples than this are not pruned, and none is pruned below it.
+    frac_noise: part of the estimated label errors of each cell to prune, the most suspect first, in (0, 1].
     """
 
     filter_by: FilterBy
     min_examples_per_class: int
+    frac_noise: float = 1.0
 
     @property
     def ranks(self) -> bool:
@@ -100,11 +99,14 @@ class LabelFilter:
         """Whether there is one cell for all samples."""
         return self.filter_by in ("low_normalized_margin", "low_self_confidence")
 
+    @property
+    def score_by(self) -> ScoreBy:
+        """The scorer that a filter ranks by, or that goes with it."""
+        return "normalized_margin" if self.filter_by == "low_normalized_margin" else "self_confidence"
+
     def quality(self, rows: Rows) -> np.ndarray:
-        """Return cleanlab's label quality score, float64 (n,), in [0, 1]; low is suspect."""
-        if self.filter_by == "low_normalized_margin":
-            return normalized_margin(rows.label, rows.pred_probs)
-        return self_confidence(rows.label, rows.pred_probs)
+        """Return the filter's own label quality score, float64 (n,), in [0, 1]; low is suspect."""
+        return label_quality(rows.label, rows.pred_probs, self.score_by)
 
     def limits(self, calibrated_joint: ClassCells, label_counts: np.ndarray, issues: int) -> ClassCells:
         """Return how many samples each cell takes: row = given class; column 0 where there is one cell for all.
@@ -117,7 +119,9 @@ class LabelFilter:
         width = len(label_counts)
         if self.ranks_all_classes_together:
             return ClassCells(width, np.arange(width) * width, np.full(width, issues)).where(np.full(width, issues > 0))
-        limits = prune_limits(calibrated_joint, min_examples_per_class=self.min_examples_per_class)
+        limits = prune_limits(
+            calibrated_joint, min_examples_per_class=self.min_examples_per_class, frac_noise=self.frac_noise
+        )
         own = np.maximum(label_counts - limits.diagonal(), 0)
         if self.filter_by == "prune_by_class":
             limits = ClassCells.zero(width)

@@ -16,7 +16,7 @@ on the order of rows:
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, TypeVar, get_args
+from typing import Any, ClassVar, Literal, TypeAlias, TypeVar, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -24,12 +24,14 @@ import pyarrow as pa
 from millcert.checks import columns
 from millcert.checks.base import Accumulator, GroupEvidence, Role, Scores, Severity
 from millcert.checks.class_cells import ClassCells, calibrate_joint
-from millcert.checks.class_columns import LabelCount, classes_of, codes_of, count_labels, merge_counts
-from millcert.checks.confident_learning import class_thresholds, confident_class, self_confidence
+from millcert.checks.class_columns import classes_of, codes_of, count_labels
+from millcert.checks.confident_learning import class_thresholds, confident_class
 from millcert.checks.discriminant import Discriminant
 from millcert.checks.exact import ExactSum
 from millcert.checks.fold_sums import fit_folds, fold_of, sum_by_fold
-from millcert.checks.label_filter import FILTERS, ClassCut, FilterBy, LabelFilter, Rows
+from millcert.checks.label_filter import FILTERS, PRUNING, ClassCut, FilterBy, LabelFilter, Rows
+from millcert.checks.label_noise_parts import ALL, CELLS_OF_A_PART, ClassSums, JointPart, class_sums, merge_parts
+from millcert.checks.label_quality import SCORERS, ScoreBy, label_quality, less_thresholds
 from millcert.checks.margin_cutoff import LowestValues
 from millcert.checks.moments import Moments
 from millcert.errors import InternalError, InvalidSampleError, NotEnoughSamplesError, PolicyError
@@ -41,36 +43,6 @@ REASON = "label_noise.given_label_unlikely"
 
 _T = TypeVar("_T")
 _VIEWS: tuple[str, ...] = get_args(View)
-
-
-#: The group of an accumulator that is not split by class.
-_ALL = "all"
-#: Cells of the joint in one group: a part stays below 4 MB.
-_CELLS_OF_A_PART = 2**17
-
-
-class ClassSums(NamedTuple):
-    """Part of pass "thresholds".
-
-    confidence: of width K, the sums of p(given label) by class.
-    samples: int64 (K,).
-    """
-
-    confidence: ExactSum
-    samples: np.ndarray
-
-
-class JointPart(NamedTuple):
-    """Part of pass "joint", for a block of given labels.
-
-    confident: samples by given label and the class that they are confidently of.
-    issues: off-diagonal ones whose given label is not the predicted one.
-    flagged: (c, c): samples that the filter flags without looking at ranks, by class.
-    """
-
-    confident: ClassCells
-    issues: int
-    flagged: ClassCells
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,11 +83,17 @@ class LabelNoiseModel:
 class LabelNoise:
     """Flag samples whose given label is unlikely under out-of-sample class probabilities.
 
-    Score: 1 - p(given label); under `filter_by="low_normalized_margin"` 1 - (p(given) - largest other p + 1) / 2. In
-    [0, 1]. A flag is decided by cell (given class, likely class), so `Scores.threshold` is only the group's bar: 1 -
-    the class cut for the filters with one, else 1 - the class's mean self-confidence; `Scores.flagged` is what counts.
+    Score: 1 - the label quality score of cleanlab, by `score_by`; in [0, 1]. A flag is decided by cell (given class,
+    likely class), so `Scores.threshold` is only the group's bar: 1 - the class cut for the filters with one that cut by
+    the score, else 1 - the class's mean quality; `Scores.flagged` is what counts.
 
     filter_by: as in cleanlab, all seven methods.
+    score_by: as in cleanlab, all three scorers: "self_confidence" (p(given)), "normalized_margin" ((p(given) - largest
+        other p + 1) / 2), "confidence_weighted_entropy". None: the one that goes with the filter, which is the first
+        but for `filter_by="low_normalized_margin"`. It orders findings; flags do not depend on it.
+    adjust_pred_probs: score probabilities less their class's mean self-confidence, as in cleanlab; not with entropy.
+    frac_noise: as in cleanlab, the part of the estimated label errors to flag, in (0, 1]; 1 but for the three "prune"
+        filters ("both" is one).
     classes: order of the columns of pred_probs. Empty: the labels found, sorted, as numbers if all are integers; where
         pred_probs is wider than the labels found, labels that are integers name their column. Naming them saves a read.
     view: an embedding, from which out-of-fold probabilities are made, or given pred_probs. Label disagreement is
@@ -151,6 +129,9 @@ class LabelNoise:
     min_examples_per_class: int = 1
     ties: Literal["by_digest", "together"] = "by_digest"
     rare_classes: Literal["refuse", "skip"] = "refuse"
+    score_by: ScoreBy | None = None
+    adjust_pred_probs: bool = False
+    frac_noise: float = 1.0
 
     def __post_init__(self) -> None:
         faults = [
@@ -162,6 +143,19 @@ class LabelNoise:
             (
                 self.shrinkage is not None and not 0 < self.shrinkage <= 1,
                 f"shrinkage must be in (0, 1], got {self.shrinkage}",
+            ),
+            (
+                self.score_by is not None and self.score_by not in SCORERS,
+                f"score_by must be one of {sorted(SCORERS)}, got {self.score_by!r}",
+            ),
+            (
+                self.adjust_pred_probs and self.score_by == "confidence_weighted_entropy",
+                "adjust_pred_probs does not go with score_by: confidence_weighted_entropy",
+            ),
+            (not 0 < self.frac_noise <= 1, f"frac_noise must be in (0, 1], got {self.frac_noise}"),
+            (
+                self.frac_noise != 1 and self.filter_by not in PRUNING,
+                f"frac_noise goes with filter_by {', '.join(PRUNING)}, not {self.filter_by!r}",
             ),
             (self.min_examples_per_class < 0, f"min_examples_per_class is {self.min_examples_per_class}, below 0"),
             (self.ties not in {"by_digest", "together"}, f"ties must be by_digest or together, got {self.ties!r}"),
@@ -193,7 +187,7 @@ class LabelNoise:
 
     @property
     def _filter(self) -> LabelFilter:
-        return LabelFilter(self.filter_by, self.min_examples_per_class)
+        return LabelFilter(self.filter_by, self.min_examples_per_class, self.frac_noise)
 
     def empty(self) -> Accumulator:
         """Return the accumulator of no samples."""
@@ -214,7 +208,7 @@ class LabelNoise:
             return self.merge([acc, self._sums_of(batch)])
         if stage == "thresholds":
             _, label, pred_probs, _ = self._judged(batch, known)
-            return self.merge([acc, _class_sums(label, pred_probs)])
+            return self.merge([acc, class_sums(label, pred_probs)])
         rows = Rows.of(*self._judged(batch, known))
         if stage == "joint":
             return self.merge([acc, self._joint_parts(rows, known)])
@@ -226,7 +220,7 @@ class LabelNoise:
         for acc in accs:
             for group, part in acc.items():
                 parts.setdefault(group, []).append(part)
-        return {group: _merge_parts(found) for group, found in parts.items()}
+        return {group: merge_parts(found) for group, found in parts.items()}
 
     def fit(self, acc: Accumulator, model: LabelNoiseModel | None) -> LabelNoiseModel:
         """Return the model after a pass.
@@ -246,7 +240,7 @@ class LabelNoise:
             return LabelNoiseModel(stage, models.classes, models.skipped, models.discriminants)
         if stage == "thresholds":
             width = len(known.classes)
-            part: ClassSums = acc.get(_ALL, ClassSums(ExactSum.zero(width), np.zeros(width, dtype=np.int64)))
+            part: ClassSums = acc.get(ALL, ClassSums(ExactSum.zero(width), np.zeros(width, dtype=np.int64)))
             thresholds = class_thresholds(part.samples, part.confidence.value())
             return replace(known, stage=stage, label_counts=part.samples, thresholds=thresholds)
         return self._fit_joint(acc, known) if stage == "joint" else self._fit_cutoffs(acc, known)
@@ -260,7 +254,7 @@ class LabelNoise:
             raise InternalError(f"label_noise was asked to score after pass {model.stage!r}, not its last.")
         rows = Rows.of(*self._judged(batch, model))
         score = np.zeros(batch.num_rows)
-        score[rows.position] = 1 - self._filter.quality(rows)
+        score[rows.position] = 1 - self._quality(rows, _fitted(model.thresholds))
         threshold = np.full(batch.num_rows, np.inf)
         threshold[rows.position] = np.where(_fitted(model.is_suspicious), _fitted(model.bars), np.inf)[rows.label]
         flagged = np.zeros(batch.num_rows, dtype=np.bool_)
@@ -327,6 +321,15 @@ class LabelNoise:
             pred_probs[in_fold] = model.discriminants[index].probabilities(embedding[judged[in_fold]])
         return judged, codes[judged], pred_probs, key[judged]
 
+    @property
+    def _scores_as_filtered(self) -> bool:
+        """Whether the score is the filter's own, so that class thresholds and cuts are bars for it."""
+        return self.score_by in (None, self._filter.score_by) and not self.adjust_pred_probs
+
+    def _quality(self, rows: Rows, thresholds: np.ndarray) -> np.ndarray:
+        pred_probs = less_thresholds(rows.pred_probs, thresholds) if self.adjust_pred_probs else rows.pred_probs
+        return label_quality(rows.label, pred_probs, self.score_by or self._filter.score_by)
+
     def _joint_parts(self, rows: Rows, model: LabelNoiseModel) -> dict[str, JointPart]:
         thresholds, width = _fitted(model.thresholds), len(model.classes)
         guess = confident_class(rows.pred_probs, thresholds, rows.top)
@@ -334,13 +337,16 @@ class LabelNoise:
         flagged = (
             np.zeros(len(guess), dtype=np.bool_) if self._filter.ranks else self._filter.flags(rows, thresholds, ())
         )
-        block = rows.label // max(1, _CELLS_OF_A_PART // width)
+        block = rows.label // max(1, CELLS_OF_A_PART // width)
+        quality = None if self._scores_as_filtered else self._quality(rows, thresholds)
         parts = {}
         for index in np.unique(block).tolist():
             where = block == index
+            sums = None if quality is None else ExactSum.zero(width).add_at(rows.label[where], quality[where])
             counted, named = where & (guess >= 0), rows.label[where & flagged]
             confident = ClassCells.count(width, rows.label[counted], guess[counted])
-            parts[str(index)] = JointPart(confident, int(is_issue[where].sum()), ClassCells.count(width, named, named))
+            issues, flags = int(is_issue[where].sum()), ClassCells.count(width, named, named)
+            parts[str(index)] = JointPart(confident, issues, flags, sums)
         return parts
 
     def _add_lowest(self, acc: Accumulator, rows: Rows, model: LabelNoiseModel) -> Accumulator:
@@ -364,9 +370,15 @@ class LabelNoise:
         joint = calibrate_joint(none.merge(part.confident for part in parts), counts)
         issues = sum(part.issues for part in parts)
         limits = self._filter.limits(joint, counts, issues) if self._filter.ranks else None
-        fitted = replace(model, stage="joint", joint=joint, issues=issues, limits=limits)
+        qualities = [part.quality for part in parts if part.quality is not None]
+        means = _fitted(model.thresholds)
+        if not self._scores_as_filtered:
+            means = ExactSum.zero(len(counts)).merge(qualities).value() / np.maximum(counts, 1)
         is_suspicious = none.merge(part.flagged for part in parts).diagonal() > 0
-        return replace(fitted, is_suspicious=is_suspicious, bars=self._bars(fitted))
+        bars = 1 - np.minimum(means, 1.0)
+        return replace(
+            model, stage="joint", joint=joint, issues=issues, limits=limits, is_suspicious=is_suspicious, bars=bars
+        )
 
     def _fit_cutoffs(self, acc: Accumulator, model: LabelNoiseModel) -> LabelNoiseModel:
         limits = _fitted(model.limits)
@@ -385,17 +397,12 @@ class LabelNoise:
                 for index, (part, cut) in enumerate(zip(parts, cuts, strict=True))
             ]
         )
-        fitted = replace(model, stage="cutoffs", cuts=tuple(cuts), is_suspicious=is_suspicious)
-        return replace(fitted, bars=self._bars(fitted))
-
-    def _bars(self, model: LabelNoiseModel) -> np.ndarray:
-        """Return the bar for the score in each class, float64 (K,), whether it is suspicious or not."""
-        bars: np.ndarray = 1 - np.minimum(_fitted(model.thresholds), 1.0)
-        for index, cut in enumerate(model.cuts):
+        bars = _fitted(model.bars).copy()
+        for index, cut in enumerate(cuts if self._scores_as_filtered else ()):
             own = np.flatnonzero((cut.cells == index) | self._filter.ranks_all_classes_together)
             if len(own):
                 bars[index] = 1 - cut.cutoffs.value[own[0]]
-        return bars
+        return replace(model, stage="cutoffs", cuts=tuple(cuts), is_suspicious=is_suspicious, bars=bars)
 
 
 CHECK = LabelNoise
@@ -405,27 +412,6 @@ def _fitted(value: _T | None) -> _T:
     if value is None:
         raise InternalError("label_noise was given a model of an earlier pass.")
     return value
-
-
-def _class_sums(label: np.ndarray, pred_probs: np.ndarray) -> dict[str, ClassSums]:
-    width = pred_probs.shape[1]
-    confidence = ExactSum.zero(width).add_at(label, self_confidence(label, pred_probs))
-    return {_ALL: ClassSums(confidence, np.bincount(label, minlength=width).astype(np.int64))}
-
-
-def _merge_parts(parts: list[Any]) -> Any:
-    """Return one part of parts of one group and pass."""
-    first, *others = parts
-    if isinstance(first, LabelCount):
-        return merge_counts(parts)
-    if isinstance(first, ClassSums):
-        confidence = first.confidence.merge(part.confidence for part in others)
-        return ClassSums(confidence, np.sum([part.samples for part in parts], axis=0))
-    if isinstance(first, JointPart):
-        confident = first.confident.merge(part.confident for part in others)
-        flagged = first.flagged.merge(part.flagged for part in others)
-        return JointPart(confident, sum(part.issues for part in parts), flagged)
-    return first.merge(others)
 
 
 def _class_evidence(model: LabelNoiseModel, index: int, bar: float) -> GroupEvidence:

@@ -12,9 +12,8 @@ from millcert.checks.confident_learning import (
     class_thresholds,
     confident_class,
     least_lead,
-    normalized_margin,
-    self_confidence,
 )
+from millcert.checks.label_quality import normalized_margin, self_confidence
 from millcert.errors import NotEnoughSamplesError
 
 

@@ -423,12 +423,22 @@ def test_all_faults_of_a_configuration_are_reported_at_once() -> None:
             min_examples_per_class=-1,
             ties="random",  # type: ignore[arg-type] # the fault under test
             rare_classes="hide",  # type: ignore[arg-type] # the fault under test
+            score_by="mood",  # type: ignore[arg-type] # the fault under test
+            frac_noise=0.0,
         )
 
-    assert len(caught.value.details["faults"]) == 8  # type: ignore[arg-type] # a tuple
+    assert len(caught.value.details["faults"]) == 11  # type: ignore[arg-type] # a tuple
 
 
-@pytest.mark.parametrize("fields", [{"classes": ("a",)}, {"ties": "together"}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"classes": ("a",)},
+        {"ties": "together"},
+        {"filter_by": "confident_learning", "frac_noise": 0.5},
+        {"score_by": "confidence_weighted_entropy", "adjust_pred_probs": True},
+    ],
+)
 def test_a_configuration_that_cannot_work_is_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(PolicyError):
         LabelNoise(**fields)

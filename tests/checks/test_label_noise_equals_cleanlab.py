@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from millcert.checks.base import fit_check
 from millcert.checks.detectors.label_noise import LabelNoise
 from millcert.checks.label_filter import FILTERS, FilterBy
+from millcert.checks.label_quality import SCORERS, ScoreBy
 
 FILTER_NAMES: list[FilterBy] = [
     "prune_by_noise_rate",
@@ -37,7 +38,13 @@ class StableProbabilities(np.ndarray):
 
 
 def cleanlab_flags(
-    label: np.ndarray, pred_probs: np.ndarray, filter_by: str, *, min_examples: int = 1, is_stable: bool = True
+    label: np.ndarray,
+    pred_probs: np.ndarray,
+    filter_by: str,
+    *,
+    min_examples: int = 1,
+    frac_noise: float = 1.0,
+    is_stable: bool = True,
 ) -> np.ndarray:
     from cleanlab.filter import find_label_issues
 
@@ -50,6 +57,7 @@ def cleanlab_flags(
                 filter_by=filter_by,
                 n_jobs=1,
                 min_examples_per_class=min_examples,
+                frac_noise=frac_noise,
             )
         )
 
@@ -68,9 +76,21 @@ def batch_of(label: np.ndarray, pred_probs: np.ndarray, *, first: int = 0) -> pa
     )
 
 
-def our_flags(label: np.ndarray, pred_probs: np.ndarray, filter_by: FilterBy, *, min_examples: int = 1) -> np.ndarray:
-    classes = tuple(str(index) for index in range(pred_probs.shape[1]))
-    check = LabelNoise(filter_by=filter_by, classes=classes, view="pred_probs", min_examples_per_class=min_examples)
+def our_flags(
+    label: np.ndarray,
+    pred_probs: np.ndarray,
+    filter_by: FilterBy,
+    *,
+    min_examples: int = 1,
+    frac_noise: float = 1.0,
+) -> np.ndarray:
+    check = LabelNoise(
+        filter_by=filter_by,
+        classes=tuple(str(index) for index in range(pred_probs.shape[1])),
+        view="pred_probs",
+        min_examples_per_class=min_examples,
+        frac_noise=frac_noise,
+    )
     half = len(label) // 2
     batches = [batch_of(label[half:], pred_probs[half:], first=half), batch_of(label[:half], pred_probs[:half])]
     model = fit_check(check, batches)
@@ -148,6 +168,32 @@ def test_flags_equal_cleanlab_as_installed_where_no_values_tie(filter_by: Filter
         np.testing.assert_array_equal(flagged, expected, err_msg=f"seed {seed}")
 
 
+@pytest.mark.parametrize("filter_by", ["prune_by_noise_rate", "prune_by_class", "both"])
+@pytest.mark.parametrize("min_examples", [0, 1, 5])
+def test_a_part_of_the_noise_is_the_part_that_cleanlab_flags(filter_by: FilterBy, min_examples: int) -> None:
+    for seed in range(0, 80, 2):
+        label, probs = planted(seed)
+        if threshold_is_met_by_rounding_only(label, probs):
+            continue
+        options: dict[str, Any] = {"frac_noise": (1 + seed % 7) / 10, "min_examples": min_examples}
+
+        flagged = our_flags(label, probs, filter_by, **options)
+
+        np.testing.assert_array_equal(
+            flagged, cleanlab_flags(label, probs, filter_by, **options), err_msg=f"seed {seed}"
+        )
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("filter_by", FILTER_NAMES)
+def test_flags_equal_cleanlab_on_a_thousand_data_sets(filter_by: FilterBy) -> None:
+    for seed in range(1000, 2000):
+        label, probs = planted(seed)
+        if not threshold_is_met_by_rounding_only(label, probs):
+            expected = cleanlab_flags(label, probs, filter_by)
+            np.testing.assert_array_equal(our_flags(label, probs, filter_by), expected, err_msg=f"seed {seed}")
+
+
 @given(
     width=st.integers(2, 5),
     data=st.data(),
@@ -184,6 +230,36 @@ def test_scores_are_one_less_the_label_quality_scores_of_cleanlab(filter_by: Fil
     scores = check.score(fit_check(check, [batch]), batch)
 
     np.testing.assert_array_equal(scores.score, 1 - get_label_quality_scores(label, probs, method=method))
+
+
+@pytest.mark.parametrize("adjusted", [False, True])
+@pytest.mark.parametrize("score_by", SCORERS)
+@pytest.mark.parametrize("filter_by", ["prune_by_noise_rate", "confident_learning", "low_normalized_margin"])
+def test_every_scorer_of_cleanlab_scores_alike_and_leaves_the_flags(
+    filter_by: FilterBy, score_by: ScoreBy, adjusted: bool
+) -> None:
+    from cleanlab.rank import get_label_quality_scores
+
+    if adjusted and score_by == "confidence_weighted_entropy":
+        pytest.skip("cleanlab adjusts no probabilities for this scorer")
+    for seed in (0, 8, 11, 18):
+        label, probs = planted(seed)
+        check = LabelNoise(
+            filter_by=filter_by,
+            classes=tuple(map(str, range(probs.shape[1]))),
+            view="pred_probs",
+            score_by=score_by,
+            adjust_pred_probs=adjusted,
+        )
+        batch = batch_of(label, probs)
+
+        scores = check.score(fit_check(check, [batch.slice(3), batch.slice(0, 3)]), batch)
+
+        theirs = 1 - get_label_quality_scores(label, probs, method=score_by, adjust_pred_probs=adjusted)
+        # A class threshold is the exact mean here, and numpy's in cleanlab.
+        np.testing.assert_allclose(scores.score, theirs, rtol=0, atol=1e-12 if adjusted else 0)
+        np.testing.assert_array_equal(scores.flagged, our_flags(label, probs, filter_by))
+        assert np.isfinite(scores.score).all()
 
 
 def test_the_estimated_errors_of_a_class_are_those_of_the_calibrated_joint() -> None:
