@@ -56,7 +56,7 @@ class VetOptions:
     datasets: files, folders or globs. out: the folder to publish to. state: keys and ledger. replace: an earlier
     output at
     `out` may be replaced. workers: processes of the local runner. beam_arguments: Beam's own options. now: the clock,
-    used for the ledger and the certificate only.
+    used for the ledger and the certificate only. ledger_url: the ledger's database, where it is not in `state`.
     """
 
     datasets: tuple[str, ...]
@@ -66,6 +66,7 @@ class VetOptions:
     workers: int = 1
     beam_arguments: tuple[str, ...] = ()
     now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
+    ledger_url: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,7 @@ def vet_dataset(
     refuse_overlap(options.out, options.datasets, options.state)
     beam_options = pipeline_options(list(options.beam_arguments), workers=options.workers)
     FileSystems.set_options(beam_options)  # the plan lists files before there is a pipeline that would set them
-    recorder = Recorder.open(options.state, loaded.policy.ledger.origin)
+    recorder = Recorder.open(options.state, loaded.policy.ledger.origin, options.ledger_url)
     with staging_for(options.out, replace=options.replace) as staging, _progress_file() as progress_path:
         plan = plan_run(
             loaded,

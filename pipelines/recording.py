@@ -5,7 +5,7 @@ are made on first use in the state folder and never leave the machine that submi
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -45,9 +45,10 @@ class Recorder:
     origin: str
     ledger_key: Ed25519PrivateKey
     gate_key: Ed25519PrivateKey
+    ledger_url: str | None = field(default=None, repr=False)
 
     @classmethod
-    def open(cls, state: Path, origin: str) -> Self:
+    def open(cls, state: Path, origin: str, ledger_url: str | None = None) -> Self:
         """Return the recorder of a state folder, its keys and ledger made if they are not there.
 
         Opening before the job runs means that an unusable state folder is known before hours of computing.
@@ -57,7 +58,8 @@ class Recorder:
             LedgerError: the ledger is not what was last seen of it.
             StoreError: it cannot be read or written.
         """
-        recorder = cls(state, origin, load_or_create_key(state / LEDGER_KEY), load_or_create_key(state / GATE_KEY))
+        keys = load_or_create_key(state / LEDGER_KEY), load_or_create_key(state / GATE_KEY)
+        recorder = cls(state, origin, *keys, ledger_url)
         with recorder._ledger() as ledger:
             _ = ledger.size
         return recorder
@@ -107,7 +109,8 @@ class Recorder:
             return Recorded(self.origin, appended.indexes[-1], ledger.checkpoint().decode(), certificate)
 
     def _ledger(self) -> Ledger:
-        return open_ledger(self.state / LEDGER_FILE, origin=self.origin, key=self.ledger_key, create=True)
+        path = self.state / LEDGER_FILE
+        return open_ledger(path, origin=self.origin, key=self.ledger_key, create=True, url=self.ledger_url)
 
 
 def run_entries(verdict: Verdict, recorded_at: str) -> list[Entry]:

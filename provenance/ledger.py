@@ -1,4 +1,4 @@
-"""Opening the ledger: one SQLite file, the ledger's public key beside it, and the last checkpoint that was seen.
+"""Opening the ledger: its database, its public key, and the last checkpoint that this client saw of it.
 
 What the ledger promises stands in `ledger_log`; this module is where callers begin, and names all that they need.
 """
@@ -14,9 +14,13 @@ from millcert.provenance.checkpoint import VerifierKey, format_vkey, is_key_name
 from millcert.provenance.keys import PUBLIC_MODE, create_file
 from millcert.provenance.last_seen import LastSeen
 from millcert.provenance.ledger_audit import LedgerReport
+from millcert.provenance.ledger_contract import LedgerStore
 from millcert.provenance.ledger_entry import Entry, LoggedEntry
 from millcert.provenance.ledger_log import Appended, Ledger
 from millcert.provenance.tlog_proof import verify_tlog_proof
+
+#: A SQLite file as a URL: three slashes and a path relative to the working directory, four for an absolute one.
+SQLITE_SCHEME = "sqlite:///"
 
 __all__ = [
     "Appended",
@@ -25,6 +29,7 @@ __all__ = [
     "LedgerReport",
     "LoggedEntry",
     "open_ledger",
+    "open_store",
     "verify_tlog_proof",
     "vkey_path",
 ]
@@ -37,25 +42,27 @@ def open_ledger(
     key: Ed25519PrivateKey | None = None,
     create: bool = False,
     vkeys: Sequence[VerifierKey] = (),
+    url: str | None = None,
 ) -> Ledger:
-    """Open the ledger in the SQLite file at `path`; close it after use.
+    """Open a ledger; close it after use.
 
     Args:
-        path: the database; `<name>.checkpoint` beside it keeps the last checkpoint that this client saw, and
-            `<name>.vkey` the ledger's public key, written where `key` is given.
+        path: the SQLite file, unless `url` names another database. `<name>.checkpoint` beside it keeps the last
+            checkpoint that this client saw, and `<name>.vkey` the ledger's public key, written where `key` is given;
+            both are this client's own also where the database is elsewhere.
         origin: the ledger's name, without spaces and '+'; fixed for ever when it is made.
         key: the ledger's private key; None opens it for reading only.
         create: make the ledger if there is no file; several processes may do so at once. Needs `key`.
         vkeys: its public keys, for `verify` where `key` is None; the key's own public half always counts.
+        url: where the database is: postgresql://USER@HOST/DATABASE, sqlite:///FILE, or a file's path.
 
     Raises:
-        UsageError: there is no ledger and `create` is not set, it is of another origin, or the origin is no name.
+        UsageError: there is no ledger and `create` is not set, it is of another origin or a newer schema, the origin is
+            no name, the URL is none, or the database's role may not do this.
         SignatureError: the newest checkpoint was signed by another key.
         LedgerError: the file is damaged, or no ledger.
-        StoreError: the file cannot be opened.
+        StoreError: the database cannot be opened or reached.
     """
-    from millcert.provenance.ledger_store import SqliteStore  # SQLAlchemy: only those who open a ledger load it
-
     if not is_key_name(origin):
         raise UsageError(
             f"A ledger's origin must be a name without spaces and '+', got {origin!r}.",
@@ -64,8 +71,8 @@ def open_ledger(
     if create and key is None:
         raise UsageError("Making a ledger needs its private key.", hint="Open it with create=False to read it.")
     known = [*vkeys, vkey_of(origin, key)] if key is not None else list(vkeys)
-    with _made_folder(path, create=create):
-        store = SqliteStore(path, read_only=key is None, create=create)
+    with _made_folder(path, create=create or url is not None):
+        store = open_store(path, url, read_only=key is None, create=create)
     last_seen = LastSeen(path.with_suffix(".checkpoint"))
     ledger = Ledger(store, origin=origin, vkeys=known, key=key, last_seen=last_seen)
     try:
@@ -73,11 +80,32 @@ def open_ledger(
             ledger.create()
         ledger.check_settings()
         if key is not None:
+            ledger.migrate()
+        if key is not None:
             _keep_vkey(vkey_path(path), vkey_of(origin, key))
     except BaseException:
         ledger.close()
         raise
     return ledger
+
+
+def open_store(path: Path, url: str | None = None, *, read_only: bool, create: bool = False) -> LedgerStore:
+    """Return the store of the ledger at `path`, or at `url` if there is one; nothing of it is checked.
+
+    Raises:
+        UsageError: there is no such file and `create` is not set, or the URL is none.
+        StoreError: the folder cannot be made.
+    """
+    # SQLAlchemy: only those who open a ledger load it.
+    if url is not None and "://" in url and not url.startswith(SQLITE_SCHEME):
+        from millcert.provenance.ledger_postgres import PostgresStore, parse_postgres_url
+
+        return PostgresStore(parse_postgres_url(url))
+    from millcert.provenance.ledger_store import SqliteStore
+
+    file = path if url is None else Path(url.removeprefix(SQLITE_SCHEME))
+    with _made_folder(file, create=create):
+        return SqliteStore(file, read_only=read_only, create=create)
 
 
 def vkey_path(path: Path) -> Path:

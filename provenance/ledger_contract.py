@@ -12,6 +12,12 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+from millcert.errors import UsageError
+
+#: The version of the database's schema that this millcert writes; it reads every earlier one. It is counted apart from
+#: the log's format, which stays as it is.
+NEWEST_SCHEMA = 2
+
 
 @dataclass(frozen=True)
 class Row:
@@ -63,6 +69,10 @@ class Snapshot(Protocol):
         """Return a setting, fixed when the ledger was made."""
         ...
 
+    def schema_version(self) -> int:
+        """Return the version of the database's schema; 0 where there are no tables."""
+        ...
+
 
 class Transaction(Snapshot, Protocol):
     """Writes, kept when `writing` ends without an error."""
@@ -72,7 +82,11 @@ class Transaction(Snapshot, Protocol):
         ...
 
     def create(self, settings: Mapping[str, str]) -> None:
-        """Make the tables, triggers and settings of a new ledger."""
+        """Make the settings of a new ledger, and its tables and triggers where nobody made them before."""
+        ...
+
+    def migrate(self) -> None:
+        """Lead an older schema to the newest, in place; entries, tiles and checkpoints stay as they are."""
         ...
 
     def insert_rows(self, rows: Sequence[Row]) -> None:
@@ -106,3 +120,18 @@ class LedgerStore(Protocol):
     def close(self) -> None:
         """Close all connections."""
         ...
+
+
+def require_known_schema(version: int) -> None:
+    """Refuse a database that a newer millcert made or migrated.
+
+    Raises:
+        UsageError: its schema is newer than NEWEST_SCHEMA.
+    """
+    if version > NEWEST_SCHEMA:
+        raise UsageError(
+            f"The ledger's database has the schema version {version}; this millcert knows {NEWEST_SCHEMA}.",
+            hint="A newer millcert made or migrated it: use that one, or a newer one.",
+            expected=NEWEST_SCHEMA,
+            actual=version,
+        )

@@ -12,6 +12,7 @@ Formats: docs/formats/ledger.md.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from types import TracebackType
 from typing import Self
 
@@ -25,7 +26,14 @@ from millcert.provenance.checkpoint import (
 )
 from millcert.provenance.last_seen import LastSeen
 from millcert.provenance.ledger_audit import LedgerReport, audit, compare_with_seen, require_newest
-from millcert.provenance.ledger_contract import LedgerStore, Row, Snapshot, Transaction
+from millcert.provenance.ledger_contract import (
+    NEWEST_SCHEMA,
+    LedgerStore,
+    Row,
+    Snapshot,
+    Transaction,
+    require_known_schema,
+)
 from millcert.provenance.ledger_entry import Entry, LoggedEntry, parse_entry
 from millcert.provenance.merkle import (
     EMPTY_ROOT,
@@ -35,7 +43,7 @@ from millcert.provenance.merkle import (
     leaf_hash,
     tree_root,
 )
-from millcert.provenance.tiles import TILE_WIDTH, extend_tiles, node_reader
+from millcert.provenance.tiles import TILE_WIDTH, TileReader, extend_tiles, node_reader
 from millcert.provenance.tlog_proof import format_tlog_proof
 
 FORMAT = "millcert-ledger-1"
@@ -136,16 +144,16 @@ class Ledger:
         hashes = [leaf_hash(leaf) for leaf in leaves]
         with self._store.writing() as transaction:
             # If we crash before the end of this block, nothing was written.
-            newest = self._require_signable(transaction)
+            read_tile = lru_cache(maxsize=16)(transaction.tile)  # nobody else writes until the end of this block
+            newest, note = self._require_signable(transaction, read_tile)
             known = transaction.indexes_of(hashes)
             rows: list[Row] = []
             for entry, leaf, hashed in zip(entries, leaves, hashes, strict=True):
                 if hashed not in known:
                     known[hashed] = newest.size + len(rows)
                     rows.append(Row(known[hashed], hashed, entry.kind, entry.subject, leaf))
-            note = self._newest_note(transaction)[1]
             if rows:
-                note = self._write(transaction, newest.size, rows, key)
+                note = self._write(transaction, read_tile, newest.size, rows, key)
         # If we crash here, the entries are kept, and a retry returns their indexes.
         self._last_seen.advance(note)
         return Appended(tuple(known[hashed] for hashed in hashes), note)
@@ -263,15 +271,29 @@ class Ledger:
                 transaction.create({"format": FORMAT, "origin": self._origin})
                 transaction.insert_checkpoint(0, sign_checkpoint(Checkpoint(self._origin, 0, EMPTY_ROOT), key))
 
+    def migrate(self) -> None:
+        """Lead the database to the newest schema, if it is of an older one; history is not touched.
+
+        Raises:
+            UsageError: the database's role may not change tables.
+            StoreError: nothing was changed; a retry is safe.
+        """
+        with self._store.reading() as snapshot:
+            is_newest = snapshot.schema_version() >= NEWEST_SCHEMA
+        if not is_newest:
+            with self._store.writing() as transaction:
+                transaction.migrate()
+
     def check_settings(self) -> None:
         """Refuse a database of another format or ledger, and one that another key signs.
 
         Raises:
             LedgerError: another format, or no checkpoint.
-            UsageError: another origin.
+            UsageError: another origin, or a newer schema.
             SignatureError: no known key signed the newest checkpoint.
         """
         with self._store.reading() as snapshot:
+            require_known_schema(snapshot.schema_version())
             found = {name: snapshot.setting(name) for name in ("format", "origin")}
             if found["format"] != FORMAT:
                 raise LedgerError(f"The database is of format {found['format']!r}; this millcert reads {FORMAT!r}.")
@@ -290,11 +312,12 @@ class Ledger:
             raise UsageError("The ledger is open for reading only.", hint="Open it with its private key to append.")
         return self._key
 
-    def _require_signable(self, transaction: Transaction) -> Checkpoint:
-        """Return the newest checkpoint, if the ledger is what it says and what this client saw (rule 2)."""
+    def _require_signable(self, transaction: Transaction, read_tile: TileReader) -> tuple[Checkpoint, bytes]:
+        """Return the newest checkpoint, also as signed, if the ledger is what it says and what this client saw."""
         newest = require_newest(transaction, self._origin, self._vkeys)
+        note = self._newest_note(transaction)[1]
         rows = transaction.size()
-        root = tree_root(newest.size, node_reader(transaction.tile))
+        root = tree_root(newest.size, node_reader(read_tile))
         if rows != newest.size or root != newest.root:
             raise LedgerError(
                 f"The ledger {self._origin} has {rows} entries with root {root.hex()}; its newest checkpoint says "
@@ -304,12 +327,19 @@ class Ledger:
                 actual=root.hex(),
             )
         seen = self._last_seen.read()
-        if seen is not None:
+        if seen is not None and seen != note:  # what is verified already need not be compared with itself
             compare_with_seen(transaction, newest, self._origin, self._vkeys, seen)
-        return newest
+        return newest, note
 
-    def _write(self, transaction: Transaction, size: int, rows: Sequence[Row], key: Ed25519PrivateKey) -> bytes:
-        tiles = extend_tiles(size, [row.leaf_hash for row in rows], transaction.tile)
+    def _write(
+        self,
+        transaction: Transaction,
+        read_tile: TileReader,
+        size: int,
+        rows: Sequence[Row],
+        key: Ed25519PrivateKey,
+    ) -> bytes:
+        tiles = extend_tiles(size, [row.leaf_hash for row in rows], read_tile)
         transaction.insert_rows(rows)
         for (level, number), hashes in sorted(tiles.items()):
             transaction.put_tile(level, number, hashes)

@@ -2,11 +2,15 @@
 
 import importlib.util
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from millcert.errors import StoreError
+from millcert.testing.private_postgres import PrivatePostgres, is_required
 
 _HERE = Path(__file__).parent
 
@@ -39,3 +43,16 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("../shared/data is not there")
     return folder
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PrivatePostgres]:
+    """Return a PostgreSQL server of this process's own; skips where there is none, unless there must be one."""
+    try:
+        server = PrivatePostgres.start()
+    except StoreError as error:
+        if is_required():
+            raise
+        pytest.skip(f"no PostgreSQL server: {error.message}")
+    yield server
+    server.remove()

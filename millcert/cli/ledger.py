@@ -1,4 +1,4 @@
-"""`millcert ledger`: look up, prove and audit what the ledger says. Reads only; needs no private key."""
+"""`millcert ledger`: look up, prove and audit what the ledger says. What is defined here needs no private key."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from millcert.cli.files import read_bounded, write_new
+from millcert.cli.ledger_admin import init
 from millcert.cli.ledger_questions import as_of, changes, impact, unsigned
 from millcert.cli.opened import opened, state_option
 from millcert.cli.output import emit, json_option
@@ -20,6 +21,7 @@ def ledger() -> None:
     """Look up, prove and audit what the ledger says."""
 
 
+ledger.add_command(init)
 ledger.add_command(impact)
 ledger.add_command(as_of)
 ledger.add_command(changes)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from millcert.cli.opened import state_option
+from millcert.cli.opened import chosen_ledger, state_option
 from millcert.cli.output import emit, json_option
 from millcert.errors import UsageError
 
@@ -70,6 +70,7 @@ def vet(
         datasets=datasets,
         out=out,
         state=state_folder(state).path,
+        ledger_url=chosen_ledger(),
         replace=replace,
         workers=workers,
         beam_arguments=beam_arguments,

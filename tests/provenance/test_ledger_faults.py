@@ -61,6 +61,8 @@ class FaultyTransaction:
         self.newest_checkpoint = inner.newest_checkpoint
         self.setting = inner.setting
         self.is_new = inner.is_new
+        self.schema_version = inner.schema_version
+        self.migrate = inner.migrate
 
     def create(self, settings: Mapping[str, str]) -> None:
         self._inner.create(settings)
@@ -159,7 +161,7 @@ import os, signal, sys
 from contextlib import contextmanager
 from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from millcert.provenance import last_seen, ledger_store
+from millcert.provenance import last_seen, ledger_sql
 from millcert.provenance.ledger import Entry, open_ledger
 
 def killing(name, owner):
@@ -172,7 +174,7 @@ def killing(name, owner):
 
 key = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 with open_ledger(Path(sys.argv[1]), origin="example.com/ledger", key=key) as ledger:
-    owner = last_seen.LastSeen if sys.argv[2] == "advance" else ledger_store._SqlTransaction
+    owner = last_seen.LastSeen if sys.argv[2] == "advance" else ledger_sql._SqlTransaction
     killing(sys.argv[2], owner)
     ledger.append([Entry("verdict", f"set-{n}", "2026-11-23T02:38:55Z", {"number": n}) for n in range(3)])
 """

@@ -1,0 +1,53 @@
+"""Making a ledger's tables before anybody appends: what the owner of a PostgreSQL database does for its writers.
+
+The owner makes and migrates the tables and gives roles their rights; it needs no key of the ledger. The first writer
+that opens the ledger with a key names it and signs its first checkpoint.
+"""
+
+from collections.abc import Sequence
+
+from millcert.provenance.ledger_contract import NEWEST_SCHEMA, require_known_schema
+
+
+def is_postgres_url(url: str | None) -> bool:
+    """Say whether a ledger's URL names a PostgreSQL database, by its scheme alone."""
+    return url is not None and url.startswith(("postgresql:", "postgresql+psycopg:", "postgres:"))
+
+
+def set_up_tables(url: str, *, writers: Sequence[str] = (), readers: Sequence[str] = ()) -> int:
+    """Make or migrate the tables of a ledger in PostgreSQL and give roles their rights; return the schema's version.
+
+    Args:
+        url: of the database, as a role that may make tables there and then owns them.
+        writers: roles that may append.
+        readers: roles that may look up and audit.
+
+    Raises:
+        UsageError: the URL is none, a role does not exist, or this role may not do that.
+        StoreError: the database could not be reached; each of the two steps is done whole or not at all.
+    """
+    from millcert.provenance.ledger_postgres import PostgresStore, parse_postgres_url
+
+    store = PostgresStore(parse_postgres_url(url))
+    try:
+        with store.writing() as transaction:
+            require_known_schema(transaction.schema_version())
+            transaction.migrate()
+        store.grant(writers=tuple(writers), readers=tuple(readers))
+    finally:
+        store.close()
+    return NEWEST_SCHEMA
+
+
+def set_up_statements(url: str, *, writers: Sequence[str] = (), readers: Sequence[str] = ()) -> list[str]:
+    """Return what `set_up_tables` would run in an empty database, for those who let nobody but psql near it.
+
+    Raises:
+        UsageError: the URL is none.
+    """
+    from millcert.provenance.ledger_postgres import parse_postgres_url
+    from millcert.provenance.ledger_postgres_schema import postgres_grants, postgres_step
+
+    schema = parse_postgres_url(url).schema
+    steps = [statement for version in range(1, NEWEST_SCHEMA + 1) for statement in postgres_step(version, schema)]
+    return steps + postgres_grants(schema, writers=tuple(writers), readers=tuple(readers))
