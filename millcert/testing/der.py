@@ -1,4 +1,4 @@
-"""Just enough DER (X.690) to write a timestamp token and a few certificate extensions by hand."""
+"""Just enough DER (X.690) to write a timestamp token and a few certificate extensions, and to read a request."""
 
 from datetime import UTC, datetime
 
@@ -62,6 +62,15 @@ def generalized_time(moment: datetime) -> bytes:
 def explicit(number: int, *parts: bytes) -> bytes:
     """A constructed element of the context class, such as `[0]`."""
     return tagged(0xA0 | number, *parts)
+
+
+def element(data: bytes) -> tuple[int, bytes, bytes]:
+    """Return tag and content of the first element, and what follows it."""
+    size, start = data[1], 2
+    if size >= _LONG_FORM:
+        start += size & 0x7F
+        size = int.from_bytes(data[2:start], "big")
+    return data[0], data[start : start + size], data[start + size :]
 
 
 NULL = b"\x05\x00"

@@ -23,6 +23,7 @@ from millcert.testing.sigstore_authority import (
     CertificateKey,
     LeafRequest,
     PrivateKey,
+    issue_certificate,
     issue_leaf,
     make_authority,
     spki,
@@ -187,6 +188,20 @@ class PrivateSigstore:
     ) -> bytes:
         """Return a bundle as `sign_dsse` does, signed by a bare key and without any certificate."""
         return self._envelope(key_party(key), payload, payload_type, (rekor, entry), flaw)
+
+    def issue(self, public_key: ec.EllipticCurvePublicKey, *, identity: str, issuer: str) -> list[x509.Certificate]:
+        """Return a certificate for a key that the caller holds, and those above it up to the root, as Fulcio does."""
+        request = LeafRequest((identity,), issuer, self.now)
+        leaf = issue_certificate(self._authority, self._ct_key, request, public_key)
+        return [leaf, self._authority.certificate, self._root.certificate]
+
+    def log(self, body: Mapping[str, Any], *, rekor: Rekor) -> dict[str, Any]:
+        """Put an entry into a log and return what a bundle holds of it (TransparencyLogEntry, JSON values)."""
+        return self._entry(body, rekor, _NO_FLAW)
+
+    def timestamp(self, sha256: bytes, *, nonce: bytes = b"") -> bytes:
+        """Return an RFC 3161 response over a digest; `nonce` as the request has it, a DER element."""
+        return self._tsa.timestamp_digest(sha256, self.now, nonce=nonce)
 
     def _artifact(self, party: Party, data: bytes, rekor: Rekor, flaw: Flaw) -> bytes:
         signature = _signed(party, data, flaw)

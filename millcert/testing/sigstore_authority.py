@@ -105,19 +105,29 @@ class LeafRequest:
 def issue_leaf(authority: CertificateKey, ct_key: ec.EllipticCurvePrivateKey, request: LeafRequest) -> CertificateKey:
     """Return a code-signing leaf with a fresh P-256 key and, unless the request says otherwise, an SCT by `ct_key`."""
     key = ec.generate_private_key(ec.SECP256R1())
+    return CertificateKey(issue_certificate(authority, ct_key, request, key.public_key()), key)
+
+
+def issue_certificate(
+    authority: CertificateKey,
+    ct_key: ec.EllipticCurvePrivateKey,
+    request: LeafRequest,
+    public_key: ec.EllipticCurvePublicKey,
+) -> x509.Certificate:
+    """Return a leaf as `issue_leaf` does, for a key that somebody else holds."""
     serial_number = x509.random_serial_number()
-    pre_certificate = _leaf_builder(authority, key, request, serial_number).sign(authority.key, hashes.SHA384())
+    pre_certificate = _leaf_builder(authority, public_key, request, serial_number).sign(authority.key, hashes.SHA384())
     if not request.has_sct:
-        return CertificateKey(pre_certificate, key)
+        return pre_certificate
     sct_list = _sct_list(pre_certificate.tbs_certificate_bytes, spki(authority.key), ct_key, request.not_before)
-    builder = _leaf_builder(authority, key, request, serial_number).add_extension(
+    builder = _leaf_builder(authority, public_key, request, serial_number).add_extension(
         x509.UnrecognizedExtension(_SCT_LIST, der.octets(sct_list)), critical=False
     )
-    return CertificateKey(builder.sign(authority.key, hashes.SHA384()), key)
+    return builder.sign(authority.key, hashes.SHA384())
 
 
 def _leaf_builder(
-    authority: CertificateKey, key: ec.EllipticCurvePrivateKey, request: LeafRequest, serial_number: int
+    authority: CertificateKey, public_key: ec.EllipticCurvePublicKey, request: LeafRequest, serial_number: int
 ) -> x509.CertificateBuilder:
     names: list[x509.GeneralName] = [
         x509.RFC822Name(name) if "@" in name and "://" not in name else x509.UniformResourceIdentifier(name)
@@ -128,13 +138,13 @@ def _leaf_builder(
         x509.CertificateBuilder()
         .subject_name(x509.Name([]))
         .issuer_name(authority.certificate.subject)
-        .public_key(key.public_key())
+        .public_key(public_key)
         .serial_number(serial_number)
         .not_valid_before(request.not_before - _CLOCK_SLACK)
         .not_valid_after(request.not_before + LEAF_LIFETIME)
         .add_extension(key_usage(signs_data=True), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CODE_SIGNING]), critical=False)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key()), critical=False)
         .add_extension(x509.SubjectAlternativeName(names), critical=True)
         .add_extension(x509.UnrecognizedExtension(_ISSUER_V1, request.issuer.encode()), critical=False)

@@ -32,12 +32,17 @@ class TimestampAuthority:
 
     def timestamp(self, message: bytes, moment: datetime) -> bytes:
         """Return a granted TimeStampResp over `message` at `moment`, DER (RFC 3161 section 2.4.2)."""
+        return self.timestamp_digest(hashlib.sha256(message).digest(), moment)
+
+    def timestamp_digest(self, sha256: bytes, moment: datetime, *, nonce: bytes = b"") -> bytes:
+        """Return what `timestamp` does, over a digest; `nonce` is the request's INTEGER element, DER, b"" for none."""
         info = der.sequence(
             der.integer(1),
             _POLICY,
-            der.sequence(_SHA256, der.octets(hashlib.sha256(message).digest())),
+            der.sequence(_SHA256, der.octets(sha256)),
             der.integer(secrets.randbits(63)),
             der.generalized_time(moment),
+            nonce,
         )
         certificate = self.leaf.certificate.public_bytes(serialization.Encoding.DER)
         issuer = self.leaf.certificate.issuer.public_bytes()
