@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from millcert.policy_model import CheckRule, Policy, SourceRule
+from millcert.provenance.pq_signature import parse_base64_pq_key
 from millcert.provenance.trust import SourceRule as TrustRule
 from millcert.provenance.trust_patterns import path_matches
 
@@ -97,6 +98,8 @@ def _evidence_kind(rule: SourceRule, path: str) -> str | None:
         return "manifest" if rule.form in (None, "manifest") else _LISTS[rule.form].partition(" ")[2]
     if path == places.bundle_path:
         return "bundle"
+    if path == places.pq_path:
+        return "post-quantum signature"
     return "attestation" if path in {one.bundle for one in rule.attestations or ()} else None
 
 
@@ -178,6 +181,9 @@ def _demands(rule: SourceRule) -> str:
         found.append(f"After {rule.expires} (UTC) the rule counts no more, and its files are refused.")
     if rule.min_age_days is not None:
         found.append(f"It must have been signed {rule.min_age_days} days before the run or earlier.")
+    if rule.require_pq is not None:
+        keys = " or ".join(f"key:sha256:{one.sha256}" for one in map(parse_base64_pq_key, rule.require_pq))
+        found.append(f"The post-quantum {keys} must have signed the same bytes with ML-DSA-65.")
     if rule.licenses is not None:
         found.append(f"The licence that it states must be covered by {', '.join(rule.licenses)}.")
     for one in rule.attestations or ():

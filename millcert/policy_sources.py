@@ -70,6 +70,16 @@ def _certificate(value: str) -> str:
     return value
 
 
+def _pq_key(value: str) -> str:
+    from millcert.provenance.pq_signature import parse_base64_pq_key
+
+    try:
+        parse_base64_pq_key(value)
+    except PolicyError as error:
+        raise ValueError(error.message) from error
+    return value
+
+
 def _day(value: str) -> str:
     try:
         date.fromisoformat(value)
@@ -166,6 +176,18 @@ Signers: TypeAlias = Annotated[
 ]
 
 
+def _text_or_many(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+PqKey: TypeAlias = Annotated[Text, AfterValidator(_pq_key)]
+PqKeys: TypeAlias = Annotated[
+    tuple[PqKey, ...],
+    at_least(1),
+    BeforeValidator(_text_or_many, json_schema_input_type=str | Annotated[list[str], Field(min_length=1)]),
+]
+
+
 class Attestation(Section):
     """An attestation that a source must have: `type` a short name or a predicate type, `bundle` where it is."""
 
@@ -208,13 +230,14 @@ class SourceRule(Section):
     licenses: Annotated[tuple[Annotated[Text, AfterValidator(_license)], ...], at_least(1)] | None = None
     attestations: Annotated[tuple[Attestation, ...], at_least(1)] | None = None
     on_signer_change: Literal["report", "reject"] | None = None
+    require_pq: PqKeys | None = None
 
     @classmethod
     def rules(cls, raw: Mapping[str, Any]) -> Iterable[Fault]:
         """Signed or knowingly unsigned; what only a signed source has, and what the tier does not allow."""
         yield from exactly_one(raw, "signed_by", "unsigned")
         if "unsigned" in raw and "signed_by" not in raw:
-            for key in ("manifest", "bundle", "form", "min_age_days", "licenses", "attestations"):
+            for key in ("manifest", "bundle", "form", "min_age_days", "licenses", "attestations", "require_pq"):
                 if raw.get(key) is not None:
                     yield (key,), "only a signed source has one; name its signer under signed_by"
         if raw.get("form") == "model_signing" and raw.get("manifest") is not None:
@@ -239,6 +262,7 @@ class SourceRule(Section):
         Args:
             now: when the run began, with a time zone; a snapshot's least age counts back from it.
         """
+        from millcert.provenance.pq_signature import parse_base64_pq_key
         from millcert.provenance.trust import AttestationRule
         from millcert.provenance.trust import SourceRule as TrustRule
 
@@ -265,6 +289,7 @@ class SourceRule(Section):
             signed_before=None if self.min_age_days is None else now - timedelta(days=self.min_age_days),
             licenses=self.licenses,
             tier=self.tier or "standard",
+            pq_keys=tuple(parse_base64_pq_key(one) for one in self.require_pq or ()),
         )
 
 

@@ -25,6 +25,7 @@ from millcert.pipelines.records import Fault, FileDigest, FileSchema, WorkItem, 
 from millcert.pipelines.roles import TEXT_ROLES, RolePlan, is_list, plan_roles, vector_width
 from millcert.pipelines.spool import read_verified
 from millcert.provenance.manifest import MAX_MANIFEST_BYTES, FileEntry, Manifest
+from millcert.provenance.pq_signature import MAX_PQ_BYTES, PQ_SUFFIX
 from millcert.provenance.trust import VerifiedSource, verify_source
 
 #: A bundle over a manifest has some 10 kB; beyond this it is no bundle.
@@ -169,6 +170,7 @@ def _verify(
         plan.trust_root,
         is_selection=planned.is_selection,
         attestations=_attestations(planned),
+        pq_bytes=_pq_signature(planned),
     )
     return verified, verified.manifest
 
@@ -181,6 +183,12 @@ def _attestations(planned: PlannedSource) -> Mapping[str, bytes]:
     base = planned.manifest_uri.removesuffix(place)
     found = {one.bundle: _read_small(base + one.bundle, MAX_ENVELOPE_BUNDLE_BYTES) for one in planned.rule.attestations}
     return {bundle: data for bundle, data in found.items() if data is not None}
+
+
+def _pq_signature(planned: PlannedSource) -> bytes | None:
+    if not planned.rule.pq_keys or not planned.manifest_uri:
+        return None
+    return _read_small(planned.manifest_uri + PQ_SUFFIX, MAX_PQ_BYTES)
 
 
 def _read_small(uri: str, max_bytes: int) -> bytes | None:

@@ -34,6 +34,7 @@ from millcert.provenance.bundle_form import (
     bundle_digest,
     read_form,
 )
+from millcert.provenance.bundle_identity import signer_of
 from millcert.provenance.bundle_log import LogProof, check_log_proof
 from millcert.provenance.bundle_time import narrowed_log, narrowed_root, rfc3339, trusted_times
 from millcert.provenance.bundle_unlogged import Encoding, verify_unlogged
@@ -59,8 +60,6 @@ __all__ = [
 ]
 
 _HEX64 = re.compile(r"[0-9a-f]{64}")
-_ISSUER_V1 = "1.3.6.1.4.1.57264.1.1"
-_ISSUER_V2 = "1.3.6.1.4.1.57264.1.8"
 
 
 @dataclass(frozen=True)
@@ -293,7 +292,7 @@ def _certificate_signer(
     policy = _SignerPolicy(signers)
     verifier._verify_common_signing_cert(bundle, policy)  # noqa: SLF001 - the public ways read fewer kinds of entry
     certificate = bundle.signing_certificate
-    identity, issuer = _signer_of(certificate)
+    identity, issuer = signer_of(certificate)
     return _By(identity, issuer, certificate.public_key(), certificate.public_bytes(KeyEncoding.DER))
 
 
@@ -316,7 +315,7 @@ class _SignerPolicy:
 
     def verify(self, cert: "Certificate") -> None:
         # Step 5.
-        identity, issuer = _signer_of(cert)
+        identity, issuer = signer_of(cert)
         rules = [rule for rule in self._signers if isinstance(rule, SignerRule)]
         if not any(rule.matches(issuer=issuer, identity=identity) for rule in rules):
             _refuse_signer(identity, issuer, self._signers)
@@ -333,31 +332,6 @@ def _parse_root(root: TrustRoot) -> "TrustedRoot":
             hint="Pin a Sigstore trusted root (trusted_root.json).",
             reason="trusted_root",
         ) from error
-
-
-def _signer_of(certificate: "Certificate") -> tuple[str, str]:
-    """Return the certificate's identity and issuer.
-
-    Raises:
-        SignatureError: not exactly one name of a known kind, no issuer, or two different ones.
-    """
-    from cryptography import x509
-    from cryptography.hazmat import asn1
-
-    names = list(certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
-    if len(names) != 1 or not isinstance(names[0], (x509.RFC822Name, x509.UniformResourceIdentifier)):
-        _refuse("certificate_names", "The certificate must have exactly one name, an email address or a URI.")
-    issuers: set[str] = set()
-    for extension in certificate.extensions:
-        value = extension.value
-        if isinstance(value, x509.UnrecognizedExtension):
-            if extension.oid.dotted_string == _ISSUER_V1:
-                issuers.add(value.value.decode("utf-8"))
-            elif extension.oid.dotted_string == _ISSUER_V2:
-                issuers.add(asn1.decode_der(str, value.value))
-    if len(issuers) != 1:
-        _refuse("certificate_issuer", f"The certificate must name one issuer, it names {len(issuers)}.")
-    return names[0].value, issuers.pop()
 
 
 def _refusal(error: Exception) -> SignatureError:

@@ -101,6 +101,18 @@ def read_form(data: bytes, kind: ContentKind, content: Content | None) -> Bundle
     return BundleForm(document, material, content, None, _message_signature(body, content))
 
 
+def envelope_content(bundle: bytes) -> bytes:
+    """Return what a bundle with an envelope is a signature over: the envelope's DSSE encoding.
+
+    Raises:
+        SignatureError: the bundle has none, or is malformed.
+    """
+    message = read_form(bundle, "dsseEnvelope", None).content.message
+    if message is None:
+        raise AssertionError("An envelope's content is known whole.")
+    return message
+
+
 def _strict(data: bytes) -> Mapping[str, Any]:
     try:
         return parse_json_object(data, what="bundle", max_bytes=MAX_BUNDLE_BYTES, error=SignatureError)

@@ -66,7 +66,7 @@ def load_key(path: Path) -> Ed25519PrivateKey:
         UsageError: there is no file, it is no unencrypted Ed25519 private key in PEM, or group or others can read it.
         StoreError: the file cannot be read.
     """
-    data = _read(path, private=True)
+    data = read_key_file(path, private=True)
     try:
         key = serialization.load_pem_private_key(data, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
@@ -83,7 +83,7 @@ def load_public_key(path: Path) -> Ed25519PublicKey:
         UsageError: there is no file, or it is no Ed25519 public key in PEM.
         StoreError: the file cannot be read.
     """
-    data = _read(path, private=False)
+    data = read_key_file(path, private=False)
     try:
         key = serialization.load_pem_public_key(data)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
@@ -142,7 +142,13 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _read(path: Path, *, private: bool) -> bytes:
+def read_key_file(path: Path, *, private: bool) -> bytes:
+    """Return a key file's bytes, at most MAX_KEY_FILE_BYTES.
+
+    Raises:
+        UsageError: there is no file, it is no regular file, or it is private and group or others can read it.
+        StoreError: it cannot be read.
+    """
     try:
         # O_NONBLOCK: a pipe in the key's place must not hang the gate.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)

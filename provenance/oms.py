@@ -4,7 +4,8 @@ The proof, step by step; each block below repeats its number:
   1. The envelope verifies, by a trusted signer (provenance/bundle.py). Version 0.2 signed its own encoding instead of
      DSSE's, by key and certificate; it counts here too, and only here: no DSSE encoding begins like it.
   2. The payload is a statement of one of the two predicate types, and lists files with SHA-256 digests.
-  3. Version 1: the subject's digest is that of the listed digests. It binds no names, so it is trusted no further.
+  3. Version 1: the subject's digest is that of the listed digests, in the order of the list. It binds no names, so it
+     is trusted no further. Where our name-binding root is there (provenance/oms_write.py), it is that of the list, too.
   4. The files are exactly the listed ones. What the signature calls ignored is unsigned; it may be there only if the
      caller says so, and is then named, never taken for data.
 Shards (digests of parts of files) and other hashes are refused: the gate hashes whole files with SHA-256.
@@ -15,16 +16,16 @@ code of theirs.
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeGuard
 
 from millcert.errors import ManifestError, SignatureError
 from millcert.provenance.attestation import AttestedSubject, read_statement
 from millcert.provenance.bundle_entry import SignedEnvelope
 from millcert.provenance.dsse import IN_TOTO_PAYLOAD_TYPE
 from millcert.provenance.listing import Listing, add_path, compare_listing
-from millcert.provenance.manifest import Manifest
+from millcert.provenance.manifest import MAX_INTEGER, FileEntry, Manifest
 from millcert.provenance.trust_root import TrustRoot
 from millcert.provenance.trust_signers import Signer, VerifiedSignature
 
@@ -34,6 +35,8 @@ PREDICATE_V1 = "https://model_signing/signature/v1.0"
 PREDICATE_V0 = "https://model_signing/Digests/v0.1"
 
 _HEX64 = re.compile(r"[0-9a-f]{64}")
+#: Where a signature of ours has sizes and the name-binding root; readers of version 1 pass over what they do not know.
+EXTENSION = "millcert"
 #: How version 1 names a model that is one file.
 _SELF = "."
 
@@ -72,7 +75,8 @@ def verify_model(
 
     Raises:
         UntrustedSourceError, SignatureError: the signature does not verify, or says something else; `reason` is
-            "predicate", "serialization", "digest_algorithm" or "subject" besides those of a bundle and a statement.
+            "predicate", "serialization", "digest_algorithm", "subject" or "manifest_root" besides those of a bundle and
+            a statement.
         DigestMismatchError, ManifestError: the files are not those that were signed.
     """
     from millcert.provenance.bundle import verify_envelope  # loads sigstore
@@ -114,14 +118,35 @@ def read_model_statement(payload: bytes) -> tuple[Listing, tuple[str, ...]]:
     if not isinstance(ignoring, list) or not all(isinstance(path, str) for path in ignoring):
         _refuse("predicate", "The signature's ignore_paths is no list of paths.")
     found = _resources(resources)
-    # Step 3.
-    joined = b"".join(bytes.fromhex(found[name]) for name in sorted(found))
+    # Step 3. The signing tool orders by path segments, so "a/b" comes before "a.txt"; the list's own order counts.
+    joined = b"".join(bytes.fromhex(digest) for digest in found.values())
     if subjects[0].digest.get("sha256") != hashlib.sha256(joined).hexdigest():
         _refuse("subject", "The signature's subject is not the digest of the files that it lists.")
     name = subjects[0].name
     if set(found) == {_SELF}:
         found = {name: found[_SELF]}
-    return Listing(name or "model", found), tuple(ignoring)
+    size_bytes = _sizes(predicate.get(EXTENSION), name, found)
+    return Listing(name or "model", found, size_bytes), tuple(ignoring)
+
+
+def _sizes(extension: object, name: str, found: Mapping[str, str]) -> Mapping[str, int]:
+    """Return the sizes that a signature of ours lists besides, if its root binds them to the names and digests."""
+    if extension is None:
+        return {}
+    sizes = extension.get("size_bytes") if isinstance(extension, dict) else None
+    if not isinstance(extension, dict) or set(extension) != {"root", "size_bytes", "version"} or not _is_sizes(sizes):
+        _refuse("predicate", f"The signature's {EXTENSION!r} is not as it should be.")
+    if extension["version"] != 1 or len(sizes) != len(found):
+        _refuse("predicate", f"The signature's {EXTENSION!r} is of another version, or about other files.")
+    size_bytes = dict(zip(found, sizes, strict=True))
+    manifest = Manifest(name, tuple(FileEntry(path, size_bytes[path], digest) for path, digest in found.items()))
+    if extension["root"] != manifest.root:
+        _refuse("manifest_root", "The signature's manifest root is not that of the files that it lists.")
+    return size_bytes
+
+
+def _is_sizes(value: object) -> TypeGuard[list[int]]:
+    return isinstance(value, list) and all(type(one) is int and 0 <= one <= MAX_INTEGER for one in value)
 
 
 def _files_v0(subjects: Sequence[AttestedSubject]) -> Listing:

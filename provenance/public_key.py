@@ -22,7 +22,8 @@ from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 
 from millcert.errors import PolicyError, SignatureError
 
-_CURVE_HASH = {"secp256r1": "sha256", "secp384r1": "sha384", "secp521r1": "sha512"}
+#: The hash that a curve's signatures use, by the curve's name.
+CURVE_HASH = {"secp256r1": "sha256", "secp384r1": "sha384", "secp521r1": "sha512"}
 _HASHES: dict[str, hashes.HashAlgorithm] = {
     "sha256": hashes.SHA256(),
     "sha384": hashes.SHA384(),
@@ -70,6 +71,14 @@ class PublicKey:
     def sha256(self) -> str:
         """The key's name: SHA-256 of the SubjectPublicKeyInfo, hex."""
         return hashlib.sha256(self.spki).hexdigest()
+
+    def load(self) -> object:
+        """Return the key as cryptography has it.
+
+        Raises:
+            PolicyError: it is of a kind that rule 2 does not have.
+        """
+        return _load(self.spki)
 
     def verifies(self, signature: bytes, content: Content) -> bool:
         """Tell whether this key made the signature over the content.
@@ -123,7 +132,7 @@ def key_fault(key: object) -> str | None:
     if isinstance(key, ed25519.Ed25519PublicKey):
         return None
     if isinstance(key, ec.EllipticCurvePublicKey):
-        return None if key.curve.name in _CURVE_HASH else f"the curve {key.curve.name} is not read"
+        return None if key.curve.name in CURVE_HASH else f"the curve {key.curve.name} is not read"
     if isinstance(key, rsa.RSAPublicKey):
         return None if key.key_size >= _MIN_RSA_BITS else f"RSA of {key.key_size} bits is too short"
     return f"keys of type {type(key).__name__.lstrip('_')} are not read"
@@ -143,8 +152,8 @@ def key_verifies(key: object, signature: bytes, content: Content) -> bool:
         except InvalidSignature:
             return False
         return True
-    if isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name in _CURVE_HASH:
-        return any(_ecdsa_verifies(key, signature, name, content) for name in (_CURVE_HASH[key.curve.name], "sha256"))
+    if isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name in CURVE_HASH:
+        return any(_ecdsa_verifies(key, signature, name, content) for name in (CURVE_HASH[key.curve.name], "sha256"))
     if isinstance(key, rsa.RSAPublicKey) and key.key_size >= _MIN_RSA_BITS:
         try:
             key.verify(signature, content.sha256, padding.PKCS1v15(), Prehashed(_HASHES["sha256"]))

@@ -14,6 +14,7 @@ from millcert.provenance.attestation import AttestationRule
 from millcert.provenance.checksums import BAGIT_NAME, CHECKSUMS_NAME
 from millcert.provenance.croissant import CROISSANT_NAME
 from millcert.provenance.oms import SIGNATURE_NAME
+from millcert.provenance.pq_signature import PQ_SUFFIX, PqPublicKey
 from millcert.provenance.spdx_license import license_fault
 from millcert.provenance.trust_patterns import literal_directory, path_matches, path_pattern_fault
 from millcert.provenance.trust_signers import AuthorityRule, KeyRule, Signer, SignerRule
@@ -56,6 +57,7 @@ class SourceRule:
     signed_before: the latest time of signing that counts, so that others see a fresh snapshot first; None for any.
     licenses: SPDX identifiers of which the stated licence must be; None for any. Only a Croissant file states one.
     tier: "high" asks for a logged signature of one identity or key; patterns, unlogged and unsigned ones are refused.
+    pq_keys: post-quantum keys of which one must have signed besides; () where none is asked for.
 
     Raises:
         PolicyError: a name or pattern is malformed, the list of signers is empty, nobody signs and that is not
@@ -74,6 +76,7 @@ class SourceRule:
     signed_before: datetime | None = None
     licenses: tuple[str, ...] | None = None
     tier: Tier = "standard"
+    pq_keys: tuple[PqPublicKey, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -98,8 +101,9 @@ class SourceRule:
         """Return which demands of the rule contradict each other, None where none do."""
         if self.form == "model_signing" and self.manifest:
             return "a model signature is list and bundle in one; name it under bundle"
-        if self.signed_by is None and (self.attestations or self.licenses is not None or self.signed_before):
-            return "attestations, licences and an age are asked of signed sources only"
+        asked = self.attestations or self.licenses is not None or self.signed_before or self.pq_keys
+        if self.signed_by is None and asked:
+            return "attestations, licences, an age and a second signature are asked of signed sources only"
         if self.licenses is not None:
             if self.form != "croissant":
                 return "only a Croissant file states a licence"
@@ -139,6 +143,11 @@ class SourceRule:
         if self.form == "model_signing":
             return self.manifest_path
         return self.bundle or self.manifest_path + BUNDLE_SUFFIX
+
+    @property
+    def pq_path(self) -> str:
+        """Where a post-quantum signature over the list is, relative to the data set's root."""
+        return self.manifest_path + PQ_SUFFIX
 
     @property
     def directory(self) -> str:
@@ -197,11 +206,16 @@ def match_sources(paths: Iterable[str], rules: Iterable[SourceRule]) -> Mapping[
 
 
 def provenance_paths(rules: Iterable[SourceRule]) -> frozenset[str]:
-    """Return the paths of all lists, bundles and attestations: files that stand among the data but are none."""
+    """Return the paths of all lists, signatures and attestations: files that stand among the data but are none."""
     return frozenset(
         path
         for rule in rules
-        for path in (rule.manifest_path, rule.bundle_path, *(one.bundle for one in rule.attestations))
+        for path in (
+            rule.manifest_path,
+            rule.bundle_path,
+            rule.pq_path,
+            *(one.bundle for one in rule.attestations),
+        )
     )
 
 

@@ -4,6 +4,7 @@ The proof, step by step; each block below repeats its number:
   1. Without a bundle: the rule accepts that; files that differ from an unsigned list were damaged at least.
   2. With one: the rule names signers, and a trusted one signed the very list of files (or, for a model signature, the
      statement that holds it), in time.
+     Where the rule pins post-quantum keys, one of them signed the same bytes, too (provenance/pq_signature.py).
   3. The files are exactly those of the list.
   4. The licence that the signed list states is one that the rule allows.
   5. Each attestation that the rule asks for is there, is about this list, and says what the rule asks for.
@@ -31,6 +32,7 @@ class VerifiedSource:
     signature: None where the status is "unknown".
     manifest_root: of the signed manifest, or, where there is none, of what was found.
     manifest: what was signed; None where the status is "unknown".
+    pq_key: SHA-256 of the post-quantum key that signed too, hex; "" where the rule asks for none.
     """
 
     source: str
@@ -38,6 +40,7 @@ class VerifiedSource:
     signature: VerifiedSignature | None
     manifest_root: str
     manifest: Manifest | None = field(default=None, compare=False, repr=False)
+    pq_key: str = ""
 
 
 def verify_source(
@@ -49,6 +52,7 @@ def verify_source(
     *,
     is_selection: bool = False,
     attestations: Mapping[str, bytes] | None = None,
+    pq_bytes: bytes | None = None,
 ) -> VerifiedSource:
     """Verify one source: signature, signer, every file's bytes, and what else its rule asks for.
 
@@ -63,6 +67,7 @@ def verify_source(
         root: the pinned trusted root; None where the policy pins none.
         is_selection: `files` is a part that was chosen on purpose: files that only the manifest lists are not missing.
         attestations: content of the attestations that are there, by the place that the rule gives.
+        pq_bytes: content of `rule.pq_path`; None where there is no such file.
 
     Raises:
         UntrustedSourceError: no signature where one is needed, a signer that the rule does not trust, a signature where
@@ -102,10 +107,11 @@ def verify_source(
 
         signature = verify_bundle(manifest_bytes, bundle_bytes, root=root, identity=rule.signed_by)  # 2
         signed, stated = _compared(rule, manifest_bytes, files, is_selection=is_selection)  # 3
+    pq_key = _require_pq(rule, manifest_bytes, pq_bytes)  # 2
     _require_age(rule, signature)  # 2
     _require_license(rule, stated)  # 4
     _require_attestations(rule, manifest_bytes, signed, root, attestations or {})  # 5
-    return VerifiedSource(rule.name, "verified", signature, signed.root, signed)
+    return VerifiedSource(rule.name, "verified", signature, signed.root, signed, pq_key)
 
 
 def _unsigned(files: Manifest, manifest_bytes: bytes | None, rule: SourceRule, *, is_selection: bool) -> VerifiedSource:
@@ -140,6 +146,16 @@ def _reader(rule: SourceRule) -> Callable[[bytes], Listing]:
     if rule.form == "checksums":
         return parse_checksums
     return parse_bagit_manifest if rule.form == "bagit" else parse_croissant
+
+
+def _require_pq(rule: SourceRule, signed: bytes, pq_bytes: bytes | None) -> str:
+    if not rule.pq_keys:
+        return ""
+    from millcert.provenance.bundle_form import envelope_content
+    from millcert.provenance.pq_signature import verify_pq
+
+    content = envelope_content(signed) if rule.form == "model_signing" else signed
+    return verify_pq(pq_bytes, content, rule.pq_keys).sha256
 
 
 def _require_age(rule: SourceRule, signature: VerifiedSignature) -> None:

@@ -269,8 +269,7 @@ def test_what_is_signed_but_is_no_such_list_is_refused(value: dict[str, Any], re
 def test_a_path_that_no_manifest_may_hold_is_refused(name: str) -> None:
     first = {"name": "cat/1.png", "algorithm": "sha256", "digest": A}
     second = {"name": name, "algorithm": "sha256", "digest": B}
-    ordered = sorted([(name, B), ("cat/1.png", A)])
-    joined = hashlib.sha256(b"".join(bytes.fromhex(digest) for _, digest in ordered)).hexdigest()
+    joined = hashlib.sha256(bytes.fromhex(A) + bytes.fromhex(B)).hexdigest()
     value = with_predicate(resources=[first, second])
     value["subject"][0]["digest"]["sha256"] = joined
     with pytest.raises(ManifestError):

@@ -189,6 +189,8 @@ def test_manifest_and_bundle_can_stand_elsewhere() -> None:
     assert provenance_paths([rule, SIGNED]) == {
         "sig/m.json",
         "sig/m.bundle",
+        "sig/m.json.pq.json",
+        "birds/millcert-manifest.json.pq.json",
         "birds/millcert-manifest.json",
         "birds/millcert-manifest.json.sigstore.json",
     }
