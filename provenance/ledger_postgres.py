@@ -109,6 +109,7 @@ class PostgresStore(SqlStore):
             connect_args={**arguments, "application_name": "millcert"},
             poolclass=QueuePool,
             pool_size=1,
+            pool_pre_ping=True,  # a server that was started again since the last call is no failure
             hide_parameters=True,
         )
         sa.event.listen(engine, "connect", _require_durable)
