@@ -31,6 +31,9 @@ MAX_WIDTH = 2**16
 #: Float64 rows below 2**-482 are taken as zero: their squares would not be numbers any more. No float32 is so small.
 _LOWEST_ROW_EXPONENT = -500
 
+#: Row exponents within this scale float32 rows in float32: neither the power nor the product leaves its range.
+_FLOAT32_EXPONENT = 100
+
 _FLOAT_BITS = 53
 _DIGIT_BITS = 32
 _DIGIT_MASK = (1 << _DIGIT_BITS) - 1
@@ -57,19 +60,35 @@ def quantise_rows(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         InvalidSampleError: a value is not finite or too large.
 
-    Cost: about 0.3 microseconds a row at d = 128.
+    Cost: about 0.2 microseconds a row at d = 128 for float32.
     """
     if rows.shape[0] == 0 or rows.shape[1] == 0:
         return np.zeros(rows.shape), np.zeros(rows.shape[0], dtype=np.int64)
-    largest = np.maximum(rows.max(axis=1), -rows.min(axis=1)).astype(np.float64)
+    largest = _largest_magnitudes(rows).astype(np.float64)
     if not (largest < 2.0**400).all():  # also catches NaN
         raise InvalidSampleError("A value is not finite, or larger than 2**400.", hint="Rescale the embedding.")
     _, power = np.frexp(largest)
     exponent = -(-power.astype(np.int64) // EXPONENT_STEP) * EXPONENT_STEP - QUANTISED_BITS
     exponent[largest == 0] = 0
     np.maximum(exponent, _LOWEST_ROW_EXPONENT, out=exponent)
+    if rows.dtype == np.float32 and np.abs(exponent).max() <= _FLOAT32_EXPONENT:
+        # The same bits at a third of the cost: a power of two changes no digit, and 2**18 needs fewer than float32 has.
+        narrow = rows * np.ldexp(np.float32(1), -exponent)[:, None]
+        return np.rint(narrow, out=narrow).astype(np.float64), exponent
     whole = np.multiply(rows, np.ldexp(1.0, -exponent)[:, None], dtype=np.float64)
     return np.rint(whole, out=whole), exponent
+
+
+def _largest_magnitudes(rows: np.ndarray) -> np.ndarray:
+    """Return each row's largest magnitude, or something not finite where the row has such a value.
+
+    Without their signs, floats order as their bits do, with infinity and then NaN on top; integers compare faster.
+    """
+    width = rows.dtype.itemsize
+    if rows.dtype.kind != "f" or width not in {4, 8}:
+        return _largest_magnitudes(rows.astype(np.float64))
+    bits = np.ascontiguousarray(rows).view(f"u{width}") & ((1 << (8 * width - 1)) - 1)
+    return np.asarray(bits.max(axis=1).view(rows.dtype))
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,7 +21,7 @@ from millcert.provenance.lookup import INDEX_FOLDER
 from millcert.provenance.shard_tree import TreeWriter
 
 #: Records held over all runs: 76 bytes each, and a few times that while they are sorted.
-MERGE_RECORDS = 1 << 19
+MERGE_RECORDS = 1 << 18
 
 _LEAST_BLOCK = 4
 

@@ -116,12 +116,16 @@ def copy_spooled(spooled: Spooled, uri: str) -> tuple[str, int]:
     Raises:
         StoreError: the file system refused.
     """
+    size_bytes = 0
     with translate_store_errors(uri), open_output(uri) as target:
-        stream = HashingStream(target)
         spooled.file.seek(0)
         while chunk := spooled.file.read(_COPY_BYTES):
-            stream.write(chunk)
-    return stream.result()
+            target.write(chunk)
+            size_bytes += len(chunk)
+    if size_bytes != spooled.size_bytes:
+        raise StoreError(f"{uri}: {size_bytes} of {spooled.size_bytes} bytes were copied.", hint="Run again.")
+    # What lies in the private copy is what was hashed when it was made.
+    return spooled.sha256, size_bytes
 
 
 def write_admitted(

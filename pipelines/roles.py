@@ -89,10 +89,10 @@ class RolePlan:
             arrays = {role: array.filter(mask) for role, array in arrays.items()}
         count = int(usable.sum())
         if "source" in arrays:
-            prefix = pa.array([f"{source}/"] * count, pa.string())
+            prefix = pa.scalar(f"{source}/", pa.string())
             arrays["source"] = pc.binary_join_element_wise(prefix, arrays["source"], "")
         else:
-            arrays["source"] = pa.array([source] * count, pa.string())
+            arrays["source"] = pa.repeat(pa.scalar(source, pa.string()), count)
         view = pa.RecordBatch.from_arrays(list(arrays.values()), names=list(arrays))
         return RoleView(view, usable, tuple(sorted(faults)))
 
@@ -207,22 +207,24 @@ def _vector(values: pa.Array, column: RoleColumn, usable: np.ndarray, faults: li
         )
         _refuse(~fits, f"role.{column.role}_width", column, usable, faults)
     present = fits & ~pc.is_null(values).to_numpy(zero_copy_only=False)
-    block = np.zeros((rows, width), dtype=kind.to_pandas_dtype())
     chosen = values if present.all() else values.filter(pa.array(present))
     flat = chosen.flatten()
     with np.errstate(over="ignore"):
         # A null inside a list becomes NaN, a float64 beyond float32 becomes infinite; both are refused below.
-        numbers = flat.to_numpy(zero_copy_only=False).astype(block.dtype, copy=False)
+        numbers = flat.to_numpy(zero_copy_only=False).astype(kind.to_pandas_dtype(), copy=False)
     if present.all():
         block = numbers.reshape(rows, width)
     else:
+        block = np.zeros((rows, width), dtype=numbers.dtype)
         block[present] = numbers.reshape(int(present.sum()), width)
-    # One sum tells whether anything is not finite, at a fraction of the cost of looking at each value.
+    # One sum tells that all is finite, at a fraction of the cost of looking at each value; if it overflows, they tell.
     with np.errstate(over="ignore", invalid="ignore"):
-        sums = block.sum(axis=1, dtype=np.float64)
-    if not np.isfinite(sums).all():
+        total = block.sum()
+    if not np.isfinite(total):
         _refuse(np.asarray(~np.isfinite(block).all(axis=1)), f"role.{column.role}_not_finite", column, usable, faults)
     if column.role == "pred_probs":
+        with np.errstate(over="ignore", invalid="ignore"):
+            sums = block.sum(axis=1, dtype=np.float64)
         is_off = (block.min(axis=1) < 0) | (block.max(axis=1) > 1) | (np.abs(sums - 1) > PROBABILITY_SUM_TOLERANCE)
         _refuse(present & is_off, "role.pred_probs_not_a_distribution", column, usable, faults)
     return _fixed_lists(block, kind)

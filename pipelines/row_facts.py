@@ -20,10 +20,11 @@ from millcert.pipelines.formats import (
     merge_schemas,
     read_schema,
 )
+from millcert.pipelines.read import leaf_hashes
 from millcert.pipelines.records import WorkItem
 from millcert.pipelines.spool import kind_of, read_verified
 from millcert.provenance.manifest import FileEntry
-from millcert.provenance.merkle import TreeBuilder, leaf_hash
+from millcert.provenance.merkle import TreeBuilder
 
 
 def with_row_facts(
@@ -62,6 +63,5 @@ def _with_rows(folder: Path, entry: FileEntry, schema: pa.Schema, limits: ReadLi
     tree = TreeBuilder()
     with read_verified(item.uri, expected_sha256=entry.sha256, limits=limits) as spooled:
         for decoded in decode(item.data_format, spooled.file, schema, limits, name=entry.path):
-            for digest in sample_digests(decoded.batch):
-                tree.append(leaf_hash(digest.tobytes()))
+            tree.extend(leaf_hashes(sample_digests(decoded.batch)))
     return replace(entry, rows=tree.size, row_tree_root=tree.root().hex(), schema_id=schema_id(schema).hex())

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal, TypeAlias
+from typing import Any, BinaryIO, Literal, TypeAlias
 
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes, FileMetadata
 from apache_beam.io.filesystems import FileSystems
@@ -220,8 +220,9 @@ def _spool(uri: str, limits: ReadLimits) -> Spooled:
     memory = io.BytesIO()
     target: BinaryIO = memory
     try:
-        digest, size = hashlib.sha256(), 0
+        digest = hashlib.sha256()
         with _open(uri) as source:
+            size = _read_at_once(memory, source, digest, limits)
             while chunk := source.read(_CHUNK_BYTES):
                 digest.update(chunk)
                 size += len(chunk)
@@ -233,15 +234,36 @@ def _spool(uri: str, limits: ReadLimits) -> Spooled:
                     memory.close()
                 target.write(chunk)
         target.flush()
-        # The in-memory copy is made again from whole bytes, which readers can share without copying.
-        held = io.BytesIO(memory.getvalue()) if target is memory else target
     except BaseException as error:
         target.close()
         if isinstance(error, OSError):
             raise _store_error(uri, error) from error
         raise
-    held.seek(0)
-    return Spooled(held, digest.hexdigest(), size)
+    target.seek(0)
+    return Spooled(target, digest.hexdigest(), size)
+
+
+def _read_at_once(memory: io.BytesIO, source: BinaryIO, digest: Any, limits: ReadLimits) -> int:
+    """Read and hash a local file of known size into `memory`, without a copy; return how many bytes there were.
+
+    Growing chunk by chunk would copy the bytes several times. A file that grew meanwhile goes on behind what was read.
+    """
+    try:
+        size = os.fstat(source.fileno()).st_size
+    except (OSError, AttributeError):  # not a local file
+        return 0
+    if not 0 < size <= min(limits.spool_memory_bytes, limits.max_file_bytes):
+        return 0
+    memory.seek(size - 1)
+    memory.write(b"\0")
+    done = 0
+    with memory.getbuffer() as view:
+        while done < size and (got := source.readinto(view[done : done + _CHUNK_BYTES])):  # type: ignore[attr-defined]
+            digest.update(view[done : done + got])
+            done += got
+    memory.seek(done)
+    memory.truncate()
+    return done
 
 
 def _too_large(uri: str, limits: ReadLimits) -> HostileDataError:

@@ -63,9 +63,23 @@ class TreeBuilder:
         self._size += 1
 
     def extend(self, hashed_leaves: Iterable[bytes]) -> None:
-        """Append many leaves, in order."""
-        for hashed_leaf in hashed_leaves:
-            self.append(hashed_leaf)
+        """Append many leaves, in order; twice as fast a leaf as `append`, for memory of twice the leaves given.
+
+        Layer by layer: the peak that ends a layer goes before what was added to it, pairs become the layer above, and
+        one without a pair is the layer's new peak.
+        """
+        sha256, layer = hashlib.sha256, list(hashed_leaves)
+        remaining, peaks = self._size, []
+        self._size += len(layer)
+        while layer:
+            if remaining & 1:
+                layer.insert(0, self._peaks.pop())
+            if len(layer) & 1:
+                peaks.append(layer.pop())
+            pairs = iter(layer)
+            layer = [sha256(b"\x01" + left + right).digest() for left, right in zip(pairs, pairs, strict=True)]
+            remaining >>= 1
+        self._peaks += reversed(peaks)
 
     def root(self) -> bytes:
         """Return the root over all leaves so far; the tree may grow afterwards."""

@@ -77,9 +77,9 @@ class TreeWriter:
         pending += hashes
         whole = len(pending) // _TILE_BYTES
         if whole:
-            tiles = [bytes(pending[at * _TILE_BYTES : (at + 1) * _TILE_BYTES]) for at in range(whole)]
+            tiles = bytes(memoryview(pending)[: whole * _TILE_BYTES])
             del pending[: whole * _TILE_BYTES]
-            self._add(level + 1, b"".join(tile_root(tile) for tile in tiles))
+            self._add(level + 1, b"".join(_roots(tiles, TILE_HEIGHT)))
 
 
 class TreeFiles:
@@ -175,12 +175,18 @@ class StoredTree:
 
 def tile_root(hashes: bytes) -> bytes:
     """Return the root over a power of two of concatenated hashes."""
+    (root,) = _roots(hashes, (len(hashes) // HASH_BYTES).bit_length() - 1)
+    return root
+
+
+def _roots(hashes: bytes, height: int) -> list[bytes]:
+    """Return the roots of the perfect trees of `height` that stand one behind another."""
     sha256 = hashlib.sha256
     layer = [hashes[start : start + HASH_BYTES] for start in range(0, len(hashes), HASH_BYTES)]
-    while len(layer) > 1:
+    for _ in range(height):
         pairs = iter(layer)
         layer = [sha256(b"\x01" + left + right).digest() for left, right in zip(pairs, pairs, strict=True)]
-    return layer[0]
+    return layer
 
 
 def level_sizes(size: int) -> tuple[int, ...]:

@@ -48,6 +48,23 @@ def test_a_row_is_quantised_alike_in_every_batch(rows: np.ndarray, random: objec
         assert its_exponent[0] == exponent[place]
 
 
+@given(
+    npst.arrays(
+        np.float32,
+        npst.array_shapes(min_dims=2, max_dims=2, max_side=12),
+        elements=st.floats(allow_nan=False, allow_infinity=False, width=32),
+    )
+)
+def test_float32_rows_are_quantised_as_the_same_float64_rows_are(rows: np.ndarray) -> None:
+    """Two ways to the same bits: float32 arithmetic where its range is wide enough, float64 elsewhere."""
+    whole, exponent = quantise_rows(rows)
+    wide, other = quantise_rows(rows.astype(np.float64))
+
+    assert whole.dtype == wide.dtype == np.float64
+    assert whole.tobytes() == wide.tobytes()
+    assert (exponent == other).all()
+
+
 def test_zero_tiny_and_huge_rows_are_quantised() -> None:
     rows = np.array([[0, 0], [1e-45, 0], [3e38, -3e38]], dtype=np.float32)
 

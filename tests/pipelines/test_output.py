@@ -50,13 +50,16 @@ def test_a_file_system_that_refuses_is_a_store_error_that_names_the_file(tmp_pat
         list(read_part(str(tmp_path)))
 
 
-def test_what_is_copied_is_hashed_while_it_is_written(tmp_path: Path) -> None:
+def test_what_is_copied_is_whole_and_what_was_hashed(tmp_path: Path) -> None:
     data = bytes(range(256)) * 9000
-    spooled = Spooled(BytesIO(data), "", len(data))
+    digest = hashlib.sha256(data).hexdigest()
+    spooled = Spooled(BytesIO(data), digest, len(data))
     spooled.file.seek(100)
 
-    assert copy_spooled(spooled, str(tmp_path / "out" / "x")) == (hashlib.sha256(data).hexdigest(), len(data))
+    assert copy_spooled(spooled, str(tmp_path / "out" / "x")) == (digest, len(data))
     assert (tmp_path / "out" / "x").read_bytes() == data
+    with pytest.raises(StoreError, match="2304000 of 2304001 bytes"):
+        copy_spooled(Spooled(BytesIO(data), digest, len(data) + 1), str(tmp_path / "out" / "y"))
 
 
 def test_a_hashing_stream_knows_its_position() -> None:

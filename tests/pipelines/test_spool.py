@@ -46,6 +46,25 @@ def test_a_file_is_held_with_the_digest_of_what_was_read(tmp_path: Path, spool_m
         assert spooled.file.closed
 
 
+@pytest.mark.parametrize("listed_bytes", [0, 5, 2_000_000, 5_000_000])
+def test_a_file_whose_size_changes_while_it_is_opened_is_held_as_it_was_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listed_bytes: int
+) -> None:
+    data = os.urandom(3_000_000)
+    path = tmp_path / "a.parquet"
+    path.write_bytes(data)
+    fstat = os.fstat
+
+    def stale(number: int) -> os.stat_result:
+        found = fstat(number)
+        return os.stat_result((*found[:6], listed_bytes, *found[7:])) if found.st_size == len(data) else found
+
+    monkeypatch.setattr(os, "fstat", stale)
+    with read_verified(str(path), expected_sha256=None, limits=ReadLimits()) as spooled:
+        assert (spooled.sha256, spooled.size_bytes) == (hashlib.sha256(data).hexdigest(), len(data))
+        assert spooled.file.read() == data
+
+
 def test_other_bytes_than_expected_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(b"{}\n")

@@ -131,6 +131,22 @@ def test_a_tree_built_leaf_by_leaf_has_the_root_of_the_rfc(count: int) -> None:
     assert root_of(hashes) == literal_root(hashes) == tree_root(count, reader_of(hashes))
 
 
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 40), max_size=6))
+def test_a_tree_built_in_blocks_is_the_tree_built_leaf_by_leaf(blocks: list[int]) -> None:
+    hashes = leaves(sum(blocks))
+    tree = TreeBuilder()
+
+    start = 0
+    for count in blocks:
+        tree.extend(iter(hashes[start : start + count]))
+        start += count
+        assert tree.root() == literal_root(hashes[:start])
+
+    tree.append(b"x" * 32)
+    assert (tree.size, tree.root()) == (start + 1, literal_root([*hashes, b"x" * 32]))
+
+
 def test_a_builder_holds_one_hash_for_each_perfect_subtree() -> None:
     tree = TreeBuilder()
     tree.extend(leaves(1023))
