@@ -108,7 +108,7 @@ def verify_source(
         signature = verify_bundle(manifest_bytes, bundle_bytes, root=root, identity=rule.signed_by)  # 2
         signed, stated = _compared(rule, manifest_bytes, files, is_selection=is_selection)  # 3
     pq_key = _require_pq(rule, manifest_bytes, pq_bytes)  # 2
-    _require_age(rule, signature)  # 2
+    require_age(rule, signature)  # 2
     _require_license(rule, stated)  # 4
     _require_attestations(rule, manifest_bytes, signed, root, attestations or {})  # 5
     return VerifiedSource(rule.name, "verified", signature, signed.root, signed, pq_key)
@@ -158,7 +158,12 @@ def _require_pq(rule: SourceRule, signed: bytes, pq_bytes: bytes | None) -> str:
     return verify_pq(pq_bytes, content, rule.pq_keys).sha256
 
 
-def _require_age(rule: SourceRule, signature: VerifiedSignature) -> None:
+def require_age(rule: SourceRule, signature: VerifiedSignature) -> None:
+    """Refuse a signature that is not as old as its rule asks.
+
+    Raises:
+        UntrustedSourceError: it is too fresh, or nothing tells when it was made; `reason` is a stable code.
+    """
     if rule.signed_before is None:
         return
     if signature.signed_at is None:

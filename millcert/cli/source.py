@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from millcert.cli.output import emit, json_option
+from millcert.cli.source_fetch import fetch, recheck
 from millcert.cli.source_places import FILE, FOLDER, bundle_of, own_files, pq_of, quoted
 from millcert.cli.source_sign import keygen, sign
 from millcert.cli.source_verify import verify
@@ -27,6 +28,8 @@ def source() -> None:
 source.add_command(keygen)
 source.add_command(sign)
 source.add_command(verify)
+source.add_command(fetch)
+source.add_command(recheck)
 
 
 @source.command("manifest")
