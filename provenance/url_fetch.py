@@ -29,10 +29,9 @@ from millcert.errors import (
     UsageError,
 )
 from millcert.provenance.manifest import FileEntry, Manifest
-from millcert.provenance.trust_rules import BUNDLE_SUFFIX, MANIFEST_NAME
 from millcert.provenance.url_list import UrlRow, by_digest
 from millcert.provenance.url_results import UrlResult
-from millcert.provenance.url_store import FetchStore, ObjectSink
+from millcert.provenance.url_store import OWN_NAMES, FetchStore, ObjectSink
 from millcert.provenance.url_transport import Answer, Sink, Transport
 
 #: What may become of a row besides "verified", gravest first, and the error that stands for it.
@@ -63,7 +62,6 @@ OUTCOMES: Mapping[str, tuple[type[MillcertError], str, str]] = {
         "Their bytes cannot be had there any more. Find a copy, or leave them out (--drop gone).",
     ),
 }
-_OWN_NAMES = frozenset({MANIFEST_NAME, MANIFEST_NAME + BUNDLE_SUFFIX})
 _SHOWN = 20
 
 
@@ -174,7 +172,7 @@ def fetch_rows(
 
     Memory: some hundred bytes a row, and a chunk for each worker.
     """
-    own = [row for row in rows if row.path in _OWN_NAMES]
+    own = [row for row in rows if row.path in OWN_NAMES]
     if own:
         raise ManifestError(
             f"Row {own[0].number} wants the path {own[0].path!r}, which is that of the manifest or its bundle.",

@@ -23,9 +23,11 @@ from millcert.errors import DigestMismatchError, ManifestError, StoreError, Usag
 from millcert.provenance.digest import FileDigest, sha256_file
 from millcert.provenance.keys import sync_folder
 from millcert.provenance.manifest import MAX_MANIFEST_BYTES, Manifest, parse_manifest
+from millcert.provenance.pq_signature import PQ_SUFFIX
 from millcert.provenance.trust_rules import BUNDLE_SUFFIX, MANIFEST_NAME
 
-_OWN = frozenset({MANIFEST_NAME, MANIFEST_NAME + BUNDLE_SUFFIX})
+#: What stands in an output besides the files that its manifest lists: never a file's own path.
+OWN_NAMES = frozenset(MANIFEST_NAME + suffix for suffix in ("", BUNDLE_SUFFIX, PQ_SUFFIX))
 
 
 class ObjectSink:
@@ -163,7 +165,7 @@ class FetchStore:
                 manifest = parse_manifest(stream.read(MAX_MANIFEST_BYTES + 1))
         except (OSError, ManifestError) as error:
             raise UsageError(f"{foreign}: it has no manifest.", hint=hint) from error
-        listed = _OWN.union(entry.path for entry in manifest.files)
+        listed = OWN_NAMES.union(entry.path for entry in manifest.files)
         for folder, names, files in os.walk(self.out):
             for name in [*files, *(one for one in names if (Path(folder) / one).is_symlink())]:
                 path = (Path(folder) / name).relative_to(self.out).as_posix()

@@ -144,7 +144,17 @@ def fetch(
             "out": str(out),
             "results": str(results_path),
         },
-        _fetch_text(out, results_path, about, rows, fetched.results, len(manifest.files), size_bytes, fetched.reused),
+        _fetch_text(
+            out,
+            manifest.name,
+            results_path,
+            about,
+            rows,
+            fetched.results,
+            len(manifest.files),
+            size_bytes,
+            fetched.reused,
+        ),
         as_json=as_json,
     )
 
@@ -336,6 +346,7 @@ def _dropped(results: "Sequence[UrlResult]") -> list[dict[str, Any]]:
 
 def _fetch_text(
     out: Path,
+    name: str,
     results_path: Path,
     about: "ListIdentity",
     rows: "Sequence[UrlRow]",
@@ -352,7 +363,10 @@ def _fetch_text(
     ]
     lines += [f"  left out: {len(dropped):,} rows"] if dropped else []
     lines += [_line(one) for one in dropped[:_SHOWN]]
-    lines += [f"  results: {results_path}", f"next: millcert source sign {quoted(out)}, then millcert vet"]
+    lines += [
+        f"  results: {results_path}",
+        f"next: millcert source sign {quoted(out)} --name {quoted(name)} --key KEY (or --keyless), then millcert vet",
+    ]
     return "\n".join(lines)
 
 

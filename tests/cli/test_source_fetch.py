@@ -87,7 +87,7 @@ def test_a_fetched_list_is_a_folder_with_a_manifest_and_says_what_to_do_next(
     lines = answer.out.splitlines()
     assert lines[0] == f"fetched  {case.out}  2 files, {len(A + B)} bytes, of 2 rows (0 were here already)"
     assert lines[1] == "  list: list.csv, UNSIGNED: nobody vouches for its digests"
-    assert lines[-1] == f"next: millcert source sign {case.out}, then millcert vet"
+    assert lines[-1] == f"next: millcert source sign {case.out} --name web --key KEY (or --keyless), then millcert vet"
     assert answer.err == f"unsafe: nobody vouches for {case.table}; whoever wrote it chose the digests, too\n"
     assert sorted(path.read_bytes() for path in case.out.rglob("*.csv")) == [A, B]
     assert (case.top / "web.results.jsonl").exists()
