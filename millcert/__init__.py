@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from millcert.policy import Policy as Policy
     from millcert.policy import load_policy as load_policy
     from millcert.provenance.certificate import verify_certificate as verify_certificate
+    from millcert.provenance.evidence_verify import verify_evidence as verify_evidence
     from millcert.verdict import Verdict as Verdict
 
 __version__ = "0.1.0"
@@ -30,6 +31,7 @@ __all__ = [
     "__version__",
     "load_policy",
     "verify_certificate",
+    "verify_evidence",
     "vet",
 ]
 
@@ -42,6 +44,7 @@ _HOMES = {
     "Verdict": "millcert.verdict:Verdict",
     "load_policy": "millcert.policy:load_policy",
     "verify_certificate": "millcert.provenance.certificate:verify_certificate",
+    "verify_evidence": "millcert.provenance.evidence_verify:verify_evidence",
     "vet": "millcert.gate:vet",
 }
 

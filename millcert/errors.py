@@ -145,6 +145,12 @@ class RollbackError(LedgerError):
     code = "integrity.rollback"
 
 
+class RevokedError(IntegrityError):
+    """The data was admitted once, and that was taken back: a revocation touches it, or its override is over."""
+
+    code = "integrity.revoked"
+
+
 class InconclusiveError(MillcertError):
     """Evidence that the policy asks for could not be had; the gate stays closed."""
 

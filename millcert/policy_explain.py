@@ -60,8 +60,21 @@ def explain_policy(policy: Policy, checks: Mapping[int, "Check"]) -> tuple[Parag
             for position, rule in enumerate(policy.checks)
         ),
         Paragraph("verdict", tuple(_verdict(policy))),
+        Paragraph("roles", tuple(_roles(policy))),
         Paragraph("not covered", tuple(_not_covered(checks.values()))),
     )
+
+
+def _roles(policy: Policy) -> Iterator[str]:
+    section = policy.responsibilities
+    if section is None:
+        yield "Nobody can override, approve, revoke or declare anything in the ledger."
+        return
+    for person in section.people:
+        yield f"{person.name} is {', '.join(person.roles)}."
+    for kind, roles in section.kinds.items():
+        yield f"Entries of kind {kind} need {' or '.join(roles)}."
+    yield f"Two people let a refusal through, never its submitter alone, for at most {section.max_override_days} days."
 
 
 def explain_file(policy: Policy, path: str) -> FileMatch:

@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from millcert.errors import UntrustedSourceError
 from millcert.policy_faults import KeyPath
+from millcert.policy_roles import Responsibilities
 from millcert.policy_section import (
     PRINTABLE,
     Count,
@@ -212,6 +213,7 @@ class Policy(Section):
     verdict: VerdictLimits
     ledger: Ledger
     limits: Limits = Limits()
+    responsibilities: Annotated[Responsibilities | None, Field(alias="roles")] = None
 
     @classmethod
     def rules(cls, raw: Mapping[str, Any]) -> Iterable[Fault]:

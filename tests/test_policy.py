@@ -918,7 +918,8 @@ PAGE = Path(__file__).parents[1] / "docs" / "policy.md"
 
 
 def test_the_example_of_the_page_is_a_policy() -> None:
-    (example,) = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    example, roles = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    assert parse_policy(example + roles, origin="page").responsibilities is not None
 
     assert parse_policy(example, origin="docs/policy.md").dataset.name == "digits"
 

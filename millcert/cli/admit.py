@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from millcert.cli.clearing import Known, clear, clearance_line, clearance_payload
 from millcert.cli.output import emit, json_option
 from millcert.errors import StoreError, UsageError
 
@@ -16,7 +17,10 @@ if TYPE_CHECKING:
     from millcert.provenance.checkpoint import VerifierKey
 
 
-@click.command(epilog="Exit codes: 0 admitted, 2 usage, 3 not what was certified, 5 not readable. Train only on 0.")
+@click.command(
+    epilog="Exit codes: 0 admitted, 2 usage, 3 revoked or not what was certified, 4 nobody knows what was revoked, "
+    "5 not readable. Train only on 0."
+)
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option(
     "--certificate",
@@ -45,6 +49,23 @@ if TYPE_CHECKING:
     multiple=True,
     help="The ledger's public key (name+hash+key), in place of --state; may be repeated.",
 )
+@click.option(
+    "--revocations",
+    "list_path",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="A revocation list that counts now.  [default: the ledger in the state folder]",
+)
+@click.option(
+    "--max-age",
+    "max_age_hours",
+    type=click.IntRange(min=1),
+    default=None,
+    help="Of the newest entry of the ledger, in hours.  [default: 168; none where the ledger's private key is]",
+)
+@click.option(
+    "--unsafe-no-revocations", is_flag=True, help="Admit though nothing is known of what was revoked since. Unsafe."
+)
 @json_option
 def admit(
     path: Path,
@@ -52,9 +73,12 @@ def admit(
     state: Path | None,
     gate_key_paths: tuple[Path, ...],
     ledger_key_paths: tuple[Path, ...],
+    list_path: Path | None,
+    max_age_hours: int | None,
+    unsafe_no_revocations: bool,
     as_json: bool,
 ) -> None:
-    """Refuse PATH unless it is, byte for byte, a data set that the gate certified.
+    """Refuse PATH unless it is, byte for byte, a data set that the gate certified and that nobody took back since.
 
     PATH is the admitted folder. The keys are those that you trust; none is ever taken from the certificate. Run this
     on the machine that trains, right before it does, and start nothing if it fails.
@@ -66,8 +90,14 @@ def admit(
     # Not resolved: what the user calls the parent is where the certificate lies, whatever PATH links to.
     source = certificate_path or path.absolute().parent / "certificate.json"
     certificate = verify_certificate(_read(source), gate_keys=gate_keys, ledger_vkeys=ledger_vkeys)
+    known = Known(state, list_path, max_age_hours, is_told_by_keys=bool(gate_key_paths))
+    clearance = None
+    if not unsafe_no_revocations:
+        clearance = clear(certificate, known, gate_keys, ledger_vkeys)
     admission = admit_path(path, certificate)
-    emit(_payload(admission, certificate), _text(admission, certificate), as_json=as_json)
+    payload = {**_payload(admission, certificate), "revocations": clearance_payload(clearance)}
+    text = _text(admission, certificate, clearance_line(clearance))
+    emit(payload, text, as_json=as_json)
 
 
 def _trusted_keys(
@@ -132,7 +162,7 @@ def _payload(admission: "Admission", certificate: "Certificate") -> dict[str, An
     }
 
 
-def _text(admission: "Admission", certificate: "Certificate") -> str:
+def _text(admission: "Admission", certificate: "Certificate", clearance: str) -> str:
     summary = certificate.summary
     return "\n".join(
         (
@@ -140,6 +170,7 @@ def _text(admission: "Admission", certificate: "Certificate") -> str:
             f"  manifest root: {admission.root}",
             f"  policy: {summary.policy_sha256}   verified: {summary.time_verified}",
             f"  ledger: {certificate.checkpoint.origin} #{certificate.index}",
+            clearance,
             f"  next: train on {admission.path}; let nothing else write to it until the job has read it",
         )
     )

@@ -5,11 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from millcert.cli.acting import judged_line, judged_payload
+from millcert.cli.acts import acts, declare_use, submit
 from millcert.cli.files import read_bounded, write_new
 from millcert.cli.ledger_admin import init
 from millcert.cli.ledger_questions import as_of, changes, impact, unsigned
 from millcert.cli.opened import opened, state_option
 from millcert.cli.output import emit, json_option
+from millcert.cli.revocations import revocations
+from millcert.cli.roles import roles
 from millcert.errors import UsageError
 
 if TYPE_CHECKING:
@@ -26,6 +30,8 @@ ledger.add_command(impact)
 ledger.add_command(as_of)
 ledger.add_command(changes)
 ledger.add_command(unsigned)
+for command in (acts, declare_use, submit, roles, revocations):
+    ledger.add_command(command)
 
 
 @ledger.command()
@@ -137,15 +143,22 @@ def prove(index: int, size: int | None, out: Path | None, state: Path | None, as
 @state_option
 @json_option
 def verify(checkpoint_path: Path | None, state: Path | None, as_json: bool) -> None:
-    """Recompute the whole ledger, and compare it with the checkpoints that were seen before."""
+    """Recompute the whole ledger, and compare it with the checkpoints that were seen before.
+
+    Lists the acts that do not count because nobody with the role signed them; the gate ignores them.
+    """
     seen = None if checkpoint_path is None else _read_checkpoint(checkpoint_path)
+    from millcert.provenance.standing import read_standing
+
     with opened(state)[1] as held:
         report = held.verify(seen)
+        standing = read_standing(held)
     compared = ", ".join(str(size) for size in report.compared_sizes)
     lines = (
         f"whole  {report.origin}  {report.size:,} entries, {report.checkpoints:,} signed checkpoints",
         f"  root: {report.root.hex()}",
         f"  extends the checkpoints seen before: {compared}" if compared else "  no checkpoint was seen before",
+        *(f"  {judged_line(one)}" for one in standing.refused),
         "  next: copy ledger.checkpoint out of its keeper's reach; later: millcert ledger verify --checkpoint COPY",
     )
     payload = {
@@ -156,6 +169,7 @@ def verify(checkpoint_path: Path | None, state: Path | None, as_json: bool) -> N
         "checkpoint": report.checkpoint.decode(),
         "checkpoints": report.checkpoints,
         "compared_sizes": list(report.compared_sizes),
+        "ignored_acts": [judged_payload(one) for one in standing.refused],
     }
     emit(payload, "\n".join(lines), as_json=as_json)
 

@@ -39,23 +39,51 @@ def impact(
     state: Path | None,
     as_json: bool,
 ) -> None:
-    """List the runs that a source, signer, file or check had a part in: the blast radius."""
-    from millcert.provenance.questions import Suspect, runs_touched, unresolved
+    """List what a source, signer, file or check reached: runs, data sets, certificates, and models that declared use.
+
+    The blast radius. A file is a shard: name it as in the manifest, or by its SHA-256.
+    """
+    from millcert.provenance.blast_radius import blast_radius
+    from millcert.provenance.questions import Suspect, unresolved
+    from millcert.provenance.standing import read_standing
 
     suspect = Suspect(source, identity, file, sha256, check)
     folder, ledger = opened(state)
     with ledger:
-        touched = runs_touched(ledger, folder, suspect)
+        reached = blast_radius(ledger, folder, suspect, read_standing(ledger))
+        touched = reached.runs
         unknown = [logged.index for logged in unresolved(ledger)]
-        payload = {"runs": [_run_payload(record, ledger, proof=proof) for record in touched], "unresolved": unknown}
+        payload = {
+            "runs": [_run_payload(record, ledger, proof=proof) for record in touched],
+            "datasets": list(reached.datasets),
+            "certificates": list(reached.certificates),
+            "models": [
+                {
+                    "model": use.model,
+                    "model_sha256": use.model_sha256,
+                    "dataset": use.dataset,
+                    "certificate": index,
+                    "declared_by": "" if act.person is None else act.person.name,
+                    **_proofs([act.logged], ledger, proof=proof),
+                }
+                for use, act, index in reached.models
+            ],
+            "unresolved": unknown,
+        }
         origin = ledger.origin
     rows = [_run_line(record) for record in touched]
+    rows += [
+        f"model {use.model} ({use.model_sha256[:16]}) declared use of {use.dataset}" for use, _, _ in reached.models
+    ]
     if unknown:
         rows.append(
             f"verdicts of runs without shard roots, so not looked into: {', '.join(f'#{at}' for at in unknown)}"
         )
-    rows.append(f"{len(touched)} runs of {origin}")
-    rows.append("next: millcert ledger show INDEX")
+    counts = (
+        f"{len(reached.datasets)} data sets, {len(reached.certificates)} certificates, {len(reached.models)} models"
+    )
+    rows.append(f"{len(touched)} runs of {origin}: {counts}")
+    rows.append("next: millcert revoke source NAME --reason WHY --key KEY")
     emit({"version": 1, "origin": origin, **payload}, "\n".join(rows), as_json=as_json)
 
 

@@ -62,6 +62,8 @@ class LazyCommand(NamedTuple):
 COMMANDS: Mapping[str, LazyCommand] = {
     "vet": LazyCommand("millcert.cli.vet:vet", "Run the gate over a data set and issue its certificate."),
     "admit": LazyCommand("millcert.cli.admit:admit", "Refuse to train on data without a valid certificate."),
+    "revoke": LazyCommand("millcert.cli.revoke:revoke", "Take back a source, signer, file, sample or data set."),
+    "reject-list": LazyCommand("millcert.cli.reject_list:reject_list", "List what has to be taken out of the data."),
     "source": LazyCommand("millcert.cli.source:source", "Write, sign and verify a source's manifest."),
     "check": LazyCommand("millcert.cli.check:check", "List, describe and try single checks."),
     "schema": LazyCommand("millcert.cli.schema:schema", "Propose a schema and a suite from data; compare schemas."),

@@ -7,6 +7,7 @@ import hashlib
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -16,6 +17,7 @@ from millcert.pipelines.sample_set import SampleSet, samples_entry, settle_sampl
 from millcert.provenance.ledger import Entry, Ledger, LoggedEntry, open_ledger
 from millcert.provenance.sample_leaf import RunSecret
 from millcert.provenance.state import StateFolder
+from millcert.provenance.strict_json import canonical_json
 
 ORIGIN = "test.example/ledger"
 RECORDED_AT = "2026-11-23T02:38:55Z"
@@ -96,7 +98,14 @@ def run_entries(dataset: str, samples: SampleSet) -> list[Entry]:
         for source in sources
     ]
     check = {"dataset": dataset, "input_root": root, "name": "label_noise", "status": "passed", "version": "1"}
-    verdict = {"dataset": dataset, "decision": "admitted", "input_root": root, "policy_digest": "cd" * 32}
+    said = canonical_json(admitted_verdict(sources), what="verdict")
+    verdict = {
+        "dataset": dataset,
+        "decision": "admitted",
+        "input_root": root,
+        "policy_digest": "cd" * 32,
+        "verdict_digest": hashlib.sha256(said).hexdigest(),
+    }
     return [
         *manifests,
         Entry("check_summary", root, RECORDED_AT, check),
@@ -104,10 +113,23 @@ def run_entries(dataset: str, samples: SampleSet) -> list[Entry]:
     ]
 
 
+def admitted_verdict(sources: Sequence[str]) -> dict[str, Any]:
+    """Return the verdict whose digest a run of such sources logs: as much of one as a certificate needs."""
+    signers = [
+        {"name": source, "identity": f"data@{source}.example", "issuer": "https://issuer.example"} for source in sources
+    ]
+    return {"decision": "admitted", "sources": signers}
+
+
 def digests_of(count: int, *, seed: int) -> np.ndarray:
     """Return digests that look like digests, uint8 (count, 32)."""
     values: np.ndarray = np.random.default_rng(seed).integers(0, 256, (count, 32), dtype=np.uint8)
     return values
+
+
+def ledger_key(seed: int = 1) -> Ed25519PrivateKey:
+    """Return the private key of `signed_ledger`."""
+    return _test_key(seed)
 
 
 def _test_key(seed: int) -> Ed25519PrivateKey:

@@ -78,8 +78,9 @@ def test_keys_and_certificate_may_be_given(home: Path) -> None:
     (home / "out" / "certificate.json").rename(home / "c.json")
     given = ["--gate-key", str(state / "keys" / "gate.pub"), "--ledger-key", str(state / "ledger.vkey")]
 
-    assert main(["admit", "out/admitted", "--certificate", "c.json", *given]) == 0
     assert main(["admit", "out/admitted", "--certificate", "c.json", "--state", str(state)]) == 0
+    assert main(["ledger", "revocations", "export", "--out", "list.json", "--state", str(state)]) == 0
+    assert main(["admit", "out/admitted", "--certificate", "c.json", *given, "--revocations", "list.json"]) == 0
 
 
 def test_the_state_folder_may_come_from_the_environment(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +110,9 @@ def test_a_certificate_of_another_gate_is_an_integrity_failure(home: Path) -> No
     keys = ["--gate-key", str(stranger), "--ledger-key", ".millcert/ledger.vkey"]
 
     assert main(["admit", "out/admitted", *keys]) == 3
-    assert main(["admit", "out/admitted", *keys, "--gate-key", ".millcert/keys/gate.pub"]) == 0
+    keys += ["--gate-key", ".millcert/keys/gate.pub"]
+    assert main(["ledger", "revocations", "export", "--out", "list.json"]) == 0
+    assert main(["admit", "out/admitted", *keys, "--revocations", "list.json"]) == 0
 
 
 @pytest.mark.parametrize("missing", ["keys/gate.pub", "ledger.vkey"])
@@ -182,3 +185,28 @@ def test_the_training_job_loads_nothing_heavy_and_waits_less_than_two_seconds(ho
 
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "[] True"
+
+
+def test_without_ledger_and_list_nothing_is_admitted_unless_that_is_said_to_be_unsafe(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keys = ["--gate-key", ".millcert/keys/gate.pub", "--ledger-key", ".millcert/ledger.vkey"]
+
+    assert main(["admit", "out/admitted", *keys]) == 4
+    assert "ledger revocations export" in capsys.readouterr().err
+    assert main(["admit", "out/admitted", *keys, "--unsafe-no-revocations"]) == 0
+    assert "NOT LOOKED AT" in capsys.readouterr().out
+    (home / ".millcert" / "ledger.db").unlink()
+    assert main(["admit", "out/admitted"]) == 4
+
+
+def test_an_old_copy_of_the_ledger_admits_nothing(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The entry is of 02:38 of a day that is over; whoever has the private key keeps the ledger, others have copies."""
+    assert main(["admit", "out/admitted"]) == 0
+    assert main(["admit", "out/admitted", "--max-age", "1"]) == 4
+    (home / ".millcert" / "keys" / "ledger.key").unlink()
+    capsys.readouterr()
+
+    assert main(["admit", "out/admitted", "--max-age", "1"]) == 4
+    assert "newest entry of this copy" in capsys.readouterr().err
+    assert main(["admit", "out/admitted", "--max-age", "1", "--revocations", "x"]) == 2
