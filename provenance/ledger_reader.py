@@ -124,6 +124,12 @@ class _Snapshot:
         found = self._one("SELECT value FROM settings WHERE name = ?", (name,))
         return None if found is None else str(found)
 
+    def schema_version(self) -> int:
+        tables = self._connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+        if ("schema_versions",) in tables:
+            return int(self._one("SELECT max(version) FROM schema_versions") or 0)
+        return 1 if ("settings",) in tables else 0
+
     def _rows(self, clauses: str, values: Sequence[object]) -> list[Row]:
         query = f"SELECT idx, leaf_hash, kind, subject, leaf FROM entries {clauses}"  # noqa: S608 - clauses are ours
         return [

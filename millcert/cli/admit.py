@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from millcert.cli.clearing import Known, clear, clearance_line, clearance_payload
+from millcert.cli.opened import state_option
 from millcert.cli.output import emit, json_option
 from millcert.errors import StoreError, UsageError
 
@@ -29,12 +30,7 @@ if TYPE_CHECKING:
     default=None,
     help="The certificate.  [default: certificate.json in the folder that holds PATH]",
 )
-@click.option(
-    "--state",
-    type=click.Path(path_type=Path),
-    default=None,
-    help="Folder with the gate's and the ledger's public keys.  [default: $MILLCERT_HOME or .millcert]",
-)
+@state_option
 @click.option(
     "--gate-key",
     "gate_key_paths",

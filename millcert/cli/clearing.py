@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from millcert.cli.files import read_bounded
+from millcert.cli.opened import chosen_ledger, opened
 from millcert.errors import InconclusiveError, UsageError
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ def clear(
         listed = verify_list(data, gate_keys=gate_keys, ledger_vkeys=ledger_vkeys, now=now)
         return clear_by_list(certificate, listed, now=now)
     folder = state_folder(known.state)
-    if known.is_told_by_keys or not folder.ledger.exists():
+    url = chosen_ledger()
+    if known.is_told_by_keys or (url is None and not folder.ledger.exists()):
         raise InconclusiveError(
             "Nothing is known of what was revoked: there is no ledger and no revocation list.",
             hint="Where the ledger is: millcert ledger revocations export --out FILE; here: --revocations FILE",
@@ -70,7 +72,8 @@ def clear(
         max_age = timedelta(hours=known.max_age_hours)
     elif (folder.path / "keys" / "ledger.key").exists():
         max_age = None  # its keeper's own: nothing newer is elsewhere
-    with read_ledger(folder.ledger, ledger_vkeys) as ledger:
+    # A file is read with the standard library alone; only another database needs the toolkit.
+    with read_ledger(folder.ledger, ledger_vkeys) if url is None else opened(known.state)[1] as ledger:
         return clear_by_ledger(certificate, ledger, now=now, max_age=max_age)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from millcert.cli.acting import act_out_option, key_option, log_or_write, next_line, said_line
-from millcert.cli.opened import opened, state_option
+from millcert.cli.opened import chosen_ledger, opened, state_option
 from millcert.cli.output import emit, json_option
 from millcert.errors import UsageError
 
@@ -127,14 +127,14 @@ def _ledger_of(state: Path | None, origin: str, *, create: bool) -> "Ledger":
     from millcert.provenance.state import state_folder
 
     folder = state_folder(state)
-    if folder.ledger.exists() or not create:
+    if folder.ledger_vkey.exists() or not create:
         ledger = opened(state, for_appending=create)[1]
         if ledger.origin != origin:
             ledger.close()
             raise UsageError(f"The policy's ledger is {origin!r}, that of the state folder {ledger.origin!r}.")
         return ledger
     signer = load_or_create_key(folder.path / "keys" / "ledger.key")
-    return open_ledger(folder.ledger, origin=origin, key=signer, create=True)
+    return open_ledger(folder.ledger, origin=origin, key=signer, create=True, url=chosen_ledger())
 
 
 def _book_lines(book: "RoleBook") -> list[str]:
