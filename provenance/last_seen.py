@@ -43,15 +43,27 @@ class LastSeen:
             raise self._failed(error) from error
 
     def advance(self, note: bytes) -> None:
-        """Keep a verified checkpoint, unless a larger one is kept already.
+        """Keep a verified checkpoint, unless one of at least its size is kept already.
 
         Raises:
             LedgerError: the file holds no checkpoint.
             StoreError: the file cannot be written; the old one is kept.
         """
+        self._put(note, may_replace_equal=False)
+
+    def supersede(self, note: bytes) -> None:
+        """Keep a verified checkpoint, also in place of one of its size: it bears further signatures.
+
+        Raises:
+            LedgerError: the file holds no checkpoint.
+            StoreError: the file cannot be written; the old one is kept.
+        """
+        self._put(note, may_replace_equal=True)
+
+    def _put(self, note: bytes, *, may_replace_equal: bool) -> None:
         with self.locked():
             kept = self.read()
-            if kept is not None and _size(kept) >= _size(note):
+            if kept is not None and _size(kept) >= _size(note) + may_replace_equal:
                 return
             temporary = self.path.with_name(f".{self.path.name}.{secrets.token_hex(8)}")
             try:

@@ -82,7 +82,7 @@ def open_ledger(
         if key is not None:
             ledger.migrate()
         if key is not None:
-            _keep_vkey(vkey_path(path), vkey_of(origin, key))
+            keep_vkey(vkey_path(path), vkey_of(origin, key))
     except BaseException:
         ledger.close()
         raise
@@ -113,8 +113,13 @@ def vkey_path(path: Path) -> Path:
     return path.with_suffix(".vkey")
 
 
-def _keep_vkey(path: Path, vkey: VerifierKey) -> None:
-    """Write the public key beside the ledger, for those who verify; never replaces another one."""
+def keep_vkey(path: Path, vkey: VerifierKey) -> None:
+    """Write the public key beside the ledger, for those who verify; never replaces another one.
+
+    Raises:
+        UsageError: another key lies there.
+        StoreError: it cannot be written.
+    """
     text = format_vkey(vkey) + "\n"
     try:
         with suppress(FileExistsError):

@@ -11,6 +11,7 @@ Formats: docs/formats/ledger.md.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache
 from types import TracebackType
@@ -126,6 +127,10 @@ class Ledger:
         """Return the newest signed checkpoint, as stored; verify it with `verify_checkpoint` or `Ledger.verify`."""
         with self._store.reading() as snapshot:
             return self._newest_note(snapshot)[1]
+
+    def reading(self) -> AbstractContextManager[Snapshot]:
+        """Open one state of the store, as found: for an export, which verifies what it reads."""
+        return self._store.reading()
 
     def append(self, entries: Sequence[Entry]) -> Appended:
         """Add entries, all or none, and sign the checkpoint that covers them.

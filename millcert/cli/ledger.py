@@ -10,6 +10,7 @@ from millcert.cli.acts import acts, declare_use, submit
 from millcert.cli.files import read_bounded, write_new
 from millcert.cli.ledger_admin import init
 from millcert.cli.ledger_questions import as_of, changes, impact, unsigned
+from millcert.cli.ledger_tiles import compare, export, import_, verify_tiles
 from millcert.cli.opened import opened, state_option
 from millcert.cli.output import emit, json_option
 from millcert.cli.revocations import revocations
@@ -30,7 +31,7 @@ ledger.add_command(impact)
 ledger.add_command(as_of)
 ledger.add_command(changes)
 ledger.add_command(unsigned)
-for command in (acts, declare_use, submit, roles, revocations):
+for command in (acts, declare_use, submit, roles, revocations, export, import_, compare):
     ledger.add_command(command)
 
 
@@ -140,14 +141,36 @@ def prove(index: int, size: int | None, out: Path | None, state: Path | None, as
     default=None,
     help="A signed checkpoint that was kept elsewhere; the ledger must extend it.",
 )
+@click.option(
+    "--tiles",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=None,
+    help="Instead of a state folder: a log as a folder of tiles (C2SP), of any origin.",
+)
+@click.option(
+    "--key",
+    "keys",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="The public key (name+hash+key) of the log in --tiles; may be repeated.",
+)
 @state_option
 @json_option
-def verify(checkpoint_path: Path | None, state: Path | None, as_json: bool) -> None:
+def verify(
+    checkpoint_path: Path | None, tiles: Path | None, keys: tuple[Path, ...], state: Path | None, as_json: bool
+) -> None:
     """Recompute the whole ledger, and compare it with the checkpoints that were seen before.
 
     Lists the acts that do not count because nobody with the role signed them; the gate ignores them.
     """
     seen = None if checkpoint_path is None else _read_checkpoint(checkpoint_path)
+    if tiles is not None:
+        if state is not None:
+            raise UsageError("--tiles stands in for --state.", hint="Leave one of them out.")
+        verify_tiles(tiles, keys, seen, as_json=as_json)
+        return
+    if keys:
+        raise UsageError("--key goes with --tiles; a state folder has its own key.", hint="Leave --key out.")
     from millcert.provenance.standing import read_standing
 
     with opened(state)[1] as held:

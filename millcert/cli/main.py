@@ -69,6 +69,7 @@ COMMANDS: Mapping[str, LazyCommand] = {
     "schema": LazyCommand("millcert.cli.schema:schema", "Propose a schema and a suite from data; compare schemas."),
     "profile": LazyCommand("millcert.cli.profile:profile", "Summarise distributions, merge and compare them."),
     "ledger": LazyCommand("millcert.cli.ledger:ledger", "Look up, prove and audit what the ledger says."),
+    "witness": LazyCommand("millcert.cli.witness:witness", "Watch ledgers of others; cosign what only grows."),
     "evidence": LazyCommand("millcert.cli.evidence:evidence", "Prove what the gate said of a sample, offline."),
     "policy": LazyCommand("millcert.cli.policy:policy", "Write, check and explain a policy file."),
 }
