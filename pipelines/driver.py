@@ -28,7 +28,14 @@ from apache_beam.runners.runner import PipelineState
 
 from millcert.errors import InternalError, MillcertError, StoreError
 from millcert.pipelines.formats import ReadLimits
-from millcert.pipelines.output import PartWriter, copy_spooled, open_output, read_part, translate_store_errors
+from millcert.pipelines.output import (
+    PartWriter,
+    copy_spooled,
+    open_output,
+    part_name,
+    read_part,
+    translate_store_errors,
+)
 from millcert.pipelines.plan import VetPlan
 from millcert.pipelines.planning import Workspace, plan_run, refuse_unreadable
 from millcert.pipelines.publish import is_local, local_path, promote, refuse_overlap, staging_for, write_file
@@ -39,7 +46,7 @@ from millcert.pipelines.runner import is_local as is_local_runner
 from millcert.pipelines.runner import pipeline_options
 from millcert.pipelines.sample_leaves import new_secret
 from millcert.pipelines.sample_set import data_files, settle_samples
-from millcert.pipelines.score import FINDINGS_SCHEMA, MALFORMED_SCHEMA, part_name
+from millcert.pipelines.score import FINDINGS_SCHEMA, MALFORMED_SCHEMA
 from millcert.pipelines.spool import read_verified
 from millcert.pipelines.vet import RULING_FILE, build_pipeline
 from millcert.pipelines.watchdog import call_watched

@@ -145,6 +145,16 @@ def write_admitted(
     return stream.result()
 
 
+def part_id(name: str) -> str:
+    """Return what a part of a data file is called: it says nothing of the data and is safe on every file system."""
+    return hashlib.sha256(name.encode()).hexdigest()[:32]
+
+
+def part_name(name: str) -> str:
+    """Return what the Parquet part of a data file is called."""
+    return f"{part_id(name)}.parquet"
+
+
 def open_output(uri: str) -> BinaryIO:
     """Open a file of the staging folder for writing, its folders made where that means something."""
     if is_local(uri):

@@ -89,6 +89,11 @@ class VetPlan:
         """How often every data file is read from start to end: hash, describe, the passes, score."""
         return 2 + self.passes + 1
 
+    @property
+    def wants_digests(self) -> bool:
+        """Whether a check asks for sample digests, so that they are kept for the passes behind the first one."""
+        return any("sample_digest" in planned.check.columns for planned in self.checks)
+
     def source(self, name: str) -> PlannedSource:
         """Return the planned source of that name."""
         return next(source for source in self.sources if source.rule.name == name)

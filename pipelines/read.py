@@ -10,7 +10,7 @@ it.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -18,11 +18,11 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
-from apache_beam.pvalue import AsSingleton, PCollection, TaggedOutput
+from apache_beam.pvalue import AsDict, AsSingleton, PCollection, TaggedOutput
 
-from millcert.checks.sample_digest import sample_digests
 from millcert.errors import MillcertError
 from millcert.pipelines.dataset import DatasetFacts
+from millcert.pipelines.digest_sidecar import DigestSource, digest_source, recorded_digests
 from millcert.pipelines.formats import Decoded, ReadLimits, decode
 from millcert.pipelines.progress import ProgressReporter
 from millcert.pipelines.records import Fault, ShardFacts, WorkItem, fault_from
@@ -41,12 +41,14 @@ class ReadRequest:
 
     number: of the pass, for progress. wants_columns: the user's columns (expectations). wants_digests: sample digests.
     wants_shards: emit `ShardFacts` and write the salted leaves to `staging` (the first full read does).
+    keeps_digests: write the digest sidecars (the first full read does, where a check asks for digests).
     """
 
     number: int
     wants_columns: bool
     wants_digests: bool
     wants_shards: bool
+    keeps_digests: bool
     limits: ReadLimits
     progress_path: str
     staging: str
@@ -59,10 +61,11 @@ class ReadSamples(beam.PTransform):
     Reads every file once; nothing is read when `dataset` holds a fault.
     """
 
-    def __init__(self, request: ReadRequest, dataset: AsSingleton) -> None:
+    def __init__(self, request: ReadRequest, dataset: AsSingleton, sidecars: AsDict | None = None) -> None:
         super().__init__()
         self._request = request
         self._dataset = dataset
+        self._sidecars = sidecars
 
     def expand(self, items: PCollection[WorkItem]) -> Any:
         """Break fusion, so that files spread over the workers, and read."""
@@ -70,7 +73,9 @@ class ReadSamples(beam.PTransform):
             items
             | "Spread" >> beam.Reshuffle()
             | "Read"
-            >> beam.ParDo(_ReadFile(self._request), self._dataset).with_outputs("shards", "faults", main="batches")
+            >> beam.ParDo(_ReadFile(self._request), self._dataset, self._sidecars).with_outputs(
+                "shards", "faults", main="batches"
+            )
         )
         outputs.batches.element_type = pa.RecordBatch
         outputs.shards.element_type = ShardFacts
@@ -89,7 +94,9 @@ class _ReadFile(beam.DoFn):
     def teardown(self) -> None:
         self._progress.close()
 
-    def process(self, item: WorkItem, dataset: DatasetFacts) -> Iterator[Any]:
+    def process(
+        self, item: WorkItem, dataset: DatasetFacts, sidecars: Mapping[str, str] | None = None
+    ) -> Iterator[Any]:
         if dataset.faults:
             return
         try:
@@ -97,8 +104,9 @@ class _ReadFile(beam.DoFn):
             with (
                 read_verified(verified.uri, expected_sha256=verified.sha256, limits=self._request.limits) as spooled,
                 self._leaf_writer(item) as leaves,
+                self._digests(item, sidecars) as source,
             ):
-                yield from self._read(verified, spooled, dataset, leaves)
+                yield from self._read(verified, spooled, dataset, leaves, source)
         except MillcertError as error:
             yield TaggedOutput("faults", fault_from(error, file=item.name))
         self._progress.advance(self._request.number, size_bytes=item.size_bytes)
@@ -108,8 +116,14 @@ class _ReadFile(beam.DoFn):
             return nullcontext()
         return LeafWriter(self._request.staging, item.name, read_secret(self._request.staging))
 
+    def _digests(self, item: WorkItem, sidecars: Mapping[str, str] | None) -> AbstractContextManager[DigestSource]:
+        if self._request.keeps_digests:
+            return recorded_digests(self._request.staging, item.name)
+        wanted = sidecars if self._request.wants_digests else None
+        return digest_source(self._request.staging, item.name, wanted, self._request.limits)
+
     def _read(
-        self, item: WorkItem, spooled: Spooled, dataset: DatasetFacts, leaves: LeafWriter | None
+        self, item: WorkItem, spooled: Spooled, dataset: DatasetFacts, leaves: LeafWriter | None, source: DigestSource
     ) -> Iterator[Any]:
         request, tree, records = self._request, TreeBuilder(), 0
         metadata = {FILE_KEY: item.name.encode(), SOURCE_KEY: item.source.encode()}
@@ -117,7 +131,7 @@ class _ReadFile(beam.DoFn):
             records += len(decoded.rows) + len(decoded.malformed)
             digests = None
             if request.wants_digests or request.wants_shards:
-                digests = sample_digests(decoded.batch)
+                digests = source.of(decoded.batch)
             if leaves is not None and digests is not None:
                 tree.extend(leaf_hashes(digests))
                 leaves.add(decoded.rows, digests)
@@ -129,7 +143,7 @@ class _ReadFile(beam.DoFn):
                 yield batch.replace_schema_metadata(metadata)
         if leaves is not None:
             leaves.end(records)
-            yield TaggedOutput("shards", ShardFacts(item.name, records, tree.size, tree.root().hex()))
+            yield TaggedOutput("shards", ShardFacts(item.name, records, tree.size, tree.root().hex(), source.end()))
 
 
 def sample_batch(

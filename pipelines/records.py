@@ -70,13 +70,14 @@ class ShardFacts(NamedTuple):
     """What the first full read of a file found.
 
     records: all of them. rows: those that decode, whatever role they can play. row_tree_root: hex, RFC 6962 tree over
-    the rows' sample digests, in row order.
+    the rows' sample digests, in row order. digests_sha256: hex, of the file's digest sidecar; "" where none is kept.
     """
 
     name: str
     records: int
     rows: int
     row_tree_root: str
+    digests_sha256: str = ""
 
 
 class FileOutcome(NamedTuple):

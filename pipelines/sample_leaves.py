@@ -23,7 +23,7 @@ from apache_beam.io.filesystems import FileSystems
 
 from millcert.errors import InternalError, StoreError
 from millcert.pipelines.index_merge import PART, key_order
-from millcert.pipelines.output import open_output, translate_store_errors
+from millcert.pipelines.output import open_output, part_id, translate_store_errors
 from millcert.pipelines.publish import write_file
 from millcert.provenance.merkle import HASH_BYTES
 from millcert.provenance.sample_leaf import BLOCK_ROWS, NO_SAMPLE, RunSecret
@@ -216,4 +216,4 @@ def read_facts(staging: str, file: str) -> LeafFacts:
 
 def part_stem(staging: str, file: str) -> str:
     """Return how the names of a file's parts begin; they say nothing of the data."""
-    return f"{staging}/parts/leaves/{hashlib.sha256(file.encode()).hexdigest()[:32]}"
+    return f"{staging}/parts/leaves/{part_id(file)}"

@@ -10,7 +10,6 @@ under names made of the file's own name, so a retry overwrites identical bytes:
   parts/reported/ID.parquet             samples that were flagged and not held back, for the report
 """
 
-import hashlib
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -20,7 +19,7 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
-from apache_beam.pvalue import AsSingleton, PCollection, TaggedOutput
+from apache_beam.pvalue import AsDict, AsSingleton, PCollection, TaggedOutput
 
 from millcert.checks.base import Scores
 from millcert.checks.fusion import Cell, Panel
@@ -28,9 +27,10 @@ from millcert.checks.sample_digest import sample_digests
 from millcert.errors import InternalError, MillcertError
 from millcert.pipelines.accumulate import Models
 from millcert.pipelines.dataset import DatasetFacts
+from millcert.pipelines.digest_sidecar import DigestSource, digest_source
 from millcert.pipelines.formats import Decoded, decode
 from millcert.pipelines.fuse import add_votes, cells_of, panel_of
-from millcert.pipelines.output import PartWriter, copy_spooled, write_admitted
+from millcert.pipelines.output import PartWriter, copy_spooled, part_name, write_admitted
 from millcert.pipelines.plan import PlannedCheck, VetPlan
 from millcert.pipelines.progress import ProgressReporter
 from millcert.pipelines.read import digest_array, leaf_hashes, role_batch, sample_batch
@@ -95,11 +95,12 @@ LOWEST_BIN, HIGHEST_BIN = -200, 200
 class ScoreFiles(beam.PTransform):
     """In: WorkItem. Out: tags `outcomes` (FileOutcome) and `faults` (Fault). Reads every file once."""
 
-    def __init__(self, plan: VetPlan, dataset: AsSingleton, models: AsSingleton) -> None:
+    def __init__(self, plan: VetPlan, dataset: AsSingleton, models: AsSingleton, sidecars: AsDict | None) -> None:
         super().__init__()
         self._plan = plan
         self._dataset = dataset
         self._models = models
+        self._sidecars = sidecars
 
     def expand(self, items: PCollection[WorkItem]) -> Any:
         """Break fusion, so that files spread over the workers, and score."""
@@ -107,7 +108,9 @@ class ScoreFiles(beam.PTransform):
             items
             | "Spread" >> beam.Reshuffle()
             | "Score"
-            >> beam.ParDo(_ScoreFile(self._plan), self._dataset, self._models).with_outputs("faults", main="outcomes")
+            >> beam.ParDo(_ScoreFile(self._plan), self._dataset, self._models, self._sidecars).with_outputs(
+                "faults", main="outcomes"
+            )
         )
         outputs.outcomes.element_type = FileOutcome
         outputs.faults.element_type = Fault
@@ -126,14 +129,20 @@ class _ScoreFile(beam.DoFn):
     def teardown(self) -> None:
         self._progress.close()
 
-    def process(self, item: WorkItem, dataset: DatasetFacts, models: Models) -> Iterator[Any]:
+    def process(
+        self, item: WorkItem, dataset: DatasetFacts, models: Models, sidecars: Mapping[str, str] | None = None
+    ) -> Iterator[Any]:
         if dataset.faults:
             return
         plan, number = self._plan, self._plan.passes + 1
         try:
             verified = dataset.item(item.name)
-            with read_verified(verified.uri, expected_sha256=verified.sha256, limits=plan.limits) as spooled:
-                yield score_file(plan, verified, spooled, dataset, models, self._progress, self._panel(models))
+            with (
+                read_verified(verified.uri, expected_sha256=verified.sha256, limits=plan.limits) as spooled,
+                digest_source(plan.staging, item.name, sidecars, plan.limits) as source,
+            ):
+                panel = self._panel(models)
+                yield score_file(plan, verified, spooled, source, dataset, models, self._progress, panel)
         except MillcertError as error:
             yield TaggedOutput("faults", fault_from(error, file=item.name))
         self._progress.advance(number, size_bytes=item.size_bytes)
@@ -149,6 +158,7 @@ def score_file(
     plan: VetPlan,
     item: WorkItem,
     spooled: Spooled,
+    source: DigestSource,
     dataset: DatasetFacts,
     models: Models,
     progress: ProgressReporter,
@@ -165,7 +175,7 @@ def score_file(
         PartWriter(f"{plan.staging}/publish/quarantine/{item.name}.parquet", sample_schema) as quarantine,
     ):
         for decoded in decode(item.data_format, spooled.file, dataset.schema, plan.limits, name=item.name):
-            scored = _score_batch(plan, item, decoded, dataset, models, tally)
+            scored = _score_batch(plan, item, decoded, source, dataset, models, tally)
             malformed.write(_malformed_batch(item, decoded, scored))
             findings.write(_findings_batch(item, scored, panel))
             quarantine.write(_flagged_samples(item, decoded, scored, scored.held, panel))
@@ -175,8 +185,8 @@ def score_file(
     output, root = f"{plan.staging}/publish/admitted/{item.name}", ""
     if tally.quarantined or tally.malformed:
         tree = TreeBuilder()
-        kept = _kept(plan, item, spooled, dataset, tally, tree)
-        sha256, size_bytes = write_admitted(output, item, spooled, kept, plan.limits)
+        admitted = _kept(plan, item, spooled, dataset, tally, tree)
+        sha256, size_bytes = write_admitted(output, item, spooled, admitted, plan.limits)
         root = tree.root().hex()
         if tree.size != tally.admitted:
             raise InternalError(f"{item.name}: {tally.admitted} samples are admitted, {tree.size} were written.")
@@ -256,10 +266,15 @@ class _Scored:
 
 
 def _score_batch(
-    plan: VetPlan, item: WorkItem, decoded: Decoded, dataset: DatasetFacts, models: Models, tally: _Tally
+    plan: VetPlan,
+    item: WorkItem,
+    decoded: Decoded,
+    source: DigestSource,
+    dataset: DatasetFacts,
+    models: Models,
+    tally: _Tally,
 ) -> _Scored:
-    wants_digests = any("sample_digest" in planned.check.columns for planned in plan.checks)
-    every_digest = sample_digests(decoded.batch) if wants_digests else None
+    every_digest = source.of(decoded.batch) if plan.wants_digests else None
     batch, view = sample_batch(decoded, every_digest, item, dataset, wants_columns=False)
     roles = role_batch(batch)
     count = batch.num_rows
@@ -279,7 +294,10 @@ def _score_batch(
     positions = np.flatnonzero(view.usable)
     digests = np.zeros((count, 32), np.uint8)
     if flagged_any.any():
-        digests[flagged_any] = sample_digests(decoded.batch.take(pa.array(positions[flagged_any])))
+        chosen = positions[flagged_any]
+        digests[flagged_any] = (
+            sample_digests(decoded.batch.take(pa.array(chosen))) if every_digest is None else every_digest[chosen]
+        )
     tally.admitted += int((~held).sum())
     tally.quarantined += int(held.sum())
     tally.flagged_any += int(flagged_any.sum())
@@ -342,11 +360,6 @@ def score_bins(score: np.ndarray) -> np.ndarray:
 def bin_edge(number: int) -> float:
     """Return the lower edge of a bin."""
     return SCORE_UNIT * math.sinh(number / BINS_A_STEP)
-
-
-def part_name(name: str) -> str:
-    """Return the file name of a part: it says nothing of the data and is safe on every file system."""
-    return hashlib.sha256(name.encode()).hexdigest()[:32] + ".parquet"
 
 
 def _malformed_batch(item: WorkItem, decoded: Decoded, scored: _Scored) -> pa.RecordBatch:

@@ -7,7 +7,9 @@ items ─ Pass2/Read ─ Pass2/Accumulate ─ Pass2/Fit ──┤ (each pass tak
 items ─ ScoreFiles ─────────────────────────────────┴─ Rule ─ staging/ruling.json
 ```
 Each pass has a read of its own: a read shared across a pass boundary would be held in memory by the runner (9.5 times
-the memory, research/engine.md 4.2). Labels are constants, so two builds of one plan give the same graph.
+the memory, research/engine.md 4.2). Where a check asks for sample digests, Pass1/Read keeps them in sidecars, and hands
+on the sidecars' own digests to every later read (digest_sidecar.py). Labels are constants, so two builds of one plan
+give the same graph.
 """
 
 import json
@@ -16,7 +18,7 @@ from typing import Any
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.pvalue import AsList, AsSingleton, PBegin, PCollection
+from apache_beam.pvalue import AsDict, AsList, AsSingleton, PBegin, PCollection
 
 from millcert.pipelines import coders  # noqa: F401 - registers the record batch coder
 from millcert.pipelines.accumulate import AccumulatePass, FitModels, Models
@@ -63,15 +65,18 @@ class VetDataset(beam.PTransform):
         dataset = AsSingleton(schemas | "PlanDataset" >> PlanDataset(shared, verified))
         models: AsSingleton | None = None
         shards: PCollection[ShardFacts] | None = None
+        sidecars: AsDict | None = None
         faults: list[PCollection[Fault]] = []
         for number in range(1, plan.passes + 1):
             label = f"Pass{number}"
-            read = items | f"{label}/Read" >> ReadSamples(_request(plan, number), dataset)
+            read = items | f"{label}/Read" >> ReadSamples(_request(plan, number), dataset, sidecars)
             added = read.batches | f"{label}/Accumulate" >> AccumulatePass(shared, number, dataset, models)
             models = AsSingleton(begin | f"{label}/Fit" >> FitModels(shared, number, dataset, added["parts"], models))
             shards = read.shards if shards is None else shards
+            if number == 1 and plan.wants_digests:
+                sidecars = AsDict(shards | "Sidecars" >> beam.Map(_sidecar).with_output_types(tuple[str, str]))
             faults += [read.faults, added["faults"]]
-        scored = items | "ScoreFiles" >> ScoreFiles(shared, dataset, models)
+        scored = items | "ScoreFiles" >> ScoreFiles(shared, dataset, models, sidecars)
         every_fault = [*faults, scored.faults] | "Faults" >> beam.Flatten()
         return (
             begin
@@ -98,6 +103,10 @@ def write_ruling(
     return path
 
 
+def _sidecar(shard: ShardFacts) -> tuple[str, str]:
+    return shard.name, shard.digests_sha256
+
+
 def _request(plan: VetPlan, number: int) -> ReadRequest:
     wanted: Any = {role for planned in plan.checks if planned.check.passes >= number for role in planned.check.columns}
     return ReadRequest(
@@ -105,6 +114,7 @@ def _request(plan: VetPlan, number: int) -> ReadRequest:
         wants_columns=number == 1 and plan.suite is not None,
         wants_digests="sample_digest" in wanted,
         wants_shards=number == 1,
+        keeps_digests=number == 1 and plan.wants_digests,
         limits=plan.limits,
         progress_path=plan.progress_path,
         staging=plan.staging,

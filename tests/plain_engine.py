@@ -18,7 +18,7 @@ from millcert.pipelines.read import _ReadFile
 from millcert.pipelines.records import Fault, FileOutcome, ShardFacts
 from millcert.pipelines.ruling import RunResult, read_ruling, ruling_to_json
 from millcert.pipelines.score import _ScoreFile
-from millcert.pipelines.vet import _request
+from millcert.pipelines.vet import _request, _sidecar
 
 
 class PlainEngine:
@@ -51,7 +51,7 @@ class PlainEngine:
         score = _ScoreFile(plan)
         score.setup()
         for item in plan.items:
-            for element in score.process(item, dataset, models or {}):
+            for element in score.process(item, dataset, models or {}, dict(map(_sidecar, shards))):
                 self._sort(element, {"faults": faults}, outcomes)
         score.teardown()
         watcher.stop()
@@ -73,7 +73,7 @@ class PlainEngine:
         parts: dict[Any, list[Any]] = {}
         found: list[ShardFacts] = []
         for item in plan.items:
-            for element in read.process(item, dataset):
+            for element in read.process(item, dataset, dict(map(_sidecar, shards))):
                 self._sort(element, {"faults": faults, "shards": found}, batches)
             add.start_bundle()
             for batch in batches:

@@ -11,9 +11,9 @@ import pyarrow.compute as pc
 
 from millcert.errors import InternalError
 from millcert.pipelines.driver import Published
-from millcert.pipelines.output import read_part
+from millcert.pipelines.output import part_name, read_part
 from millcert.pipelines.ruling import ScoreHistogram
-from millcert.pipelines.score import bin_edge, part_name
+from millcert.pipelines.score import bin_edge
 from millcert.policy_model import ImageShape
 from millcert.report.images import pixels_of
 from millcert.report.model import (
