@@ -33,6 +33,7 @@ MAX_TREE_SIZE = 2**63 - 1
 
 _SIGNATURE_PREFIX = "\u2014 "
 _DECIMAL = re.compile(r"0|[1-9][0-9]{0,18}")
+_CONTROL = re.compile("[\x00-\x09\x0b-\x1f]")
 _KEY_ID = re.compile(r"[0-9a-f]{8}")
 
 
@@ -167,7 +168,7 @@ def parse_note(data: bytes) -> Note:
         whole = data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise LedgerError("The signed note is not UTF-8.") from error
-    if any(ord(char) < 0x20 and char != "\n" for char in whole):
+    if _CONTROL.search(whole):
         raise LedgerError("The signed note has a control character.")
     text, separator, tail = whole.rpartition("\n\n")
     if not separator or not text or not tail.endswith("\n"):

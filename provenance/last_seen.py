@@ -72,7 +72,9 @@ class LastSeen:
                     file.flush()
                     os.fsync(file.fileno())
                 temporary.replace(self.path)
-                sync_folder(self.path.parent)
+                # A later name may get lost with the power: then the one before is there, as after a crash up to here.
+                if kept is None:
+                    sync_folder(self.path.parent)
             except OSError as error:
                 with suppress(OSError):
                     temporary.unlink()

@@ -116,7 +116,7 @@ def require_newest(snapshot: Snapshot, origin: str, vkeys: Sequence[VerifierKey]
     stored = snapshot.newest_checkpoint()
     if stored is None:
         raise LedgerError(f"The ledger {origin} has no checkpoint.", hint="Restore the ledger from its newest copy.")
-    return _verified(stored, origin, vkeys)
+    return verify_stored(stored, origin, vkeys)
 
 
 def compare_with_seen(
@@ -156,7 +156,13 @@ def compare_with_seen(
     return seen.size
 
 
-def _verified(stored: tuple[int, bytes], origin: str, vkeys: Sequence[VerifierKey]) -> Checkpoint:
+def verify_stored(stored: tuple[int, bytes], origin: str, vkeys: Sequence[VerifierKey]) -> Checkpoint:
+    """Return a checkpoint as stored, (size, note), verified; it must be of this ledger and of that size.
+
+    Raises:
+        LedgerError: it is of another ledger or size.
+        SignatureError: no known key signed it.
+    """
     size, note = stored
     checkpoint = verify_checkpoint(note, vkeys)
     if (checkpoint.origin, checkpoint.size) != (origin, size):
@@ -257,7 +263,7 @@ class _CheckpointWalk:
             return
         self._place += 1
         try:
-            checkpoint = _verified(stored, self._newest.origin, self._vkeys)
+            checkpoint = verify_stored(stored, self._newest.origin, self._vkeys)
         except MillcertError as error:
             self._faults.add(f"the checkpoint of {stored[0]} entries does not verify ({error.message})")
             return

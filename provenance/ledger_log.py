@@ -26,7 +26,7 @@ from millcert.provenance.checkpoint import (
     sign_checkpoint,
 )
 from millcert.provenance.last_seen import LastSeen
-from millcert.provenance.ledger_audit import LedgerReport, audit, compare_with_seen, require_newest
+from millcert.provenance.ledger_audit import LedgerReport, audit, compare_with_seen, require_newest, verify_stored
 from millcert.provenance.ledger_contract import (
     NEWEST_SCHEMA,
     LedgerStore,
@@ -357,8 +357,8 @@ class Ledger:
 
     def _require_signable(self, transaction: Transaction, read_tile: TileReader) -> tuple[Checkpoint, bytes]:
         """Return the newest checkpoint, also as signed, if the ledger is what it says and what this client saw."""
-        newest = require_newest(transaction, self._origin, self._vkeys)
-        note = self._newest_note(transaction)[1]
+        stored = self._newest_note(transaction)
+        newest, note = verify_stored(stored, self._origin, self._vkeys), stored[1]
         rows = transaction.size()
         root = tree_root(newest.size, node_reader(read_tile))
         if rows != newest.size or root != newest.root:

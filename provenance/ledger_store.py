@@ -18,6 +18,12 @@ from millcert.provenance.ledger_sql import SqlStore
 #: How long one process waits for another one's append. An append of 1,000 entries takes about 0.1 s.
 BUSY_TIMEOUT_SECONDS = 60.0
 
+#: An append touches a page of the index of leaf hashes for nearly each entry: let the pages stay in memory, and copy
+#: them from the write-ahead log into the file by many at once (32 MB of log). Measured at 150,000 entries: a third more
+#: entries a CPU-second than SQLite's defaults.
+_CACHE_KIB = 65_536
+_CHECKPOINT_PAGES = 8_000
+
 
 class SqliteStore(SqlStore):
     """A ledger in one SQLite file.
@@ -90,6 +96,8 @@ def _connect(uri: str, *, read_only: bool) -> sqlite3.Connection:
     try:
         if not read_only:
             connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
+            connection.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA recursive_triggers=ON")  # else INSERT OR REPLACE deletes past the triggers
     except BaseException:

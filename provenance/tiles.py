@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 from millcert.errors import LedgerError
-from millcert.provenance.merkle import HASH_BYTES, NodeReader, root_of
+from millcert.provenance.merkle import HASH_BYTES, NodeReader, perfect_root
 
 TILE_HEIGHT = 8
 TILE_WIDTH = 1 << TILE_HEIGHT
@@ -40,7 +40,7 @@ def extend_tiles(size: int, leaf_hashes: Sequence[bytes], read_tile: TileReader)
             written[level, number] = tile
             done += len(fresh)
             if len(tile) == TILE_WIDTH * HASH_BYTES:
-                above.append(root_of(split_tile(tile)))
+                above.append(perfect_root(tile))
         level, first, hashes = level + 1, first // TILE_WIDTH, above
     return written
 
@@ -60,7 +60,7 @@ def node_reader(read_tile: TileReader) -> NodeReader:
         part = tile[offset * HASH_BYTES : (offset + (1 << height)) * HASH_BYTES]
         if len(part) != HASH_BYTES << height:
             raise _damaged(tile_level, number)
-        return root_of(split_tile(part))
+        return perfect_root(part)
 
     return read_node
 

@@ -20,6 +20,7 @@ from millcert.provenance.merkle import (
     inclusion_proof,
     leaf_hash,
     node_hash,
+    perfect_root,
     root_of,
     tree_root,
     verify_consistency,
@@ -265,3 +266,16 @@ def test_no_proof_is_made_for_a_leaf_outside_the_tree(index: int) -> None:
 def test_equal_sizes_with_different_roots_are_a_fork() -> None:
     with pytest.raises(ConsistencyError, match="rewritten"):
         verify_consistency(3, 3, [], root_of(leaves(3)), leaf_hash(b"fork"))
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 64, 256])
+def test_the_root_of_a_perfect_tree_is_the_root_of_the_tree(count: int) -> None:
+    hashes = [leaf_hash(bytes([number])) for number in range(count)]
+
+    assert perfect_root(b"".join(hashes)) == root_of(hashes)
+
+
+@pytest.mark.parametrize("size", [0, 31, 33, 96])
+def test_a_tree_that_is_not_perfect_has_no_such_root(size: int) -> None:
+    with pytest.raises(UsageError):
+        perfect_root(bytes(size))

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+import rfc8785
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -70,6 +71,39 @@ def test_finite_numbers_are_read() -> None:
 
 def test_nesting_up_to_the_bound_is_read() -> None:
     assert parse(b'{"a":' + b"[" * (MAX_DEPTH - 1) + b"]" * (MAX_DEPTH - 1) + b"}")
+
+
+@given(
+    st.dictionaries(
+        st.text(max_size=5),
+        st.recursive(
+            VALUES | st.floats(allow_nan=False, allow_infinity=False) | st.text(st.characters(max_codepoint=0x1FFFF)),
+            lambda inner: (
+                st.lists(inner, max_size=3) | st.tuples(inner) | st.dictionaries(st.text(), inner, max_size=3)
+            ),
+            max_leaves=6,
+        ),
+        max_size=4,
+    )
+)
+def test_the_short_way_writes_what_the_canonical_one_writes(value: dict[str, Any]) -> None:
+    """Entries of one ledger come from both ways: a byte's difference would make one statement two."""
+    assert canonical_json(value, what="thing") == rfc8785.dumps(value)
+
+
+@pytest.mark.parametrize("character", [chr(code) for code in (*range(0x21), 0x22, 0x5C, 0x7F, 0x80, 0x2028, 0x1F600)])
+def test_every_escape_is_the_canonical_one(character: str) -> None:
+    value = {"a": character, "b": [f"x{character}y", -(2**53) + 1, 2**53 - 1, True, None]}
+
+    assert canonical_json(value, what="thing") == rfc8785.dumps(value)
+
+
+def test_a_value_that_holds_itself_has_no_canonical_form() -> None:
+    value: dict[str, Any] = {}
+    value["a"] = value
+
+    with pytest.raises(UsageError, match="no canonical JSON form"):
+        canonical_json(value, what="thing")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 2**60, {1, 2}, b"bytes", "\ud800"])
