@@ -77,7 +77,7 @@ def test_nesting_up_to_the_bound_is_read() -> None:
     st.dictionaries(
         st.text(max_size=5),
         st.recursive(
-            VALUES | st.floats(allow_nan=False, allow_infinity=False) | st.text(st.characters(max_codepoint=0x1FFFF)),
+            VALUES | st.floats(allow_nan=False, allow_infinity=False) | st.text(st.characters(codec="utf-8")),
             lambda inner: (
                 st.lists(inner, max_size=3) | st.tuples(inner) | st.dictionaries(st.text(), inner, max_size=3)
             ),
