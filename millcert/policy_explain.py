@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _LISTS = {
     "manifest": "a manifest",
     "model_signing": "an OpenSSF model signature",
-    "checksums": "a list of SHA-256 checksums",
+    "checksums": "a list of checksums",
     "bagit": "a BagIt manifest",
     "croissant": "a Croissant file",
 }
@@ -106,6 +106,7 @@ def _evidence_kind(rule: SourceRule, path: str) -> str | None:
         manifest=rule.manifest or "",
         bundle=rule.bundle or "",
         form=rule.form or "manifest",
+        digests=rule.digests or ("sha256",),
     )
     if path == places.manifest_path:
         return "manifest" if rule.form in (None, "manifest") else _LISTS[rule.form].partition(" ")[2]
@@ -197,6 +198,9 @@ def _demands(rule: SourceRule) -> str:
     if rule.require_pq is not None:
         keys = " or ".join(f"key:sha256:{one.sha256}" for one in map(parse_base64_pq_key, rule.require_pq))
         found.append(f"The post-quantum {keys} must have signed the same bytes with ML-DSA-65.")
+    if rule.digests is not None:
+        counted = " or ".join(rule.digests)
+        found.append(f"Each file must have a digest by {counted}, and meet all that it has of these.")
     if rule.licenses is not None:
         found.append(f"The licence that it states must be covered by {', '.join(rule.licenses)}.")
     for one in rule.attestations or ():

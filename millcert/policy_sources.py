@@ -231,19 +231,35 @@ class SourceRule(Section):
     attestations: Annotated[tuple[Attestation, ...], at_least(1)] | None = None
     on_signer_change: Literal["report", "reject"] | None = None
     require_pq: PqKeys | None = None
+    digests: Annotated[tuple[Literal["sha256", "sha384", "sha512", "blake3"], ...], at_least(1)] | None = None
 
     @classmethod
     def rules(cls, raw: Mapping[str, Any]) -> Iterable[Fault]:
         """Signed or knowingly unsigned; what only a signed source has, and what the tier does not allow."""
         yield from exactly_one(raw, "signed_by", "unsigned")
         if "unsigned" in raw and "signed_by" not in raw:
-            for key in ("manifest", "bundle", "form", "min_age_days", "licenses", "attestations", "require_pq"):
+            for key in (
+                "manifest",
+                "bundle",
+                "form",
+                "min_age_days",
+                "licenses",
+                "attestations",
+                "require_pq",
+                "digests",
+            ):
                 if raw.get(key) is not None:
                     yield (key,), "only a signed source has one; name its signer under signed_by"
         if raw.get("form") == "model_signing" and raw.get("manifest") is not None:
             yield ("manifest",), "a model signature is list and bundle in one; name it under bundle"
         if raw.get("licenses") is not None and raw.get("form") != "croissant":
             yield ("licenses",), "only a source of form croissant states its licence"
+        digests = raw.get("digests")
+        if isinstance(digests, (list, tuple)) and digests and raw.get("form") in (None, "manifest"):
+            if "sha256" not in digests:
+                yield ("digests",), "our own manifest lists SHA-256 digests, so they must be among these"
+            elif len(digests) > 1:
+                yield ("digests",), "our own manifest lists SHA-256 digests only; name the form that has the others"
         if raw.get("tier") == "high":
             yield from _tier_faults(raw)
 
@@ -290,6 +306,7 @@ class SourceRule(Section):
             licenses=self.licenses,
             tier=self.tier or "standard",
             pq_keys=tuple(parse_base64_pq_key(one) for one in self.require_pq or ()),
+            digests=self.digests or ("sha256",),
         )
 
 

@@ -24,6 +24,7 @@ from millcert.pipelines.plan import PlannedSource, VetPlan
 from millcert.pipelines.records import Fault, FileDigest, FileSchema, WorkItem, fault_from
 from millcert.pipelines.roles import TEXT_ROLES, RolePlan, is_list, plan_roles, vector_width
 from millcert.pipelines.spool import read_verified
+from millcert.provenance.digest_algorithms import FoundDigests
 from millcert.provenance.manifest import MAX_MANIFEST_BYTES, FileEntry, Manifest
 from millcert.provenance.pq_signature import MAX_PQ_BYTES, PQ_SUFFIX
 from millcert.provenance.trust import VerifiedSource, verify_source
@@ -84,11 +85,16 @@ class _HashFile(beam.DoFn):
     def __init__(self, plan: VetPlan) -> None:
         super().__init__()
         self._plan = plan
+        self._algorithms = {planned.rule.name: planned.rule.digests for planned in plan.sources}
 
     def process(self, item: WorkItem) -> Iterator[FileDigest]:
+        algorithms = self._algorithms.get(item.source, ())
         try:
-            with read_verified(item.uri, expected_sha256=None, limits=self._plan.limits) as spooled:
-                yield FileDigest(item._replace(sha256=spooled.sha256, size_bytes=spooled.size_bytes), None)
+            with read_verified(
+                item.uri, expected_sha256=None, limits=self._plan.limits, algorithms=algorithms
+            ) as spooled:
+                known = item._replace(sha256=spooled.sha256, size_bytes=spooled.size_bytes)
+                yield FileDigest(known, None, tuple(sorted(spooled.others.items())))
         except MillcertError as error:
             yield FileDigest(item, fault_from(error, file=item.name))
 
@@ -118,13 +124,14 @@ def verify_files(plan: VetPlan, digests: list[FileDigest]) -> VerifiedFiles:
     if set(files) != expected or len(digests) != len(expected):
         error = InternalError(f"{len(expected)} files were to be hashed, {len(digests)} were.")
         faults.append(fault_from(error))
+    others = {digest.item.name: dict(digest.others) for digest in digests if digest.others}
     sources: dict[str, VerifiedSource] = {}
     signed: dict[str, Manifest] = {}
     if not faults:
         for planned in plan.sources:
             name = planned.rule.name
             try:
-                sources[name], manifest = _verify(plan, planned, files)
+                sources[name], manifest = _verify(plan, planned, files, others)
                 if manifest is not None:
                     signed[name] = manifest
             except MillcertError as error:
@@ -133,7 +140,7 @@ def verify_files(plan: VetPlan, digests: list[FileDigest]) -> VerifiedFiles:
 
 
 def _verify(
-    plan: VetPlan, planned: PlannedSource, files: Mapping[str, WorkItem]
+    plan: VetPlan, planned: PlannedSource, files: Mapping[str, WorkItem], others: FoundDigests
 ) -> tuple[VerifiedSource, Manifest | None]:
     outside = [
         item.name
@@ -171,6 +178,11 @@ def _verify(
         is_selection=planned.is_selection,
         attestations=_attestations(planned),
         pq_bytes=_pq_signature(planned),
+        digests={
+            item.name.removeprefix(planned.prefix): others[item.name]
+            for item in files.values()
+            if item.source == rule.name and item.name in others
+        },
     )
     return verified, verified.manifest
 

@@ -50,10 +50,14 @@ class Fault(NamedTuple):
 
 
 class FileDigest(NamedTuple):
-    """What hashing a file gave. `item.sha256` is set."""
+    """What hashing a file gave. `item.sha256` is set.
+
+    others: (algorithm, digest in hex) of the same bytes, for each further algorithm that the file's source allows.
+    """
 
     item: WorkItem
     fault: Fault | None
+    others: tuple[tuple[str, str], ...] = ()
 
 
 class FileSchema(NamedTuple):

@@ -10,7 +10,6 @@ Rules:
 
 import errno
 import fnmatch
-import hashlib
 import io
 import os
 import posixpath
@@ -18,9 +17,9 @@ import stat
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, TypeAlias
+from typing import BinaryIO, Literal, TypeAlias
 
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes, FileMetadata
 from apache_beam.io.filesystems import FileSystems
@@ -28,6 +27,7 @@ from apache_beam.io.filesystems import FileSystems
 from millcert.errors import DigestMismatchError, HostileDataError, StoreError, UsageError
 from millcert.pipelines.formats.base import FORMATS, Format, ReadLimits, format_of_name
 from millcert.pipelines.formats.huggingface import SPLITS, STATE, check_split, check_splits
+from millcert.provenance.digest_algorithms import DigestAlgorithm, ManyHashers
 
 _CHUNK_BYTES = 1 << 20
 _GLOB = frozenset("*?[")
@@ -62,12 +62,14 @@ Kind: TypeAlias = Format | Literal["auxiliary"]
 class Spooled:
     """A file's bytes, held where nobody else can change them.
 
-    file: seekable and readable; closed when the context of `read_verified` ends. sha256: hex.
+    file: seekable and readable; closed when the context of `read_verified` ends. sha256: hex. others: further
+    digests of the same bytes, hex by algorithm, as they were asked for.
     """
 
     file: BinaryIO
     sha256: str
     size_bytes: int
+    others: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -94,13 +96,16 @@ class _Found:
 
 
 @contextmanager
-def read_verified(uri: str, *, expected_sha256: str | None, limits: ReadLimits) -> Iterator[Spooled]:
+def read_verified(
+    uri: str, *, expected_sha256: str | None, limits: ReadLimits, algorithms: Sequence[DigestAlgorithm] = ()
+) -> Iterator[Spooled]:
     """Hold a file's bytes, hashed while they were read, for as long as the context lasts.
 
     Args:
         uri: any path that Beam's file systems open.
         expected_sha256: hex; None to find out.
         limits: `max_file_bytes` and `spool_memory_bytes` apply.
+        algorithms: further digests to take of the same bytes.
 
     Raises:
         DigestMismatchError: the bytes are not the expected ones.
@@ -110,7 +115,7 @@ def read_verified(uri: str, *, expected_sha256: str | None, limits: ReadLimits) 
 
     Cost: one read, one SHA-256, and a copy on the worker's disk above `spool_memory_bytes`.
     """
-    spooled = _spool(uri, limits)
+    spooled = _spool(uri, limits, algorithms)
     try:
         if expected_sha256 is not None and spooled.sha256 != expected_sha256.lower():
             raise DigestMismatchError(
@@ -216,11 +221,11 @@ def _read_small(uri: str) -> bytes:
         return spooled.file.read()
 
 
-def _spool(uri: str, limits: ReadLimits) -> Spooled:
+def _spool(uri: str, limits: ReadLimits, algorithms: Sequence[DigestAlgorithm]) -> Spooled:
     memory = io.BytesIO()
     target: BinaryIO = memory
     try:
-        digest = hashlib.sha256()
+        digest = ManyHashers(algorithms)
         with _open(uri) as source:
             size = _read_at_once(memory, source, digest, limits)
             while chunk := source.read(_CHUNK_BYTES):
@@ -240,10 +245,10 @@ def _spool(uri: str, limits: ReadLimits) -> Spooled:
             raise _store_error(uri, error) from error
         raise
     target.seek(0)
-    return Spooled(target, digest.hexdigest(), size)
+    return Spooled(target, digest.sha256, size, digest.others)
 
 
-def _read_at_once(memory: io.BytesIO, source: BinaryIO, digest: Any, limits: ReadLimits) -> int:
+def _read_at_once(memory: io.BytesIO, source: BinaryIO, digest: ManyHashers, limits: ReadLimits) -> int:
     """Read and hash a local file of known size into `memory`, without a copy; return how many bytes there were.
 
     Growing chunk by chunk would copy the bytes several times. A file that grew meanwhile goes on behind what was read.

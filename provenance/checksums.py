@@ -1,61 +1,93 @@
-"""SHA256SUMS and BagIt payload manifests: one line a file, the digest first.
+"""SHA256SUMS and its kin, and BagIt payload manifests: one line a file, the digest first.
 
 Rules this module keeps:
   1. Every line is a digest and a path in the format's own form; a line that is neither is refused, not skipped.
-  2. Only SHA-256. Lists of MD5 or SHA-1 are refused, whatever they are called.
-  3. A leading "./" is dropped, as the tools write it; no other form of a path is changed.
+  2. Only SHA-256, SHA-384, SHA-512 and BLAKE3. Lists of MD5 or SHA-1 are refused, whatever they are called.
+  3. What a digest is of is what its line says (`SHA512 (path) = digest`), else what the list's own name says
+     (`SHA512SUMS`, `B3SUMS`, `manifest-sha512.txt`), else what its length says, which means SHA-2.
+  4. A leading "./" is dropped, as the tools write it; no other form of a path is changed.
 
-Source: the output of GNU coreutils' sha256sum with its escapes, and of BSD's (`SHA256 (path) = digest`); RFC 8493
-(BagIt 1.0) sections 2.1.3 and 5.
+Source: the output of GNU coreutils' sha256sum with its escapes, of BSD's (`SHA256 (path) = digest`), and of b3sum; RFC
+8493 (BagIt 1.0) sections 2.1.3, 2.4 and 5.
 """
 
 import re
+from collections.abc import Mapping
 from typing import NoReturn
 
 from millcert.errors import ManifestError
-from millcert.provenance.listing import Listing, add_path
+from millcert.provenance.digest_algorithms import DigestAlgorithm, algorithm_of_length, is_digest
+from millcert.provenance.listing import DigestTable, Listing
 
-CHECKSUMS_NAME = "SHA256SUMS"
-BAGIT_NAME = "manifest-sha256.txt"
+#: The list's usual name, by what its digests are.
+CHECKSUMS_NAMES: Mapping[DigestAlgorithm, str] = {
+    "sha256": "SHA256SUMS",
+    "sha384": "SHA384SUMS",
+    "sha512": "SHA512SUMS",
+    "blake3": "B3SUMS",
+}
+#: The same of a bag's payload manifest.
+BAGIT_NAMES: Mapping[DigestAlgorithm, str] = {
+    "sha256": "manifest-sha256.txt",
+    "sha384": "manifest-sha384.txt",
+    "sha512": "manifest-sha512.txt",
+    "blake3": "manifest-blake3.txt",
+}
 #: About a million files. Our choice, as for our own manifests.
 MAX_CHECKSUMS_BYTES = 256 * 1024 * 1024
 
 _GNU = re.compile(r"(\\?)([0-9a-fA-F]+) [ *](.+)")
 _BSD = re.compile(r"(\\?)([A-Z0-9-]+) \((.+)\) = ([0-9a-fA-F]+)")
 _BAG = re.compile(r"([0-9a-fA-F]+)[ \t]+(.+)")
-_SHA256_DIGITS = 64
+_TAGS: Mapping[str, DigestAlgorithm] = {
+    "SHA256": "sha256",
+    "SHA2-256": "sha256",
+    "SHA384": "sha384",
+    "SHA2-384": "sha384",
+    "SHA512": "sha512",
+    "SHA2-512": "sha512",
+    "BLAKE3": "blake3",
+}
 _ESCAPES = {"\\n": "\n", "\\r": "\r", "\\\\": "\\"}
 
 
-def parse_checksums(data: bytes) -> Listing:
-    r"""Return the files of a SHA256SUMS file.
+def parse_checksums(data: bytes, *, name: str = CHECKSUMS_NAMES["sha256"]) -> Listing:
+    r"""Return the files of a SHA256SUMS file, or one of its kin.
+
+    Args:
+        data: the list.
+        name: of its file, which tells what digests without a tag are (rule 3).
 
     Raises:
-        ManifestError: a line has another form or digest (rules 1 and 2), a path is there twice or may not stand in a
-            manifest, or there is no line.
+        ManifestError: a line has another form or digest (rules 1 and 2), a path is there twice with one algorithm or
+            may not stand in a manifest, or there is no line.
     """
-    found: dict[str, str] = {}
+    table = DigestTable("list of checksums")
+    named = _named(name, CHECKSUMS_NAMES)
     for number, line in _lines(data):
+        algorithm = named
         if gnu := _GNU.fullmatch(line):
             escaped, digest, path = gnu.groups()
         elif bsd := _BSD.fullmatch(line):
-            escaped, algorithm, path, digest = bsd.groups()
-            if algorithm != "SHA256":
-                _refuse(number, f"is of {algorithm}; only SHA-256 counts")
+            escaped, tag, path, digest = bsd.groups()
+            algorithm = _TAGS.get(tag)
+            if algorithm is None:
+                _refuse(number, f"is of {tag}; only {', '.join(sorted(set(_TAGS.values())))} count")
         else:
             _refuse(number, "is no digest and path")
         if escaped:
             path = re.sub(r"\\.", lambda match: _ESCAPES.get(match.group(), match.group()), path)
-        add_path(found, path.removeprefix("./"), _digest(number, digest), "list of checksums")
-    return Listing(CHECKSUMS_NAME, found)
+        _add(table, number, path.removeprefix("./"), algorithm, digest)
+    return Listing(CHECKSUMS_NAMES["sha256"], table.sha256, others=table.others)
 
 
-def parse_bagit_manifest(data: bytes) -> Listing:
+def parse_bagit_manifest(data: bytes, *, name: str = BAGIT_NAMES["sha256"]) -> Listing:
     """Return the payload files of a BagIt bag (`manifest-sha256.txt`), paths relative to the bag: all below data/.
 
-    Errors are those of `parse_checksums`; a path outside data/ is one.
+    Arguments and errors are those of `parse_checksums`; a path outside data/ is one.
     """
-    found: dict[str, str] = {}
+    table = DigestTable("bag's manifest")
+    named = _named(name, BAGIT_NAMES)
     for number, line in _lines(data):
         match = _BAG.fullmatch(line)
         if match is None:
@@ -65,8 +97,8 @@ def parse_bagit_manifest(data: bytes) -> Listing:
         path = re.sub("%0A|%0a|%0D|%0d|%25", lambda code: chr(int(code.group()[1:], 16)), path)
         if not path.startswith("data/"):
             _refuse(number, f"names {path[:80]!r}, which is not in the bag's payload (data/)")
-        add_path(found, path, _digest(number, digest), "bag's manifest")
-    return Listing(BAGIT_NAME, found)
+        _add(table, number, path, named, digest)
+    return Listing(BAGIT_NAMES["sha256"], table.sha256, others=table.others)
 
 
 def _lines(data: bytes) -> list[tuple[int, str]]:
@@ -84,10 +116,17 @@ def _lines(data: bytes) -> list[tuple[int, str]]:
     return list(enumerate(lines, start=1))
 
 
-def _digest(number: int, text: str) -> str:
-    if len(text) != _SHA256_DIGITS:
-        _refuse(number, f"has a digest of {len(text)} digits; only SHA-256, of {_SHA256_DIGITS}, counts")
-    return text.lower()
+def _named(name: str, names: Mapping[DigestAlgorithm, str]) -> DigestAlgorithm | None:
+    """Return what a list's own name says that its digests are; None where it says nothing."""
+    return next((algorithm for algorithm, usual in names.items() if name.rpartition("/")[2] == usual), None)
+
+
+def _add(table: DigestTable, number: int, path: str, algorithm: DigestAlgorithm | None, digest: str) -> None:
+    meant = algorithm or algorithm_of_length(len(digest))
+    if meant is None or not is_digest(meant, digest.lower()):
+        kind = meant or "sha256, sha384 or sha512"
+        _refuse(number, f"has a digest of {len(digest)} digits, which is no {kind}; nothing else counts")
+    table.add(path, meant, digest.lower())
 
 
 def _refuse(number: int, what: str) -> NoReturn:

@@ -1,8 +1,9 @@
-"""Croissant 1.0 and 1.1, read for its digests: which files a data set has, and their SHA-256.
+"""Croissant 1.0 and 1.1, read for its digests: which files a data set has, and their SHA-256 (or others of its kin).
 
 Nothing is loaded, extracted or fetched through it. Rules this module keeps:
-  1. A FileObject of the distribution that is not inside another one is a file; its SHA-256 must be a real one. A
-     missing digest, a placeholder (a widely used hub writes a web address there) or MD5 alone makes the file unsigned.
+  1. A FileObject of the distribution that is not inside another one is a file; its digests must be real ones. A missing
+     digest, a placeholder (a widely used hub writes a web address there) or MD5 alone makes the file unsigned. The
+     format names sha256 and md5; sha384, sha512 and blake3 are read where a publisher adds them in the same way.
   2. A FileObject inside another (`containedIn`) and a FileSet have the bytes of what contains them; they add nothing. A
      FileSet that is in no FileObject with a digest is unsigned.
   3. A live data set is refused: it says of itself that its files change.
@@ -11,13 +12,13 @@ Nothing is loaded, extracted or fetched through it. Rules this module keeps:
 Source: Croissant format specification 1.0 and 1.1 (MLCommons), resources and `isLiveDataset`.
 """
 
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 from urllib.parse import unquote, urlsplit
 
 from millcert.errors import ManifestError
-from millcert.provenance.listing import Listing, add_path
+from millcert.provenance.digest_algorithms import ALGORITHMS, is_digest
+from millcert.provenance.listing import DigestTable, Listing, add_path
 from millcert.provenance.strict_json import parse_json_object
 
 CROISSANT_NAME = "croissant.json"
@@ -26,7 +27,6 @@ MAX_CROISSANT_BYTES = 64 * 1024 * 1024
 
 _MAX_NESTING = 8
 _VERSIONS = frozenset({"http://mlcommons.org/croissant/1.0", "http://mlcommons.org/croissant/1.1"})
-_HEX64 = re.compile(r"[0-9a-fA-F]{64}")
 
 
 def parse_croissant(data: bytes) -> Listing:
@@ -43,7 +43,8 @@ def parse_croissant(data: bytes) -> Listing:
     # Rule 3.
     if _property(document, "isLiveDataset") not in (None, False):
         _refuse("is of a live data set, whose files change after it was signed")
-    found: dict[str, str] = {}
+    table = DigestTable("Croissant file")
+    seen: dict[str, str] = {}
     unhashed: dict[str, str] = {}
     hashed_ids: set[str] = set()
     file_sets: list[Mapping[str, Any]] = []
@@ -54,17 +55,29 @@ def parse_croissant(data: bytes) -> Listing:
         elif kind != "FileObject":
             _refuse(f"has a resource of kind {kind[:40]!r}")
         elif not _property(resource, "containedIn"):
-            path, digest = _path(resource), _property(resource, "sha256")
-            if isinstance(digest, str) and _HEX64.fullmatch(digest):
-                add_path(found, path, digest.lower(), "Croissant file")
-                hashed_ids.add(_id(resource))
-            else:
-                add_path(unhashed, path, _why(resource, digest), "Croissant file")
+            path, digests = _path(resource), _digests(resource)
+            add_path(seen, path, "", "Croissant file")
+            bad = {name: digest for name, digest in digests.items() if not is_digest(name, digest)}
+            if bad or not digests:
+                unhashed[path] = _why(resource, bad)
+                continue
+            hashed_ids.add(_id(resource))
+            for algorithm, digest in digests.items():
+                table.add(path, algorithm, digest)
     _require_containers(document, file_sets, hashed_ids, unhashed)
-    if not found and not unhashed:
+    if not seen and not unhashed:
         _refuse("lists no file")
     name = document.get("name")
-    return Listing(name if isinstance(name, str) and name else "data set", found, {}, unhashed, _license(document))
+    title = name if isinstance(name, str) and name else "data set"
+    return Listing(title, table.sha256, {}, unhashed, _license(document), table.others)
+
+
+def _digests(resource: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what a file states under each algorithm that could count, hex digits in lower case."""
+    stated = {name: _property(resource, name) for name in ALGORITHMS}
+    return {
+        name: value.lower() if isinstance(value, str) else value for name, value in stated.items() if value is not None
+    }
 
 
 def _require_containers(
@@ -117,9 +130,9 @@ def _path(resource: Mapping[str, Any]) -> str:
     return last
 
 
-def _why(resource: Mapping[str, Any], digest: object) -> str:
-    if digest is not None:
-        return f"its sha256 is no digest but {digest!r:.80}"
+def _why(resource: Mapping[str, Any], bad: Mapping[str, object]) -> str:
+    for name, value in bad.items():
+        return f"its {name} is no digest but {value!r:.80}"
     return "only an MD5" if _property(resource, "md5") else "no digest"
 
 

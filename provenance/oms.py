@@ -3,19 +3,19 @@
 The proof, step by step; each block below repeats its number:
   1. The envelope verifies, by a trusted signer (provenance/bundle.py). Version 0.2 signed its own encoding instead of
      DSSE's, by key and certificate; it counts here too, and only here: no DSSE encoding begins like it.
-  2. The payload is a statement of one of the two predicate types, and lists files with SHA-256 digests.
+  2. The payload is a statement of one of the two predicate types, and lists files with digests.
   3. Version 1: the subject's digest is that of the listed digests, in the order of the list. It binds no names, so it
      is trusted no further. Where our name-binding root is there (provenance/oms_write.py), it is that of the list, too.
   4. The files are exactly the listed ones. What the signature calls ignored is unsigned; it may be there only if the
      caller says so, and is then named, never taken for data.
-Shards (digests of parts of files) and other hashes are refused: the gate hashes whole files with SHA-256.
+Shards (digests of parts of files) are refused: the gate hashes whole files. BLAKE2 is refused; SHA-256 and BLAKE3,
+which the tool writes, and SHA-384 and SHA-512 are read, and count as far as the rule allows them.
 
 Source: the model signing specification 1.0 and the signatures of releases 0.2.0 to 1.1.0; written from those, with no
 code of theirs.
 """
 
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeGuard
@@ -23,8 +23,9 @@ from typing import Any, NoReturn, TypeGuard
 from millcert.errors import ManifestError, SignatureError
 from millcert.provenance.attestation import AttestedSubject, read_statement
 from millcert.provenance.bundle_entry import SignedEnvelope
+from millcert.provenance.digest_algorithms import ALGORITHMS, DigestAlgorithm, FoundDigests, is_digest
 from millcert.provenance.dsse import IN_TOTO_PAYLOAD_TYPE
-from millcert.provenance.listing import Listing, add_path, compare_listing
+from millcert.provenance.listing import DigestTable, Listing, add_path, compare_listing
 from millcert.provenance.manifest import MAX_INTEGER, FileEntry, Manifest
 from millcert.provenance.trust_root import TrustRoot
 from millcert.provenance.trust_signers import Signer, VerifiedSignature
@@ -34,7 +35,7 @@ SIGNATURE_NAME = "model.sig"
 PREDICATE_V1 = "https://model_signing/signature/v1.0"
 PREDICATE_V0 = "https://model_signing/Digests/v0.1"
 
-_HEX64 = re.compile(r"[0-9a-f]{64}")
+_READ = ", ".join(ALGORITHMS)
 #: Where a signature of ours has sizes and the name-binding root; readers of version 1 pass over what they do not know.
 EXTENSION = "millcert"
 #: How version 1 names a model that is one file.
@@ -62,6 +63,8 @@ def verify_model(
     identity: Signer | Sequence[Signer],
     is_ignoring_accepted: bool = False,
     is_selection: bool = False,
+    allowed: Sequence[DigestAlgorithm] = ("sha256",),
+    found: FoundDigests | None = None,
 ) -> SignedModel:
     """Verify that files are those of an OpenSSF model signature.
 
@@ -72,6 +75,8 @@ def verify_model(
         identity: who may have signed; keys must be accepted unlogged.
         is_ignoring_accepted: whether files that the signature ignores may be there.
         is_selection: `files` is a part that was chosen on purpose.
+        allowed: the digests that count, as in `compare_listing`.
+        found: digests of `files` besides SHA-256, as there.
 
     Raises:
         UntrustedSourceError, SignatureError: the signature does not verify, or says something else; `reason` is
@@ -88,10 +93,10 @@ def verify_model(
     # Steps 2 and 3.
     listing, ignoring = read_model_statement(envelope.payload)
     # Step 4.
-    unlisted = [entry for entry in files.files if entry.path not in listing.sha256]
+    unlisted = [entry for entry in files.files if entry.path not in listing.paths]
     ignored = [entry.path for entry in unlisted if _is_ignored(entry.path, ignoring)] if is_ignoring_accepted else []
     left = Manifest(files.name, tuple(entry for entry in files.files if entry.path not in ignored))
-    manifest = compare_listing(listing, left, is_selection=is_selection)
+    manifest = compare_listing(listing, left, is_selection=is_selection, allowed=allowed, found=found)
     return SignedModel(envelope.signature, manifest, tuple(ignored))
 
 
@@ -112,34 +117,38 @@ def read_model_statement(payload: bytes) -> tuple[Listing, tuple[str, ...]]:
         _refuse("predicate", "The signature's predicate has no serialization, no resources, or several subjects.")
     if serialization.get("method") != "files":
         _refuse("serialization", f"The signature is over {serialization.get('method')!r:.40}; read are whole files.")
-    if serialization.get("hash_type") != "sha256":
-        _refuse("digest_algorithm", f"The signature uses {serialization.get('hash_type')!r:.40}; read is sha256.")
+    if serialization.get("hash_type") not in ALGORITHMS:
+        _refuse("digest_algorithm", f"The signature uses {serialization.get('hash_type')!r:.40}; read are {_READ}.")
     ignoring = serialization.get("ignore_paths", [])
     if not isinstance(ignoring, list) or not all(isinstance(path, str) for path in ignoring):
         _refuse("predicate", "The signature's ignore_paths is no list of paths.")
-    found = _resources(resources)
+    found = _resources(resources, str(serialization.get("hash_type")))
     # Step 3. The signing tool orders by path segments, so "a/b" comes before "a.txt"; the list's own order counts.
-    joined = b"".join(bytes.fromhex(digest) for digest in found.values())
+    joined = b"".join(bytes.fromhex(digest) for _, digest in found.values())
     if subjects[0].digest.get("sha256") != hashlib.sha256(joined).hexdigest():
         _refuse("subject", "The signature's subject is not the digest of the files that it lists.")
     name = subjects[0].name
     if set(found) == {_SELF}:
         found = {name: found[_SELF]}
     size_bytes = _sizes(predicate.get(EXTENSION), name, found)
-    return Listing(name or "model", found, size_bytes), tuple(ignoring)
+    table = DigestTable("signature")
+    for path, (algorithm, digest) in found.items():
+        table.add(path, algorithm, digest)
+    return Listing(name or "model", table.sha256, size_bytes, others=table.others), tuple(ignoring)
 
 
-def _sizes(extension: object, name: str, found: Mapping[str, str]) -> Mapping[str, int]:
+def _sizes(extension: object, name: str, found: Mapping[str, tuple[str, str]]) -> Mapping[str, int]:
     """Return the sizes that a signature of ours lists besides, if its root binds them to the names and digests."""
     if extension is None:
         return {}
     sizes = extension.get("size_bytes") if isinstance(extension, dict) else None
     if not isinstance(extension, dict) or set(extension) != {"root", "size_bytes", "version"} or not _is_sizes(sizes):
         _refuse("predicate", f"The signature's {EXTENSION!r} is not as it should be.")
-    if extension["version"] != 1 or len(sizes) != len(found):
+    is_sha256 = all(algorithm == "sha256" for algorithm, _ in found.values())
+    if extension["version"] != 1 or len(sizes) != len(found) or not is_sha256:
         _refuse("predicate", f"The signature's {EXTENSION!r} is of another version, or about other files.")
     size_bytes = dict(zip(found, sizes, strict=True))
-    manifest = Manifest(name, tuple(FileEntry(path, size_bytes[path], digest) for path, digest in found.items()))
+    manifest = Manifest(name, tuple(FileEntry(path, size_bytes[path], digest) for path, (_, digest) in found.items()))
     if extension["root"] != manifest.root:
         _refuse("manifest_root", "The signature's manifest root is not that of the files that it lists.")
     return size_bytes
@@ -150,30 +159,38 @@ def _is_sizes(value: object) -> TypeGuard[list[int]]:
 
 
 def _files_v0(subjects: Sequence[AttestedSubject]) -> Listing:
-    found: dict[str, str] = {}
+    table, seen = DigestTable("signature"), dict[str, str]()
     for one in subjects:
-        if set(one.digest) != {"sha256"}:
+        if not set(one.digest) <= set(ALGORITHMS):
             _refuse("digest_algorithm", f"The signature has {', '.join(sorted(one.digest))[:80]} for {one.name!r:.80}.")
-        add_path(found, one.name, _hex(one.digest["sha256"], one.name), "signature")
-    return Listing("model", found)
+        add_path(seen, one.name, "", "signature")
+        for algorithm, digest in one.digest.items():
+            table.add(one.name, algorithm, _hex(algorithm, digest, one.name))
+    return Listing("model", table.sha256, others=table.others)
 
 
-def _resources(resources: Sequence[Any]) -> dict[str, str]:
-    found: dict[str, str] = {}
+def _resources(resources: Sequence[Any], hash_type: str) -> dict[str, tuple[str, str]]:
+    found: dict[str, tuple[str, str]] = {}
+    seen: dict[str, str] = {}
     for one in resources:
         if not isinstance(one, dict) or not isinstance(one.get("name"), str):
             _refuse("predicate", "The signature has a resource without a name.")
-        if one.get("algorithm") != "sha256":
-            _refuse("digest_algorithm", f"The signature uses {one.get('algorithm')!r:.40} for {one['name']!r:.80}.")
-        add_path(found, one["name"], _hex(one.get("digest"), one["name"]), "signature")
+        algorithm = one.get("algorithm")
+        if algorithm != hash_type:
+            _refuse(
+                "digest_algorithm",
+                f"The signature says {hash_type} and uses {algorithm!r:.40} for {one['name']!r:.80}.",
+            )
+        add_path(seen, one["name"], "", "signature")
+        found[one["name"]] = (algorithm, _hex(algorithm, one.get("digest"), one["name"]))
     if _SELF in found and len(found) > 1:
         raise ManifestError("The signature lists a folder as one of its own files.", hint="Sign the folder again.")
     return found
 
 
-def _hex(value: object, name: str) -> str:
-    if not isinstance(value, str) or not _HEX64.fullmatch(value):
-        _refuse("predicate", f"The signature has no SHA-256 for {name!r:.80}.")
+def _hex(algorithm: str, value: object, name: str) -> str:
+    if not isinstance(value, str) or not is_digest(algorithm, value):
+        _refuse("predicate", f"The signature has no {algorithm} for {name!r:.80}.")
     return value
 
 

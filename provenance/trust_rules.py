@@ -11,8 +11,9 @@ from typing import Literal
 
 from millcert.errors import PolicyError, UntrustedSourceError
 from millcert.provenance.attestation import AttestationRule
-from millcert.provenance.checksums import BAGIT_NAME, CHECKSUMS_NAME
+from millcert.provenance.checksums import BAGIT_NAMES, CHECKSUMS_NAMES
 from millcert.provenance.croissant import CROISSANT_NAME
+from millcert.provenance.digest_algorithms import ALGORITHMS, DigestAlgorithm
 from millcert.provenance.oms import SIGNATURE_NAME
 from millcert.provenance.pq_signature import PQ_SUFFIX, PqPublicKey
 from millcert.provenance.spdx_license import license_fault
@@ -32,8 +33,8 @@ Tier = Literal["high", "standard"]
 _NAMES: Mapping[Form, str] = {
     "manifest": MANIFEST_NAME,
     "model_signing": SIGNATURE_NAME,
-    "checksums": CHECKSUMS_NAME,
-    "bagit": BAGIT_NAME,
+    "checksums": CHECKSUMS_NAMES["sha256"],
+    "bagit": BAGIT_NAMES["sha256"],
     "croissant": CROISSANT_NAME,
 }
 _SHOWN = 20
@@ -58,6 +59,7 @@ class SourceRule:
     licenses: SPDX identifiers of which the stated licence must be; None for any. Only a Croissant file states one.
     tier: "high" asks for a logged signature of one identity or key; patterns, unlogged and unsigned ones are refused.
     pq_keys: post-quantum keys of which one must have signed besides; () where none is asked for.
+    digests: the algorithms of which a listed file must have a digest; it must meet all that it has of them.
 
     Raises:
         PolicyError: a name or pattern is malformed, the list of signers is empty, nobody signs and that is not
@@ -77,6 +79,7 @@ class SourceRule:
     licenses: tuple[str, ...] | None = None
     tier: Tier = "standard"
     pq_keys: tuple[PqPublicKey, ...] = ()
+    digests: tuple[DigestAlgorithm, ...] = ("sha256",)
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -93,7 +96,7 @@ class SourceRule:
                 f"Source {self.name!r} has no signer, and being unsigned is not accepted.",
                 hint="Name its signer, or accept it as unsigned.",
             )
-        fault = self._fault()
+        fault = self._digest_fault() or self._fault()
         if fault is not None:
             raise PolicyError(f"The rule of source {self.name!r} is refused: {fault}.")
 
@@ -111,6 +114,13 @@ class SourceRule:
             if faults or not self.licenses:
                 return faults[0] if faults else "no licence is allowed"
         return None if self.tier == "standard" else self._tier_fault()
+
+    def _digest_fault(self) -> str | None:
+        if not self.digests or not set(self.digests) <= set(ALGORITHMS):
+            return f"the digests that count are {', '.join(ALGORITHMS)}, at least one of them"
+        if self.form == "manifest" and "sha256" not in self.digests:
+            return "our own manifest lists SHA-256 digests, so they must be allowed"
+        return None
 
     def _tier_fault(self) -> str | None:
         if self.unsigned_accepted:
@@ -135,7 +145,12 @@ class SourceRule:
     def manifest_path(self) -> str:
         """Where the source's list of files is, relative to the data set's root."""
         given = self.bundle if self.form == "model_signing" else self.manifest
-        return given or join(literal_directory(self.path_pattern), _NAMES[self.form])
+        return given or join(literal_directory(self.path_pattern), self._usual_name)
+
+    @property
+    def _usual_name(self) -> str:
+        names = {"checksums": CHECKSUMS_NAMES, "bagit": BAGIT_NAMES}.get(self.form, {})
+        return _NAMES[self.form] if "sha256" in self.digests else names.get(self.digests[0], _NAMES[self.form])
 
     @property
     def bundle_path(self) -> str:

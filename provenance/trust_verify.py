@@ -11,12 +11,13 @@ The proof, step by step; each block below repeats its number:
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
 from millcert.errors import ManifestError, SignatureError, UntrustedSourceError
+from millcert.provenance.digest_algorithms import FoundDigests
 from millcert.provenance.listing import Listing, compare_listing
 from millcert.provenance.manifest import Manifest, compare_manifests, parse_manifest
 from millcert.provenance.trust_root import TrustRoot
@@ -53,6 +54,7 @@ def verify_source(
     is_selection: bool = False,
     attestations: Mapping[str, bytes] | None = None,
     pq_bytes: bytes | None = None,
+    digests: FoundDigests | None = None,
 ) -> VerifiedSource:
     """Verify one source: signature, signer, every file's bytes, and what else its rule asks for.
 
@@ -68,6 +70,7 @@ def verify_source(
         is_selection: `files` is a part that was chosen on purpose: files that only the manifest lists are not missing.
         attestations: content of the attestations that are there, by the place that the rule gives.
         pq_bytes: content of `rule.pq_path`; None where there is no such file.
+        digests: of `files` under every algorithm of `rule.digests` but SHA-256, taken in the same read.
 
     Raises:
         UntrustedSourceError: no signature where one is needed, a signer that the rule does not trust, a signature where
@@ -76,7 +79,7 @@ def verify_source(
         ManifestError, DigestMismatchError: the manifest is malformed, or the files are not those that it lists.
     """
     if bundle_bytes is None:
-        return _unsigned(files, manifest_bytes, rule, is_selection=is_selection)  # 1
+        return _unsigned(files, manifest_bytes, rule, digests, is_selection=is_selection)  # 1
     if rule.signed_by is None:
         raise UntrustedSourceError(
             f"Source {rule.name!r} has a signature at {rule.bundle_path}, but its rule names no signer.",
@@ -100,13 +103,21 @@ def verify_source(
     if rule.form == "model_signing":
         from millcert.provenance.oms import verify_model
 
-        model = verify_model(files, bundle_bytes, root=root, identity=rule.signed_by, is_selection=is_selection)
+        model = verify_model(
+            files,
+            bundle_bytes,
+            root=root,
+            identity=rule.signed_by,
+            is_selection=is_selection,
+            allowed=rule.digests,
+            found=digests,
+        )
         signature, signed, stated = model.signature, model.manifest, ""
     else:
         from millcert.provenance.bundle import verify_bundle  # loads sigstore: a second, and only where a bundle is
 
         signature = verify_bundle(manifest_bytes, bundle_bytes, root=root, identity=rule.signed_by)  # 2
-        signed, stated = _compared(rule, manifest_bytes, files, is_selection=is_selection)  # 3
+        signed, stated = _compared(rule, manifest_bytes, files, digests, is_selection=is_selection)  # 3
     pq_key = _require_pq(rule, manifest_bytes, pq_bytes)  # 2
     require_age(rule, signature)  # 2
     _require_license(rule, stated)  # 4
@@ -114,7 +125,14 @@ def verify_source(
     return VerifiedSource(rule.name, "verified", signature, signed.root, signed, pq_key)
 
 
-def _unsigned(files: Manifest, manifest_bytes: bytes | None, rule: SourceRule, *, is_selection: bool) -> VerifiedSource:
+def _unsigned(
+    files: Manifest,
+    manifest_bytes: bytes | None,
+    rule: SourceRule,
+    digests: FoundDigests | None,
+    *,
+    is_selection: bool,
+) -> VerifiedSource:
     if not rule.unsigned_accepted:
         raise UntrustedSourceError(
             f"Source {rule.name!r} has no signature at {rule.bundle_path}, and its rule does not accept that.",
@@ -125,27 +143,30 @@ def _unsigned(files: Manifest, manifest_bytes: bytes | None, rule: SourceRule, *
     if manifest_bytes is None:
         return VerifiedSource(rule.name, "unknown", None, files.root)
     # Nobody vouches for the list, but files that differ from it were damaged on the way at least.
-    claimed, _ = _compared(rule, manifest_bytes, files, is_selection=is_selection)
+    claimed, _ = _compared(rule, manifest_bytes, files, digests, is_selection=is_selection)
     return VerifiedSource(rule.name, "unknown", None, claimed.root)
 
 
-def _compared(rule: SourceRule, data: bytes, files: Manifest, *, is_selection: bool) -> tuple[Manifest, str]:
+def _compared(
+    rule: SourceRule, data: bytes, files: Manifest, digests: FoundDigests | None, *, is_selection: bool
+) -> tuple[Manifest, str]:
     """Return the list that `data` holds, as a manifest, and the licence that it states, if the files are its files."""
     if rule.form == "manifest":
         manifest = parse_manifest(data)
         compare_manifests(manifest, files, is_selection=is_selection)
         return manifest, ""
-    listing = _reader(rule)(data)
-    return compare_listing(listing, files, is_selection=is_selection), listing.license
+    listing = _read_list(rule, data)
+    signed = compare_listing(listing, files, is_selection=is_selection, allowed=rule.digests, found=digests)
+    return signed, listing.license
 
 
-def _reader(rule: SourceRule) -> Callable[[bytes], Listing]:
+def _read_list(rule: SourceRule, data: bytes) -> Listing:
     from millcert.provenance.checksums import parse_bagit_manifest, parse_checksums
     from millcert.provenance.croissant import parse_croissant
 
     if rule.form == "checksums":
-        return parse_checksums
-    return parse_bagit_manifest if rule.form == "bagit" else parse_croissant
+        return parse_checksums(data, name=rule.manifest_path)
+    return parse_bagit_manifest(data, name=rule.manifest_path) if rule.form == "bagit" else parse_croissant(data)
 
 
 def _require_pq(rule: SourceRule, signed: bytes, pq_bytes: bytes | None) -> str:

@@ -45,18 +45,34 @@ _MAX_AUTHORITY_BYTES = 1 << 16
     "--unsafe-authority", type=FILE, help="A certificate (PEM) that may begin a chain; nothing of it is logged."
 )
 @click.option("--subject", help="With --unsafe-authority: the signing certificate's subject, such as CN=data,O=lab.")
+@click.option(
+    "--digest",
+    "digests",
+    type=click.Choice(["sha256", "sha384", "sha512", "blake3"]),
+    multiple=True,
+    help="A digest that counts in the list, repeatable.  [default: sha256]",
+)
 @click.option("--pq-key", type=FILE, help="Require a second signature of this ML-DSA-65 public key, PEM or DER.")
 @json_option
-def verify(folder: Path, form: str, manifest: Path | None, bundle: Path | None, as_json: bool, **who: Any) -> None:
+def verify(
+    folder: Path,
+    form: str,
+    manifest: Path | None,
+    bundle: Path | None,
+    digests: tuple[Any, ...],
+    as_json: bool,
+    **who: Any,
+) -> None:
     """Verify the signature over DIR's list of files, its signer, and every file below DIR. No network is used."""
     from millcert.provenance.bundle_form import MAX_BUNDLE_BYTES, MAX_ENVELOPE_BUNDLE_BYTES
     from millcert.provenance.digest import hash_folder
+    from millcert.provenance.digest_algorithms import other_digests
     from millcert.provenance.manifest import MAX_MANIFEST_BYTES, Manifest
     from millcert.provenance.pq_signature import MAX_PQ_BYTES
     from millcert.provenance.trust import verify_source
 
     signer, pq_keys = _signer(**who), _pq_keys(who["pq_key"])
-    rule = _rule(folder, form, manifest, bundle, signer, pq_keys)
+    rule = _rule(folder, _FORMS[form], (manifest, bundle), signer, pq_keys=pq_keys, digests=digests or ("sha256",))
     root = _trust_root(rule, who["trusted_root"], who["trusted_root_sha256"])
     list_path, bundle_path = Path(rule.manifest_path), Path(rule.bundle_path)
     max_bundle_bytes = MAX_ENVELOPE_BUNDLE_BYTES if form == "oms" else MAX_BUNDLE_BYTES
@@ -66,7 +82,8 @@ def verify(folder: Path, form: str, manifest: Path | None, bundle: Path | None, 
     _verify_signature(rule, list_bytes, bundle_bytes, root)
     own = own_files(folder, list_path, bundle_path, Path(rule.pq_path))
     files = Manifest("found", _payload(form, hash_folder(folder, exclude=own)))
-    found = verify_source(files, list_bytes, bundle_bytes, rule, root, pq_bytes=pq_bytes)
+    others = other_digests(folder, files.files, rule.digests)
+    found = verify_source(files, list_bytes, bundle_bytes, rule, root, pq_bytes=pq_bytes, digests=others)
     signature = found.signature
     if signature is None:
         raise AssertionError("A rule with a signer never gives an unsigned source.")
@@ -156,29 +173,23 @@ def _pq_keys(path: Path | None) -> "tuple[PqPublicKey, ...]":
 
 
 def _rule(
-    folder: Path,
-    form: str,
-    manifest: Path | None,
-    bundle: Path | None,
-    signer: "Signer",
-    pq_keys: "tuple[PqPublicKey, ...]",
+    folder: Path, form: Any, places: tuple[Path | None, Path | None], signer: "Signer", **demands: Any
 ) -> "SourceRule":
+    """Return the rule of one source that is everything below a folder."""
     from millcert.provenance.trust import SourceRule
 
-    kind: Any = _FORMS[form]
-    if kind == "model_signing":
+    manifest, bundle = places
+    # The form's own name, as a rule without a place has it.
+    usual = folder / SourceRule("any", "**", signed_by=(signer,), form=form, **demands).manifest_path
+    if form == "model_signing":
         if manifest is not None:
             raise PolicyError("A model signature is list and bundle in one; name it with --bundle.")
-        place, beside = "", str(bundle or folder / _list_name(kind, signer))
+        manifest_place, bundle_place = "", str(bundle or usual)
     else:
-        place, beside = str(manifest or folder / _list_name(kind, signer)), "" if bundle is None else str(bundle)
-    return SourceRule(str(folder), "**", signed_by=(signer,), manifest=place, bundle=beside, form=kind, pq_keys=pq_keys)
-
-
-def _list_name(kind: Any, signer: "Signer") -> str:
-    from millcert.provenance.trust import SourceRule
-
-    return SourceRule("any", "**", signed_by=(signer,), form=kind).manifest_path
+        manifest_place, bundle_place = str(manifest or usual), "" if bundle is None else str(bundle)
+    return SourceRule(
+        str(folder), "**", signed_by=(signer,), manifest=manifest_place, bundle=bundle_place, form=form, **demands
+    )
 
 
 def _trust_root(rule: "SourceRule", path: Path | None, sha256: str | None) -> "TrustRoot | None":

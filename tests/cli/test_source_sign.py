@@ -23,11 +23,15 @@ from millcert.errors import (
     UntrustedSourceError,
     UsageError,
 )
+from millcert.provenance.digest_algorithms import new_hasher
 from millcert.provenance.manifest import parse_manifest
+from millcert.provenance.signing_key import load_signing_key
+from millcert.provenance.source_signing import ByKey, sign_list
 from millcert.testing.sigstore import PrivateSigstore
 from millcert.testing.sigstore_services import LoopbackServices
 
 IDENTITY = "https://forge.private.test/lab/data/.forge/release.yml@refs/heads/main"
+MODELS = Path(__file__).parents[3] / "shared" / "data" / "model-signing"
 ISSUER = "https://tokens.private.test"
 
 
@@ -393,3 +397,97 @@ def test_a_run_that_was_killed_leaves_nothing_that_the_next_one_signs(data: Path
     run("sign", data, "--name", "birds", "--key", made_key(tmp_path))
     assert not leftover.exists()
     assert "millcert-tmp" not in (data / "millcert-manifest.json").read_text()
+
+
+@pytest.mark.parametrize(("name", "algorithm"), [("SHA512SUMS", "sha512"), ("B3SUMS", "blake3")])
+def test_a_signed_list_by_another_digest_verifies_where_that_is_allowed(
+    data: Path, tmp_path: Path, name: str, algorithm: Any
+) -> None:
+    key = made_key(tmp_path)
+    sums = ""
+    for path in (data / "cat.txt", data / "cat" / "1.csv"):
+        hasher = new_hasher(algorithm)
+        hasher.update(path.read_bytes())
+        sums += f"{hasher.hexdigest()}  {path.relative_to(data).as_posix()}\n"
+    (data / name).write_text(sums)
+    (data / f"{name}.sigstore.json").write_bytes(sign_list(sums.encode(), ByKey(load_signing_key(key))).bundle)
+    check = ["verify", data, "--form", "checksums", "--key", key.with_suffix(".pub"), "--unsafe-unlogged"]
+    run(*check, "--digest", algorithm)
+    run(*check, "--manifest", data / name, fails=UntrustedSourceError)
+    (data / "cat.txt").write_text("dog\n")
+    run(*check, "--digest", algorithm, fails=DigestMismatchError)
+
+
+def test_a_signed_bag_verifies_by_its_payload(data: Path, tmp_path: Path) -> None:
+    key, bag = made_key(tmp_path), tmp_path / "bag"
+    bag.mkdir()
+    data.rename(bag / "data")
+    (bag / "bagit.txt").write_text("BagIt-Version: 1.0\n")
+    held = {path.relative_to(bag).as_posix(): path for path in (bag / "data").rglob("*") if path.is_file()}
+    sums = "".join(f"{hashlib.sha256(path.read_bytes()).hexdigest()} {name}\n" for name, path in held.items()).encode()
+    (bag / "manifest-sha256.txt").write_bytes(sums)
+    signed = sign_list(sums, ByKey(load_signing_key(key)))
+    (bag / "manifest-sha256.txt.sigstore.json").write_bytes(signed.bundle)
+    check = ["verify", bag, "--form", "bagit", "--key", key.with_suffix(".pub"), "--unsafe-unlogged"]
+    assert "2 files" in run(*check).output
+    (bag / "data" / "extra").write_text("x")
+    run(*check, fails=ManifestError)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["--key", "K", "--issuer", "https://x.example", "--identity", "a@x.example"],
+        ["--issuer", "https://x.example", "--identity", "a@x.example", "--unsafe-unlogged"],
+        ["--identity", "a@x.example", "--trusted-root", "R", "--trusted-root-sha256", "0" * 64],
+        ["--unsafe-authority", "K"],
+        ["--key", "K", "--subject", "CN=x"],
+        ["--key", "K", "--trusted-root", "R"],
+        ["--key", "K"],
+        ["--unsafe-authority", "K", "--subject", "CN=x"],
+        ["--key", "K", "--unsafe-unlogged", "--form", "oms", "--manifest", "M"],
+        ["--key", "K", "--unsafe-unlogged", "--digest", "sha512"],
+    ],
+)
+def test_options_of_verify_that_name_nobody_or_contradict_each_other_are_refused(
+    data: Path, tmp_path: Path, options: list[str]
+) -> None:
+    key = made_key(tmp_path).with_suffix(".pub")
+    run("verify", data, *[str(key) if option == "K" else option for option in options], fails=PolicyError)
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not MODELS.is_dir(), reason="shared/data/model-signing is not there")
+def test_a_name_under_an_authority_of_ones_own_can_be_asked_for(tmp_path: Path) -> None:
+    copy = tmp_path / "model"
+    copy.mkdir()
+    for name in ("model.sig", "signme-1", "signme-2"):
+        (copy / name).write_bytes((MODELS / "v1.1.0-certificate" / name).read_bytes())
+    authority = MODELS / "keys" / "certificate" / "ca-cert.pem"
+    check = ["verify", copy, "--form", "oms", "--unsafe-authority", authority]
+    assert "2 files" in run(*check, "--subject", "CN=intermediate-ca").output
+    run(*check, "--subject", "CN=other", fails=UntrustedSourceError)
+
+
+@pytest.mark.parametrize(("form", "name"), [("manifest", "millcert-manifest.json"), ("oms", "model.sig")])
+def test_a_post_quantum_signature_is_made_and_asked_for(data: Path, tmp_path: Path, form: str, name: str) -> None:
+    key, pq, other = made_key(tmp_path), made_key(tmp_path, "ml-dsa-65"), tmp_path / "other"
+    run("keygen", other, "--kind", "ml-dsa-65")
+    run("sign", data, "--name", "birds", "--key", key, "--pq-key", pq, "--form", form)
+    check = ["verify", data, "--form", form, "--key", key.with_suffix(".pub"), "--unsafe-unlogged", "--pq-key"]
+    assert "post-quantum: key:sha256:" in run(*check, pq.with_suffix(".pub")).output
+    run(*check, other.with_suffix(".pub"), fails=UntrustedSourceError)
+    (data / f"{name}.pq.json").unlink()
+    run(*check, pq.with_suffix(".pub"), fails=SignatureError)
+    run("sign", data, "--name", "birds", "--key", key, "--pq-key", key, "--replace", fails=UsageError)
+
+
+def test_signing_again_without_the_second_key_takes_the_stale_second_signature_away(data: Path, tmp_path: Path) -> None:
+    key, pq = made_key(tmp_path), made_key(tmp_path, "ml-dsa-65")
+    run("sign", data, "--name", "birds", "--key", key, "--pq-key", pq)
+    (data / "new.txt").write_text("x")
+    run("sign", data, "--name", "birds", "--key", key, "--replace")
+    assert not (data / "millcert-manifest.json.pq.json").exists()
+    assert "new.txt" in (data / "millcert-manifest.json").read_text()
+    assert ".pq.json" not in (data / "millcert-manifest.json").read_text()
