@@ -25,7 +25,7 @@ EXIT_CODES: Mapping[Decision, int] = {"admitted": 0, "rejected": 1, "inconclusiv
 #: last bits of a linear algebra library on another machine do not change the digest.
 SIGNIFICANT_DIGITS = 6
 
-_SINCE_VERSION_2 = frozenset({"clusters", "cluster_count"})
+_SINCE_VERSION_2 = frozenset({"clusters", "cluster_count", "selftest_sha256"})
 
 
 @dataclass(frozen=True)
@@ -147,6 +147,7 @@ class Verdict:
 
     version: 2. A verdict of version 1 is read as it was: it has no clusters, and no keys for them.
     clusters: at most `MAX_CLUSTERS`, gravest first; `cluster_count` counts all of them.
+    selftest_sha256: of the self-test's file that the run was given; "" without one.
     """
 
     version: int
@@ -169,12 +170,13 @@ class Verdict:
     not_covered: tuple[str, ...]
     clusters: tuple[ClusterSummary, ...] = ()
     cluster_count: int = 0
+    selftest_sha256: str = ""
 
     def __post_init__(self) -> None:
         if self.version not in (1, 2):
             raise InternalError(f"A verdict has version 1 or 2, got {self.version}.")
-        if self.version == 1 and (self.clusters or self.cluster_count):
-            raise InternalError("A verdict of version 1 has no clusters.")
+        if self.version == 1 and (self.clusters or self.cluster_count or self.selftest_sha256):
+            raise InternalError("A verdict of version 1 has no clusters and no self-test.")
 
     @property
     def exit_code(self) -> int:

@@ -149,6 +149,7 @@ def _rule(
         ),
         clusters=listed,
         cluster_count=len(clusters),
+        selftest_sha256=plan.selftest_sha256,
     )
     return Ruling(verdict, (), given, output, suite_result)
 

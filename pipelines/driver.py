@@ -47,6 +47,7 @@ from millcert.pipelines.runner import pipeline_options
 from millcert.pipelines.sample_leaves import new_secret
 from millcert.pipelines.sample_set import data_files, settle_samples
 from millcert.pipelines.score import FINDINGS_SCHEMA, MALFORMED_SCHEMA
+from millcert.pipelines.selftest_file import bind_selftest
 from millcert.pipelines.spool import read_verified
 from millcert.pipelines.vet import RULING_FILE, build_pipeline
 from millcert.pipelines.watchdog import call_watched
@@ -58,12 +59,13 @@ from millcert.verdict import Verdict
 
 @dataclass(frozen=True)
 class VetOptions:
-    """How a run is carried out; nothing here changes its verdict.
+    """How a run is carried out; nothing here but `selftest` changes its verdict.
 
     datasets: files, folders or globs. out: the folder to publish to. state: keys and ledger. replace: an earlier
     output at
     `out` may be replaced. workers: processes of the local runner. beam_arguments: Beam's own options. now: the clock,
     used for the ledger and the certificate only. ledger_url: the ledger's database, where it is not in `state`.
+    selftest: bytes of a self-test's file, whose digest goes into the verdict.
     """
 
     datasets: tuple[str, ...]
@@ -74,6 +76,7 @@ class VetOptions:
     beam_arguments: tuple[str, ...] = ()
     now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
     ledger_url: str | None = field(default=None, repr=False)
+    selftest: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -164,6 +167,9 @@ def vet_dataset(
             now=options.now(),
             last_signers=recorder.last_signers(loaded.policy.dataset.name),
         )
+        if options.selftest is not None:
+            tested = bind_selftest(options.selftest, policy_digest=plan.policy_digest, code_version=plan.code_version)
+            plan = replace(plan, selftest_sha256=tested)
         refuse_unreadable(plan)
         after("planned")
         secret = new_secret(staging)

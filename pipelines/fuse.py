@@ -1,6 +1,7 @@
 """Fusion in a run: the votes of each flagged sample while a file is scored, and the clusters of all files at last."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -75,7 +76,26 @@ def clusters_of(plan: VetPlan, models: Models, outcomes: Iterable[FileOutcome]) 
     return fuse(panel_of(plan, models), cells)
 
 
-def summarise(plan: VetPlan, clusters: Sequence[Cluster]) -> tuple[tuple[ClusterSummary, ...], tuple[Reason, ...]]:
+class Tolerance(Protocol):
+    """What a policy makes of clusters: the part of a plan that decides."""
+
+    @property
+    def checks(self) -> tuple[PlannedCheck, ...]:
+        """Return the checks of the run."""
+        ...
+
+    @property
+    def on_backdoor(self) -> str:
+        """Return "reject" or "quarantine"."""
+        ...
+
+    @property
+    def on_bad_source(self) -> str:
+        """Return "reject" or "quarantine"."""
+        ...
+
+
+def summarise(plan: Tolerance, clusters: Sequence[Cluster]) -> tuple[tuple[ClusterSummary, ...], tuple[Reason, ...]]:
     """Return what the verdict says of the clusters, and the reasons to reject that they are.
 
     A backdoor or a bad source rejects, unless the policy says `quarantine` for it, or says `over_limit: warn` for every
@@ -94,7 +114,7 @@ def summarise(plan: VetPlan, clusters: Sequence[Cluster]) -> tuple[tuple[Cluster
     return tuple(summaries[:MAX_CLUSTERS]), tuple(reasons[:MAX_CLUSTERS])
 
 
-def _is_waved_through(plan: VetPlan, cluster: Cluster) -> bool:
+def _is_waved_through(plan: Tolerance, cluster: Cluster) -> bool:
     grave = [
         planned
         for planned in plan.checks

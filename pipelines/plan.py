@@ -55,7 +55,7 @@ class VetPlan:
     items: data files, sorted by name. auxiliary: files that belong to the data set but hold no samples (a Hugging Face
     folder's state.json); they are hashed, verified and copied. staging: a folder on a Beam filesystem that only this
     run writes to. progress_path: a local file, or "". on_backdoor, on_bad_source: "reject", or "quarantine" where the
-    checks' own limits decide.
+    checks' own limits decide. selftest_sha256: of the self-test's file, or "".
     """
 
     dataset: str
@@ -78,6 +78,7 @@ class VetPlan:
     progress_path: str
     on_backdoor: str = "reject"
     on_bad_source: str = "reject"
+    selftest_sha256: str = ""
 
     @property
     def passes(self) -> int:

@@ -99,7 +99,7 @@ def plan_run(
         declared_schema=_declared_schema(loaded),
         suite=_suite(loaded),
         suite_on_failure="" if policy.expectations is None else policy.expectations.on_failure,
-        checks=tuple(_planned_check(rule, policy, roles) for rule in policy.checks),
+        checks=planned_checks(policy),
         limits=limits,
         max_malformed_fraction=policy.dataset.max_malformed_fraction,
         max_quarantined_fraction=policy.verdict.max_quarantined_fraction,
@@ -134,6 +134,16 @@ def read_limits(policy: Policy) -> ReadLimits:
     """Return the reader's bounds with those that the policy sets."""
     given = {name: value for name, value in policy.limits.model_dump().items() if value is not None}
     return replace(ReadLimits(), **given)
+
+
+def planned_checks(policy: Policy) -> tuple[PlannedCheck, ...]:
+    """Return the policy's checks, configured, in its order.
+
+    Raises:
+        UnknownCheckError, PolicyError: a check is unknown or its configuration wrong.
+        MissingColumnError: the policy maps no column for a role that a check needs.
+    """
+    return tuple(_planned_check(rule, policy, policy.roles()) for rule in policy.checks)
 
 
 def _planned_check(rule: CheckRule, policy: Policy, roles: Mapping[Role, str | tuple[str, ...]]) -> PlannedCheck:

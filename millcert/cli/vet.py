@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from millcert.cli.dataset import read_bounded
 from millcert.cli.opened import chosen_ledger, state_option
 from millcert.cli.output import emit, json_option
 from millcert.errors import UsageError
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 #: Clusters that the terminal lists; the report has more.
 MAX_CLUSTERS = 10
+MAX_SELFTEST_BYTES = 4 << 20
 #: Characters that a label or a source's name could carry into a terminal: they end, hide or reorder a line.
 _DECEPTIVE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
@@ -32,6 +34,12 @@ _DECEPTIVE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u20
 @state_option
 @click.option("--replace", is_flag=True, help="Replace an earlier output at --out.")
 @click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Local worker processes.")
+@click.option(
+    "--selftest",
+    "selftest_path",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Bind the result of `millcert selftest --out` into the verdict and certificate.",
+)
 @click.option("--quiet", is_flag=True, help="No progress on standard error.")
 @json_option
 def vet(
@@ -40,6 +48,7 @@ def vet(
     out: str,
     state: Path | None,
     workers: int,
+    selftest_path: Path | None,
     *,
     replace: bool,
     quiet: bool,
@@ -74,6 +83,7 @@ def vet(
         replace=replace,
         workers=workers,
         beam_arguments=beam_arguments,
+        selftest=None if selftest_path is None else read_bounded(selftest_path, MAX_SELFTEST_BYTES),
     )
     result = run_gate(loaded, options, watcher=None if quiet else RunProgress())
     emit(_payload(result), describe(result), as_json=as_json)

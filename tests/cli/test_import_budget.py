@@ -60,7 +60,7 @@ def test_the_list_of_commands_loads_none_of_them() -> None:
     assert len(modules) < LIGHT, len(modules)
 
 
-@pytest.mark.parametrize("name", ["admit", "ledger", "evidence", "source", "policy", "check"])
+@pytest.mark.parametrize("name", ["admit", "ledger", "evidence", "source", "policy", "check", "selftest"])
 def test_the_help_of_a_command_loads_nothing_heavy(name: str) -> None:
     modules = modules_after(CALL.format(arguments=[name, "--help"]))
 
