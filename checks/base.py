@@ -20,6 +20,7 @@ import pyarrow as pa
 Role: TypeAlias = Literal[
     "label",
     "source",
+    "annotator",
     "split",
     "text",
     "embedding_self",

@@ -8,6 +8,7 @@ own data.
 |---|---|---|
 | label | string | the given class, in canonical text: integers in decimal, booleans as true/false |
 | source | string | the source that the policy names for the sample |
+| annotator | string | who gave the label, or the batch of labels it came in |
 | split | string | the part that the data set itself says the sample is for, such as train or test |
 | text | string | the sample's text; several columns are joined by line breaks |
 | embedding_self | fixed_size_list<float32>[d] | from a model trained on this very data |
@@ -28,7 +29,7 @@ PROBABILITY_SUM_TOLERANCE = 1e-3
 
 
 def strings(batch: pa.RecordBatch, role: Role) -> pa.StringArray:
-    """Return a text role ("label", "source", "split", "text") as a string array without nulls, shape (n,).
+    """Return a text role ("label", "source", "annotator", "split", "text") as a string array without nulls, shape (n,).
 
     Raises:
         MissingColumnError: there is no such column, or it is not text.

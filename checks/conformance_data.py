@@ -33,12 +33,14 @@ def planted_for(covers: frozenset[str]) -> PlantedData:
     Args:
         covers: attack families, as in `Check.covers` (`millcert.checks.coverage`).
     """
-    if "trigger_in_one_source" in covers:
-        return trigger_data()
-    if "duplicate_flood" in covers:
-        return flooded_data()
-    if "split_leakage" in covers:
-        return leaked_data()
+    for family, make in (
+        ("trigger_in_one_source", trigger_data),
+        ("duplicate_flood", flooded_data),
+        ("split_leakage", leaked_data),
+        ("bad_annotator", bad_annotator_data),
+    ):
+        if family in covers:
+            return make()
     if any(family.startswith("label") for family in covers):
         return mislabelled_data()
     if "bad_source" in covers and not any(family.startswith("backdoor") for family in covers):
@@ -74,6 +76,15 @@ def mislabelled_data(*, samples: int = 480, seed: int = 0, bad_fraction: float =
     is_bad[random.choice(samples, int(bad_fraction * samples), replace=False)] = True
     label = np.where(is_bad, (true + random.integers(1, _CLASSES, samples)) % _CLASSES, true)
     return _data(label, embedding, true, is_bad, random)
+
+
+def bad_annotator_data(*, samples: int = 480, seed: int = 0) -> PlantedData:
+    """Return clean classes of which one annotator of ten, "annotator-3", has got three labels of four wrong."""
+    true, embedding, random = _classes(samples, seed)
+    data = _data(true, embedding, true, np.zeros(samples, dtype=bool), random)
+    is_bad = (_texts(data, "annotator") == "annotator-3") & (random.random(samples) < 0.75)
+    label = np.where(is_bad, (true + random.integers(1, _CLASSES, samples)) % _CLASSES, true)
+    return PlantedData(_with(data.batch, "label", pa.array([str(value) for value in label])), is_bad)
 
 
 def bad_source_data(*, samples: int = 480, seed: int = 0, bad_fraction: float = 0.2) -> PlantedData:
@@ -166,15 +177,18 @@ def _data(
     # Drawn after the rest, so that what stood here before these columns came stays as it was.
     words = np.array([f"word{number}" for number in range(400)])
     texts = [" ".join(row) for row in words[random.integers(0, len(words), (samples, 16))]]
+    split = np.where(random.random(samples) < 0.25, "test", "train").tolist()
+    pixels = random.integers(0, 9, (samples, _WIDTH)).astype(np.float64)
     columns: dict[Role, pa.Array] = {
         "label": pa.array([str(value) for value in label]),
         "source": pa.array(source),
-        "split": pa.array(np.where(random.random(samples) < 0.25, "test", "train").tolist()),
+        "annotator": pa.array([f"annotator-{value}" for value in random.integers(0, 10, samples)]),
+        "split": pa.array(split),
         "text": pa.array(texts),
         "embedding_self": fixed_size_lists(embedding if self_view is None else self_view),
         "embedding_external": fixed_size_lists(embedding),
         "pred_probs": fixed_size_lists(likely),
-        "features": fixed_size_lists(random.integers(0, 9, (samples, _WIDTH)).astype(np.float64)),
+        "features": fixed_size_lists(pixels),
         "sample_digest": pa.FixedSizeBinaryArray.from_buffers(pa.binary(32), samples, [None, pa.py_buffer(digests)]),
     }
     return PlantedData(pa.RecordBatch.from_arrays(list(columns.values()), list(columns)), is_bad)

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 ATTACK_FAMILIES = {
     "label_noise": "honest label errors",
     "targeted_label_flips": "labels flipped on purpose in one source or between two classes",
+    "bad_annotator": "one annotator, or one batch of labels, that is wrong more often than the others",
     "backdoor_dirty_label": "a trigger with a wrong label (BadNets, blend), implanted in a model trained on the data",
     "backdoor_adaptive": "a trigger with cover samples that keep their right label",
     "backdoor_clean_label": "a trigger with the right label",

@@ -50,6 +50,7 @@ FOUNDATION: Mapping[Kind, frozenset[Signal]] = {
     "other": frozenset({"other"}),
 }
 _CONFIRMING: frozenset[Signal] = frozenset({"trigger", "source", "duplicate", "separation"})
+_LABELLERS = frozenset({"label_noise", "bad_annotator"})
 _TRIGGERS = frozenset({"trigger_in_one_source", "backdoor_text"})
 _VIEWS = frozenset({"embedding_self", "embedding_external"})
 #: Sources or classes that a cluster lists, those with the most samples first.
@@ -124,7 +125,7 @@ def signal_of(check: Check) -> Signal:
         ("duplicate_flood" in covers, "duplicate"),
         (bool(covers & _TRIGGERS), "trigger"),
         ("bad_source" in covers, "source"),
-        ("label_noise" in covers, "label_doubt"),
+        (bool(covers & _LABELLERS), "label_doubt"),
         (any(family.startswith("backdoor_") for family in covers) and check.columns >= _VIEWS, "contradiction"),
         (any(family.startswith("backdoor_") for family in covers), "separation"),
         ("targeted_label_flips" in covers, "source"),

@@ -80,6 +80,7 @@ class Columns(Section):
 
     label: Text | None = None
     source: Text | None = None
+    annotator: Text | None = None
     split: Text | None = None
     text: Names | None = None
     embedding_self: Text | None = None

@@ -19,7 +19,7 @@ from millcert.pipelines.role_values import has_text, is_table_value, joined_text
 #: The column that plays a role; several for `features` (table values) and `text`.
 ColumnNames: TypeAlias = str | tuple[str, ...]
 
-TEXT_ROLES: frozenset[Role] = frozenset({"label", "source", "split", "text"})
+TEXT_ROLES: frozenset[Role] = frozenset({"label", "source", "annotator", "split", "text"})
 VECTOR_TYPES: Mapping[Role, pa.DataType] = {
     "embedding_self": pa.float32(),
     "embedding_external": pa.float32(),

@@ -209,7 +209,7 @@ class LabelNoise:
         if stage == "thresholds":
             _, label, pred_probs, _ = self._judged(batch, known)
             return self.merge([acc, class_sums(label, pred_probs)])
-        rows = Rows.of(*self._judged(batch, known))
+        rows = self.rows(batch, known)
         if stage == "joint":
             return self.merge([acc, self._joint_parts(rows, known)])
         return self._add_lowest(acc, rows, known)
@@ -252,7 +252,7 @@ class LabelNoise:
         """
         if model.stage != self.stages[-1]:
             raise InternalError(f"label_noise was asked to score after pass {model.stage!r}, not its last.")
-        rows = Rows.of(*self._judged(batch, model))
+        rows = self.rows(batch, model)
         score = np.zeros(batch.num_rows)
         score[rows.position] = 1 - self._quality(rows, _fitted(model.thresholds))
         threshold = np.full(batch.num_rows, np.inf)
@@ -260,6 +260,15 @@ class LabelNoise:
         flagged = np.zeros(batch.num_rows, dtype=np.bool_)
         flagged[rows.position] = self._filter.flags(rows, _fitted(model.thresholds), model.cuts)
         return Scores(score, threshold, flagged, columns.strings(batch, "label"), REASON)
+
+    def rows(self, batch: pa.RecordBatch, model: LabelNoiseModel) -> Rows:
+        """Return the samples of the judged classes with their out-of-sample probabilities.
+
+        Raises:
+            MissingColumnError: the batch lacks a role.
+            InvalidSampleError: a label outside the classes, or probabilities of another width.
+        """
+        return Rows.of(*self._judged(batch, model))
 
     def evidence(self, model: LabelNoiseModel) -> tuple[GroupEvidence, ...]:
         """Return for each class the estimated label errors, from the calibrated joint, with a 95 % Wilson interval.
