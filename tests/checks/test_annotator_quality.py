@@ -148,4 +148,4 @@ def test_a_model_of_an_earlier_pass_is_our_bug() -> None:
         check.evidence(first)
     with pytest.raises(InternalError, match="last pass"):
         check.score(first, batch)
-    assert detectors.annotator_quality.CHECK is AnnotatorQuality  # type: ignore[attr-defined] # loaded above
+    assert detectors.annotator_quality.CHECK is AnnotatorQuality
