@@ -256,6 +256,10 @@ def _verdict(policy: Policy) -> Iterator[str]:
         names = ", ".join(rule.name for rule in policy.sources if not rule.is_signed)
         yield f"So one sample from {names} is enough to reject: sign the source, or raise the limit knowingly."
     yield f"The verdict is logged in the ledger {policy.ledger.origin}; a check that cannot run leaves it inconclusive."
+    witnessing = policy.ledger.witnessing()
+    if witnessing is not None:
+        names = ", ".join(sorted({site.name for site in witnessing.sites}))
+        yield f"Nothing is published before {witnessing.required} of these witnesses cosigned the ledger: {names}."
 
 
 def _percent(fraction: float) -> str:

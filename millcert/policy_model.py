@@ -31,6 +31,7 @@ from millcert.policy_section import (
     whole_number,
 )
 from millcert.policy_sources import Signer, SourceRule
+from millcert.policy_witnesses import Ledger
 
 if TYPE_CHECKING:
     from millcert.checks.base import Role
@@ -182,12 +183,6 @@ class VerdictLimits(Section):
     max_unknown_provenance_fraction: Fraction
     on_backdoor: Literal["reject", "quarantine"] | None = None
     on_bad_source: Literal["reject", "quarantine"] | None = None
-
-
-class Ledger(Section):
-    """Which ledger the verdict goes to. Origin: C2SP tlog-checkpoint, signed-note (no plus, no white space)."""
-
-    origin: Annotated[str, Field(pattern=r"^[^+\s]+$", max_length=256), PRINTABLE]
 
 
 class Limits(Section):

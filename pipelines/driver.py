@@ -158,7 +158,8 @@ def vet_dataset(
     refuse_overlap(options.out, options.datasets, options.state)
     beam_options = pipeline_options(list(options.beam_arguments), workers=options.workers)
     FileSystems.set_options(beam_options)  # the plan lists files before there is a pipeline that would set them
-    recorder = Recorder.open(options.state, loaded.policy.ledger.origin, options.ledger_url)
+    logged = loaded.policy.ledger
+    recorder = Recorder.open(options.state, logged.origin, options.ledger_url, logged.witnessing())
     with staging_for(options.out, replace=options.replace) as staging, _progress_file() as progress_path:
         plan = plan_run(
             loaded,

@@ -20,6 +20,7 @@ from millcert.provenance.certificate import issue_certificate
 from millcert.provenance.keys import load_or_create_key
 from millcert.provenance.ledger import Entry, Ledger, open_ledger
 from millcert.provenance.trust_history import SeenSigner, last_signers
+from millcert.provenance.witnessing import Witnessing, cosigned_checkpoint, cosigned_path
 from millcert.verdict import CheckSummary, SourceSummary, Verdict, canonical_value
 
 LEDGER_FILE = "ledger.db"
@@ -46,22 +47,26 @@ class Recorder:
     ledger_key: Ed25519PrivateKey
     gate_key: Ed25519PrivateKey
     ledger_url: str | None = field(default=None, repr=False)
+    witnessing: Witnessing | None = None
 
     @classmethod
-    def open(cls, state: Path, origin: str, ledger_url: str | None = None) -> Self:
+    def open(
+        cls, state: Path, origin: str, ledger_url: str | None = None, witnessing: Witnessing | None = None
+    ) -> Self:
         """Return the recorder of a state folder, its keys and ledger made if they are not there.
 
-        Opening before the job runs means that an unusable state folder is known before hours of computing.
+        Opening before the job runs means that an unusable state folder, and witnesses that cannot be reached, are known
+        before hours of computing.
 
         Raises:
             UsageError: the folder's keys are readable by others, or the ledger has another origin.
             LedgerError: the ledger is not what was last seen of it.
-            StoreError: it cannot be read or written.
+            StoreError: it cannot be read or written, or too few witnesses cosign it.
         """
         keys = load_or_create_key(state / LEDGER_KEY), load_or_create_key(state / GATE_KEY)
-        recorder = cls(state, origin, *keys, ledger_url)
+        recorder = cls(state, origin, *keys, ledger_url, witnessing)
         with recorder._ledger() as ledger:
-            _ = ledger.size
+            recorder._checkpoint(ledger)
         return recorder
 
     def last_signers(self, dataset: str) -> Mapping[str, SeenSigner]:
@@ -81,7 +86,7 @@ class Recorder:
         """Append the run and the roots of its samples to the ledger and, if it admits, issue the certificate.
 
         Raises:
-            StoreError: the ledger could not be written; nothing counts then.
+            StoreError: the ledger could not be written, or too few witnesses cosigned it; nothing counts then.
             LedgerError: the ledger is not what was last seen of it.
         """
         if result.verdict is None or result.input_manifest is None:
@@ -105,8 +110,15 @@ class Recorder:
                     time_verified=stamp,
                     key=self.gate_key,
                     ledger=ledger,
+                    cosigned=None if self.witnessing is None else self._checkpoint,
                 )
-            return Recorded(self.origin, appended.indexes[-1], ledger.checkpoint().decode(), certificate)
+            return Recorded(self.origin, appended.indexes[-1], self._checkpoint(ledger).decode(), certificate)
+
+    def _checkpoint(self, ledger: Ledger) -> bytes:
+        """Return the newest checkpoint, with the cosignatures that the policy asks for."""
+        if self.witnessing is None:
+            return ledger.checkpoint()
+        return cosigned_checkpoint(ledger, self.witnessing, cosigned_path(self.state / LEDGER_FILE))
 
     def _ledger(self) -> Ledger:
         path = self.state / LEDGER_FILE

@@ -8,6 +8,7 @@ Steps of `verify_certificate`:
   5. The summary says PASSED, and both statements agree on policy, input, output and code.
   6. The leaf is a certificate entry that binds the digests of both envelopes, the root, and the verdict's digest.
   7. The leaf is in the ledger: the proof leads to a checkpoint that a known key of the ledger signed.
+  8. Where the caller asks for witnesses: as many distinct ones cosigned that checkpoint.
 The caller owes: that the keys come from its own configuration, never from the certificate; that the data is the data
 (`admit_path`); and whether the certificate was revoked since (the ledger says, the certificate cannot).
 
@@ -16,7 +17,7 @@ Format: docs/formats/certificate.md.
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from millcert.errors import InclusionError, SignatureError, UsageError
 from millcert.provenance.checkpoint import Checkpoint, VerifierKey, decode_base64, encode_base64
+from millcert.provenance.cosignature import Cosignature, WitnessRule, require_witnesses
 from millcert.provenance.dsse import Envelope, envelope_from, sign_envelope, verify_envelope
 from millcert.provenance.ledger import Ledger
 from millcert.provenance.ledger_entry import Entry, parse_entry
@@ -43,7 +45,7 @@ from millcert.provenance.statement import (
     resource_uri_of,
 )
 from millcert.provenance.strict_json import canonical_json, parse_json_object, require_fields
-from millcert.provenance.tlog_proof import parse_tlog_proof, verify_tlog_proof
+from millcert.provenance.tlog_proof import parse_tlog_proof, prove_under, verify_tlog_proof
 
 VERSION = 1
 
@@ -63,6 +65,7 @@ class Certificate:
     checks: what the gate looked at and found.
     index: place of the certificate's leaf in the ledger.
     checkpoint: of the ledger, covering the leaf.
+    cosignatures: of the witnesses that the caller asked for, verified.
     """
 
     manifest: Manifest
@@ -70,6 +73,7 @@ class Certificate:
     checks: DatasetChecks
     index: int
     checkpoint: Checkpoint
+    cosignatures: tuple[Cosignature, ...] = ()
 
 
 def issue_certificate(
@@ -83,6 +87,7 @@ def issue_certificate(
     time_verified: str,
     key: Ed25519PrivateKey,
     ledger: Ledger,
+    cosigned: Callable[[Ledger], bytes] | None = None,
 ) -> bytes:
     """Sign that a data set was admitted, log it, and return the certificate's bytes (canonical JSON).
 
@@ -99,10 +104,12 @@ def issue_certificate(
         time_verified: RFC 3339 in UTC; a retry must give the same.
         key: the gate's.
         ledger: open for appending.
+        cosigned: returns the newest checkpoint with the cosignatures that are asked for; the proof is then under it.
 
     Raises:
         UsageError: the verdict does not admit, or a value is malformed.
-        StoreError, LedgerError: the ledger could not take the entry; there is no certificate then.
+        StoreError, LedgerError: the ledger could not take the entry, or too few witnesses cosigned it; there is no
+            certificate then.
     """
     if verdict.get("decision") != "admitted":
         raise UsageError(
@@ -126,7 +133,10 @@ def issue_certificate(
     entry = _leaf_entry(manifest, summary, checks, vsa, findings)
     index = ledger.append([entry]).indexes[0]
     # If we crash here, the entry is logged without a certificate; the retry finds it and completes.
-    proof = ledger.prove(index, ledger.covering_size(index))
+    if cosigned is None:
+        proof = ledger.prove(index, ledger.covering_size(index))
+    else:
+        proof = prove_under(ledger, index, cosigned(ledger))
     return canonical_json(
         {
             "version": VERSION,
@@ -140,7 +150,11 @@ def issue_certificate(
 
 
 def verify_certificate(
-    data: bytes, *, gate_keys: Sequence[Ed25519PublicKey], ledger_vkeys: Sequence[VerifierKey]
+    data: bytes,
+    *,
+    gate_keys: Sequence[Ed25519PublicKey],
+    ledger_vkeys: Sequence[VerifierKey],
+    witnesses: WitnessRule | None = None,
 ) -> Certificate:
     """Return what a certificate says, if all of it is true as far as signatures and log can show.
 
@@ -150,9 +164,11 @@ def verify_certificate(
         data: the certificate file.
         gate_keys: public keys of the gates that the caller trusts; one must have signed both statements.
         ledger_vkeys: public keys of the ledgers that the caller trusts.
+        witnesses: how many witnesses must have cosigned; None asks for none.
 
     Raises:
-        SignatureError: the certificate is malformed, a signature does not verify, or the parts do not belong together.
+        SignatureError: the certificate is malformed, a signature does not verify, the parts do not belong together, or
+            too few witnesses cosigned.
         ManifestError: the manifest is malformed or was edited.
         LedgerError, InclusionError: the leaf is not in the ledger, or is no certificate entry.
         UsageError: a kind of key is missing.
@@ -198,7 +214,9 @@ def verify_certificate(
         )
     proof = parts["ledger"]["proof"].encode()  # 7
     checkpoint = verify_tlog_proof(proof, leaf, ledger_vkeys)
-    return Certificate(manifest, summary, checks, parse_tlog_proof(proof).index, checkpoint)
+    parsed = parse_tlog_proof(proof)
+    cosignatures = () if witnesses is None else require_witnesses(parsed.checkpoint, witnesses)  # 8
+    return Certificate(manifest, summary, checks, parsed.index, checkpoint, cosignatures)
 
 
 def _parse(data: bytes) -> dict[str, Any]:

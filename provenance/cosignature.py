@@ -237,6 +237,15 @@ def merge_signatures(note: bytes, lines: Sequence[str]) -> bytes:
     return f"{parsed.text}\n{''.join(merged.values())}".encode()
 
 
+def signature_lines(note: bytes) -> list[str]:
+    """Return the signature lines of a signed note, each with its newline.
+
+    Raises:
+        LedgerError: the note is none.
+    """
+    return [_line(one) for one in parse_note(note).signatures]
+
+
 def _line(one: NoteSignature) -> str:
     return f"{_DASH} {one.name} {encode_base64(one.key_id + one.signature)}\n"
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from millcert.errors import UsageError
 from millcert.provenance.absence import Absence, Neighbour
-from millcert.provenance.checkpoint import encode_base64
+from millcert.provenance.checkpoint import encode_base64, parse_checkpoint, parse_note
 from millcert.provenance.ledger import Ledger, LoggedEntry
 from millcert.provenance.lookup import FoundSample, SampleRun
 from millcert.provenance.strict_json import canonical_json
@@ -21,13 +21,17 @@ VERSION = 1
 
 
 def export_evidence(
-    ledger: Ledger, answers: Sequence[tuple[SampleRun, Sequence[FoundSample], Sequence[bytes]]]
+    ledger: Ledger,
+    answers: Sequence[tuple[SampleRun, Sequence[FoundSample], Sequence[bytes]]],
+    *,
+    cosigned: bytes | None = None,
 ) -> bytes:
     """Return the evidence for samples, present or absent, under the ledger's newest checkpoint.
 
     Args:
         ledger: open for reading.
         answers: for each run, the samples that are in it and the digests of those that are not.
+        cosigned: a checkpoint of this ledger that witnesses cosigned; used in place of the newest one if it covers all.
 
     Raises:
         UsageError: there is nothing to show, or a digest is in the run that it should be absent from.
@@ -40,6 +44,9 @@ def export_evidence(
         raise UsageError("There is no run, so there is nothing to show.", hint="The first `millcert vet` makes one.")
     size = ledger.size
     checkpoint = parse_tlog_proof(ledger.prove(answers[0][0].logged.index, size)).checkpoint
+    last = max(run.logged.index for run, _, _ in answers)  # of all that a run says, its roots are logged last
+    if cosigned is not None and last < (held := parse_checkpoint(parse_note(cosigned).text).size) <= size:
+        size, checkpoint = held, cosigned
     runs = [_run(ledger, size, run, samples, absent) for run, samples, absent in answers]
     return canonical_json(
         {"checkpoint": checkpoint.decode(), "runs": runs, "version": VERSION},

@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 from millcert.errors import InclusionError, IntegrityError, LedgerError, MillcertError, SignatureError, UsageError
 from millcert.provenance.absence import Absence, Neighbour, verify_absence
 from millcert.provenance.checkpoint import Checkpoint, VerifierKey, decode_base64, verify_checkpoint
+from millcert.provenance.cosignature import WitnessRule, require_witnesses
 from millcert.provenance.ledger_entry import MAX_LEAF_BYTES, Entry, parse_entry
 from millcert.provenance.merkle import HASH_BYTES, leaf_hash, verify_inclusion
 from millcert.provenance.sample_leaf import sample_leaf_hash
@@ -85,12 +86,13 @@ class Evidence:
     runs: tuple[RunEvidence, ...]
 
 
-def verify_evidence(data: bytes, vkeys: Sequence[VerifierKey]) -> Evidence:
+def verify_evidence(data: bytes, vkeys: Sequence[VerifierKey], witnesses: WitnessRule | None = None) -> Evidence:
     """Return what evidence shows, if all of it verifies. Offline; the steps are at the top of this module.
 
     Args:
         data: the evidence file.
         vkeys: public keys of the ledgers that the caller trusts.
+        witnesses: how many witnesses must have cosigned the checkpoint; None asks for none.
 
     Raises:
         IntegrityError: by its subclass; `reason` is one of the words in docs/formats/evidence.md.
@@ -107,6 +109,11 @@ def verify_evidence(data: bytes, vkeys: Sequence[VerifierKey]) -> Evidence:
         checkpoint = verify_checkpoint(parts["checkpoint"].encode(), vkeys)  # 2
     except (LedgerError, SignatureError) as error:
         _refuse("checkpoint", error.message, SignatureError, cause=error)
+    try:
+        if witnesses is not None:
+            require_witnesses(parts["checkpoint"].encode(), witnesses)
+    except SignatureError as error:
+        _refuse("witnesses", error.message, SignatureError, cause=error)
     return Evidence(checkpoint, tuple(_run(run, checkpoint) for run in parts["runs"]))
 
 

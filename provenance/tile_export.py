@@ -21,7 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from millcert.errors import LedgerError, RollbackError, StoreError, UsageError
-from millcert.provenance.checkpoint import Checkpoint, verify_checkpoint
+from millcert.provenance.checkpoint import Checkpoint, parse_note, verify_checkpoint
+from millcert.provenance.cosignature import merge_signatures, signature_lines
 from millcert.provenance.keys import PUBLIC_MODE, sync_folder
 from millcert.provenance.ledger_audit import compare_with_seen, require_newest
 from millcert.provenance.ledger_contract import Snapshot
@@ -55,7 +56,9 @@ class Exported:
     removed: int
 
 
-def export_tiles(ledger: Ledger, path: Path, *, drop_superseded: bool = False) -> Exported:
+def export_tiles(
+    ledger: Ledger, path: Path, *, drop_superseded: bool = False, cosigned: bytes | None = None
+) -> Exported:
     """Write the ledger's tiles, entry bundles and newest checkpoint to a folder, made if it is not there.
 
     Args:
@@ -63,6 +66,7 @@ def export_tiles(ledger: Ledger, path: Path, *, drop_superseded: bool = False) -
         path: the folder; empty, new, or an earlier export of this ledger.
         drop_superseded: remove partial tiles and bundles whose whole ones are there now. Clients may then have to
             fetch the whole ones; C2SP tlog-tiles allows it.
+        cosigned: a checkpoint of this ledger with cosignatures; they are published too if it is the newest one.
 
     Raises:
         UsageError: the folder holds something that is no log.
@@ -85,7 +89,7 @@ def export_tiles(ledger: Ledger, path: Path, *, drop_superseded: bool = False) -
             # If we crash before the next line, the folder is the old log with parts that nothing names yet.
             stored = snapshot.newest_checkpoint()
             assert stored is not None  # `require_newest` read it in the same snapshot
-            _replace_checkpoint(path, stored[1])
+            _replace_checkpoint(path, stored[1], cosigned)
             removed = _drop_superseded(path, newest.size) if drop_superseded else 0
     return Exported(ledger.origin, newest.size, previous, writer.count, removed)
 
@@ -235,9 +239,14 @@ def _signed_widths(snapshot: Snapshot, start: int, size: int) -> Iterator[int]:
             yield signed % TILE_WIDTH
 
 
-def _replace_checkpoint(path: Path, note: bytes) -> None:
+def _replace_checkpoint(path: Path, note: bytes, cosigned: bytes | None) -> None:
+    """Publish a checkpoint with the cosignatures that were published of it before, and those that are new."""
     target = path / CHECKPOINT_NAME
-    if target.is_file() and target.read_bytes() == note:
+    published = TileFolder(path).checkpoint() if os.path.lexists(target) else None
+    for other in (published, cosigned):
+        if other is not None and parse_note(other).text == parse_note(note).text:
+            note = merge_signatures(note, signature_lines(other))
+    if published == note:
         return
     _write_aside(target, note, is_durable=True)
     sync_folder(path)

@@ -12,6 +12,7 @@ Source: C2SP tlog-proof (`c2sp.org/tlog-proof@v1`).
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from millcert.errors import InclusionError
 from millcert.provenance.checkpoint import (
@@ -21,6 +22,8 @@ from millcert.provenance.checkpoint import (
     VerifierKey,
     decode_base64,
     encode_base64,
+    parse_checkpoint,
+    parse_note,
     verify_checkpoint,
 )
 from millcert.provenance.merkle import HASH_BYTES, MAX_PROOF_HASHES, leaf_hash, verify_inclusion
@@ -32,6 +35,14 @@ MAX_PROOF_BYTES = MAX_NOTE_BYTES + 64 * 1024
 
 _INDEX = re.compile(r"index (0|[1-9][0-9]{0,18})")
 _EXTRA = "extra "
+
+
+class ProvingLedger(Protocol):
+    """What `prove_under` needs of a ledger."""
+
+    def prove(self, index: int, size: int | None = None) -> bytes:
+        """Return the proof under the checkpoint of exactly that size."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -102,3 +113,14 @@ def verify_tlog_proof(proof: bytes, leaf: bytes, vkeys: Iterable[VerifierKey]) -
     checkpoint = verify_checkpoint(parsed.checkpoint, vkeys)  # 2
     verify_inclusion(leaf_hash(leaf), parsed.index, checkpoint.size, parsed.path, checkpoint.root)  # 3
     return checkpoint
+
+
+def prove_under(ledger: ProvingLedger, index: int, note: bytes) -> bytes:
+    """Return the proof of an entry under a checkpoint of the ledger, verbatim: with the cosignatures that it has.
+
+    Raises:
+        UsageError: the ledger has no checkpoint of that size, or the entry came after it.
+        LedgerError: a tile that the proof needs is damaged.
+    """
+    size = parse_checkpoint(parse_note(note).text).size
+    return format_tlog_proof(index, parse_tlog_proof(ledger.prove(index, size)).path, note)

@@ -4,17 +4,15 @@ The cosigned checkpoint is kept in one file beside the ledger (`ledger.cosigned`
 made later carry it. Losing that file loses no fact: the witnesses cosign the newest checkpoint again.
 """
 
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from millcert.errors import ConsistencyError, SignatureError, StoreError
 from millcert.provenance.checkpoint import MAX_NOTE_BYTES, parse_checkpoint, parse_note, verify_checkpoint
-from millcert.provenance.cosignature import WitnessRule, merge_signatures, require_witnesses
+from millcert.provenance.cosignature import WitnessRule, merge_signatures, require_witnesses, signature_lines
 from millcert.provenance.last_seen import LastSeen
 from millcert.provenance.ledger_log import Ledger
-from millcert.provenance.tlog_proof import format_tlog_proof, parse_tlog_proof
 from millcert.provenance.witness_client import (
     DEFAULT_TIMEOUT_SECONDS,
     WitnessRefusedError,
@@ -64,7 +62,7 @@ def cosigned_checkpoint(ledger: Ledger, witnessing: Witnessing, kept: Path) -> b
     for _ in range(_ROUNDS):
         note, seen = ledger.checkpoint(), _kept(ledger, kept)
         if seen is not None and parse_note(seen).text == parse_note(note).text:
-            note = merge_signatures(note, _lines(seen))
+            note = merge_signatures(note, signature_lines(seen))
         if _is_enough(note, rule):
             return note
         lines, refusals = _ask_all(ledger, witnessing, note)
@@ -99,17 +97,6 @@ def kept_checkpoint(ledger: Ledger, kept: Path, *, at_least: int) -> bytes | Non
     return note if note is not None and _size(note) >= at_least else None
 
 
-def prove_under(ledger: Ledger, index: int, note: bytes) -> bytes:
-    """Return the proof (C2SP tlog-proof text) of an entry under a checkpoint of the ledger, with its cosignatures.
-
-    Raises:
-        UsageError: the ledger has no checkpoint of that size, or the entry came after it.
-        LedgerError: a tile that the proof needs is damaged.
-    """
-    size = _size(note)
-    return format_tlog_proof(index, parse_tlog_proof(ledger.prove(index, size)).path, note)
-
-
 def _ask_all(ledger: Ledger, witnessing: Witnessing, note: bytes) -> tuple[list[str], dict[str, WitnessRefusedError]]:
     """Ask every witness at once; return the lines that some gave, and by name why the others did not."""
     refusals: dict[str, WitnessRefusedError] = {}
@@ -136,11 +123,6 @@ def _is_enough(note: bytes, rule: WitnessRule) -> bool:
     except SignatureError:
         return False
     return True
-
-
-def _lines(note: bytes) -> Sequence[str]:
-    tail = note.decode().rpartition("\n\n")[2]
-    return tail.splitlines(keepends=True)
 
 
 def _size(note: bytes) -> int:

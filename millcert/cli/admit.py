@@ -8,6 +8,7 @@ import click
 from millcert.cli.clearing import Known, clear, clearance_line, clearance_payload
 from millcert.cli.opened import state_option
 from millcert.cli.output import emit, json_option
+from millcert.cli.witnessed import witness_options, witness_rule
 from millcert.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
 @click.option(
     "--unsafe-no-revocations", is_flag=True, help="Admit though nothing is known of what was revoked since. Unsafe."
 )
+@witness_options
 @json_option
 def admit(
     path: Path,
@@ -72,6 +74,8 @@ def admit(
     list_path: Path | None,
     max_age_hours: int | None,
     unsafe_no_revocations: bool,
+    witness_keys: tuple[Path, ...],
+    witnesses_required: int | None,
     as_json: bool,
 ) -> None:
     """Refuse PATH unless it is, byte for byte, a data set that the gate certified and that nobody took back since.
@@ -85,7 +89,8 @@ def admit(
     gate_keys, ledger_vkeys = _trusted_keys(state, gate_key_paths, ledger_key_paths)
     # Not resolved: what the user calls the parent is where the certificate lies, whatever PATH links to.
     source = certificate_path or path.absolute().parent / "certificate.json"
-    certificate = verify_certificate(_read(source), gate_keys=gate_keys, ledger_vkeys=ledger_vkeys)
+    witnesses = witness_rule(witness_keys, witnesses_required)
+    certificate = verify_certificate(_read(source), gate_keys=gate_keys, ledger_vkeys=ledger_vkeys, witnesses=witnesses)
     known = Known(state, list_path, max_age_hours, is_told_by_keys=bool(gate_key_paths))
     clearance = None
     if not unsafe_no_revocations:
@@ -154,18 +159,21 @@ def _payload(admission: "Admission", certificate: "Certificate") -> dict[str, An
             "origin": certificate.checkpoint.origin,
             "index": certificate.index,
             "size": certificate.checkpoint.size,
+            "witnesses": sorted({one.witness for one in certificate.cosignatures}),
         },
     }
 
 
 def _text(admission: "Admission", certificate: "Certificate", clearance: str) -> str:
     summary = certificate.summary
+    witnesses = sorted({one.witness for one in certificate.cosignatures})
     return "\n".join(
         (
             f"admitted  {admission.name}  {admission.files:,} files, {admission.size_bytes:,} bytes",
             f"  manifest root: {admission.root}",
             f"  policy: {summary.policy_sha256}   verified: {summary.time_verified}",
             f"  ledger: {certificate.checkpoint.origin} #{certificate.index}",
+            *([f"  cosigned by: {', '.join(witnesses)}"] if witnesses else []),
             clearance,
             f"  next: train on {admission.path}; let nothing else write to it until the job has read it",
         )

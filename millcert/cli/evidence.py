@@ -9,6 +9,7 @@ import click
 from millcert.cli.files import read_bounded, write_new
 from millcert.cli.opened import opened, state_option
 from millcert.cli.output import emit, json_option
+from millcert.cli.witnessed import witness_options, witness_rule
 from millcert.errors import InconclusiveError, UsageError
 
 if TYPE_CHECKING:
@@ -52,11 +53,13 @@ def export(
     """
     from millcert.provenance.evidence import export_evidence
     from millcert.provenance.evidence_verify import verify_evidence
+    from millcert.provenance.witnessing import cosigned_path, kept_checkpoint
 
     folder, ledger = opened(state)
     with ledger, ExitStack() as stack:
         answers, unknown = _answers(stack, folder, ledger, digests, (file, row), run_id)
-        data = export_evidence(ledger, answers)
+        kept = kept_checkpoint(ledger, cosigned_path(folder.ledger), at_least=0)
+        data = export_evidence(ledger, answers, cosigned=kept)
         verify_evidence(data, ledger.vkeys)
         origin = ledger.origin
     write_new(out, data)
@@ -86,14 +89,21 @@ def export(
     required=True,
     help="File with the ledger's public key, one name+hash+key a line; may be given again.",
 )
+@witness_options
 @json_option
-def verify(path: Path, trust: tuple[Path, ...], as_json: bool) -> None:
+def verify(
+    path: Path,
+    trust: tuple[Path, ...],
+    witness_keys: tuple[Path, ...],
+    witnesses_required: int | None,
+    as_json: bool,
+) -> None:
     """Verify evidence, offline: needs the ledger's public key and nothing else."""
     from millcert.provenance.evidence_verify import MAX_EVIDENCE_BYTES, verify_evidence
     from millcert.provenance.state import load_ledger_vkeys
 
     data = read_bounded(path, MAX_EVIDENCE_BYTES, what="evidence", hint="Check the path.")
-    shown = verify_evidence(data, load_ledger_vkeys(trust))
+    shown = verify_evidence(data, load_ledger_vkeys(trust), witness_rule(witness_keys, witnesses_required))
     samples = sum(len(run.samples) for run in shown.runs)
     absent = sum(len(run.absent) for run in shown.runs)
     lines = [

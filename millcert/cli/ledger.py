@@ -9,6 +9,7 @@ from millcert.cli.acting import judged_line, judged_payload
 from millcert.cli.acts import acts, declare_use, submit
 from millcert.cli.files import read_bounded, write_new
 from millcert.cli.ledger_admin import init
+from millcert.cli.ledger_cosign import cosign
 from millcert.cli.ledger_questions import as_of, changes, impact, unsigned
 from millcert.cli.ledger_tiles import compare, export, import_, verify_tiles
 from millcert.cli.opened import opened, state_option
@@ -31,7 +32,7 @@ ledger.add_command(impact)
 ledger.add_command(as_of)
 ledger.add_command(changes)
 ledger.add_command(unsigned)
-for command in (acts, declare_use, submit, roles, revocations, export, import_, compare):
+for command in (acts, declare_use, submit, roles, revocations, export, import_, compare, cosign):
     ledger.add_command(command)
 
 

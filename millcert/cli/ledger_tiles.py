@@ -33,9 +33,12 @@ def export(folder: Path, drop_superseded: bool, state: Path | None, as_json: boo
     ledger.
     """
     from millcert.provenance.tile_export import export_tiles
+    from millcert.provenance.witnessing import cosigned_path, kept_checkpoint
 
-    with opened(state)[1] as held:
-        done = export_tiles(held, folder, drop_superseded=drop_superseded)
+    home, held = opened(state)
+    with held:
+        kept = kept_checkpoint(held, cosigned_path(home.ledger), at_least=0)
+        done = export_tiles(held, folder, drop_superseded=drop_superseded, cosigned=kept)
     before = "a new folder" if done.previous_size is None else f"{done.previous_size:,} entries before"
     lines = (
         f"exported  {done.origin}  {done.size:,} entries ({before}), {done.written:,} files written to {folder}",

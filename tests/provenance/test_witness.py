@@ -29,6 +29,7 @@ from millcert.provenance.cosignature import (
 from millcert.provenance.last_seen import LastSeen
 from millcert.provenance.ledger import Entry, Ledger, open_ledger, verify_tlog_proof
 from millcert.provenance.merkle import EMPTY_ROOT, consistency_proof, leaf_hash, root_of
+from millcert.provenance.tlog_proof import prove_under
 from millcert.provenance.witness import Witness, WitnessState
 from millcert.provenance.witness_client import MAX_ANSWER_BYTES, WitnessRefusedError, WitnessSite, ask_witness
 from millcert.provenance.witness_folder import create_witness, open_witness, read_witness_vkeys
@@ -44,7 +45,6 @@ from millcert.provenance.witnessing import (
     cosigned_checkpoint,
     cosigned_path,
     kept_checkpoint,
-    prove_under,
 )
 
 ORIGIN = "example.com/l"
