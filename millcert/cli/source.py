@@ -9,6 +9,7 @@ import click
 
 from millcert.cli.output import emit, json_option
 from millcert.cli.source_fetch import fetch, recheck
+from millcert.cli.source_inspect import inspect
 from millcert.cli.source_places import FILE, FOLDER, bundle_of, own_files, pq_of, quoted
 from millcert.cli.source_sign import keygen, sign
 from millcert.cli.source_verify import verify
@@ -25,6 +26,7 @@ def source() -> None:
     """Write, sign and verify a source's list of files."""
 
 
+source.add_command(inspect)
 source.add_command(keygen)
 source.add_command(sign)
 source.add_command(verify)
