@@ -43,7 +43,7 @@ from millcert.pipelines.recording import Recorded, Recorder
 from millcert.pipelines.records import WorkItem, error_from
 from millcert.pipelines.ruling import RunResult, read_ruling
 from millcert.pipelines.runner import is_local as is_local_runner
-from millcert.pipelines.runner import pipeline_options
+from millcert.pipelines.runner import pipeline_options, use_workers
 from millcert.pipelines.sample_leaves import new_secret
 from millcert.pipelines.sample_set import data_files, settle_samples
 from millcert.pipelines.score import FINDINGS_SCHEMA, MALFORMED_SCHEMA
@@ -51,6 +51,7 @@ from millcert.pipelines.selftest_file import bind_selftest
 from millcert.pipelines.spool import read_verified
 from millcert.pipelines.vet import RULING_FILE, build_pipeline
 from millcert.pipelines.watchdog import call_watched
+from millcert.pipelines.workers import worker_count
 from millcert.policy import LoadedPolicy
 from millcert.provenance.manifest import Manifest
 from millcert.provenance.state import StateFolder
@@ -62,17 +63,17 @@ class VetOptions:
     """How a run is carried out; nothing here but `selftest` changes its verdict.
 
     datasets: files, folders or globs. out: the folder to publish to. state: keys and ledger. replace: an earlier
-    output at
-    `out` may be replaced. workers: processes of the local runner. beam_arguments: Beam's own options. now: the clock,
-    used for the ledger and the certificate only. ledger_url: the ledger's database, where it is not in `state`.
-    selftest: bytes of a self-test's file, whose digest goes into the verdict.
+    output at `out` may be replaced. workers: processes of the local runner; 0: by the size of the work (workers.py).
+    beam_arguments: Beam's own options. now: the clock, used for the ledger and the certificate only. ledger_url: the
+    ledger's database, where it is not in `state`. selftest: bytes of a self-test's file, whose digest goes into
+    the verdict.
     """
 
     datasets: tuple[str, ...]
     out: str
     state: Path
     replace: bool = False
-    workers: int = 1
+    workers: int = 0
     beam_arguments: tuple[str, ...] = ()
     now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
     ledger_url: str | None = field(default=None, repr=False)
@@ -172,6 +173,9 @@ def vet_dataset(
             tested = bind_selftest(options.selftest, policy_digest=plan.policy_digest, code_version=plan.code_version)
             plan = replace(plan, selftest_sha256=tested)
         refuse_unreadable(plan)
+        if not options.workers and is_local_runner(beam_options):
+            read_bytes = plan.reads * sum(item.size_bytes for item in plan.items)
+            use_workers(beam_options, worker_count(read_bytes, len(plan.items)))
         after("planned")
         secret = new_secret(staging)
         result = (engine or run_pipeline)(plan, beam_options, watcher or _NoWatcher())

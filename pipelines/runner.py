@@ -51,7 +51,7 @@ def pipeline_options(arguments: Sequence[str], *, workers: int = 1) -> PipelineO
 
     Args:
         arguments: Beam's own options, as on a command line.
-        workers: worker processes of the local runner; 1 keeps everything in this process.
+        workers: worker processes of the local runner; 0 and 1 keep everything in this process.
 
     Raises:
         UsageError: an option is unknown to Beam or its value is wrong.
@@ -63,11 +63,16 @@ def pipeline_options(arguments: Sequence[str], *, workers: int = 1) -> PipelineO
     options.view_as(TypeOptions).runtime_type_check = False
     portable = options.view_as(PortableOptions)
     portable.environment_cache_millis = int(portable.environment_cache_millis) or WORKER_KEPT_MILLIS
-    direct = options.view_as(DirectOptions)
+    use_workers(options, workers)
+    return options
+
+
+def use_workers(options: PipelineOptions, workers: int) -> None:
+    """Give the local runner that many worker processes; one or fewer leave the options as they are."""
     if workers > 1:
+        direct = options.view_as(DirectOptions)
         direct.direct_num_workers = workers
         direct.direct_running_mode = "multi_processing"
-    return options
 
 
 def choose_runner(options: PipelineOptions) -> PipelineRunner:

@@ -33,7 +33,9 @@ _DECEPTIVE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u20
 @click.option("--out", required=True, help="Folder to publish to; it must not exist, or see --replace.")
 @state_option
 @click.option("--replace", is_flag=True, help="Replace an earlier output at --out.")
-@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Local worker processes.")
+@click.option(
+    "--workers", type=click.IntRange(min=1), help="Local worker processes; by the size of the work unless given."
+)
 @click.option(
     "--selftest",
     "selftest_path",
@@ -47,7 +49,7 @@ def vet(
     policy_path: Path,
     out: str,
     state: Path | None,
-    workers: int,
+    workers: int | None,
     selftest_path: Path | None,
     *,
     replace: bool,
@@ -81,7 +83,7 @@ def vet(
         state=state_folder(state).path,
         ledger_url=chosen_ledger(),
         replace=replace,
-        workers=workers,
+        workers=workers or 0,
         beam_arguments=beam_arguments,
         selftest=None if selftest_path is None else read_bounded(selftest_path, MAX_SELFTEST_BYTES),
     )

@@ -129,15 +129,70 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     return Bench(top)
 
 
-def _table(seed: int, poisoned: int = 0) -> pa.Table:
+MILLION_FILES, MILLION_TIMEOUT_SECONDS = 8, 3000
+MILLION_POLICY = """
+version: 1
+dataset:
+  name: million
+  columns: {label: label, embedding_self: embedding, embedding_external: view}
+  max_malformed_fraction: 0
+sources:
+  - {name: north, path: "north/**", unsigned: accept_as_unknown}
+  - {name: west, path: "west/**", unsigned: accept_as_unknown}
+checks:
+  - {check: robust_spectral, max_flagged_fraction: 1}
+  - {check: label_noise, max_flagged_fraction: 1, on_flagged: report}
+verdict: {max_quarantined_fraction: 1, max_unknown_provenance_fraction: 1}
+ledger: {origin: test.example/million}
+"""
+
+
+@pytest.fixture(scope="session")
+def million(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """1,000,000 samples of 8 dimensions in two sources, poison in one file of the second."""
+    top = tmp_path_factory.mktemp("million")
+    (top / "policy.yaml").write_text(MILLION_POLICY)
+    for number in range(MILLION_FILES):
+        folder = top / "data" / ("west" if number % 2 else "north")
+        folder.mkdir(parents=True, exist_ok=True)
+        table = _table(100 + number, poisoned=2000 if number == 3 else 0, rows=1_000_000 // MILLION_FILES)
+        table = table.append_column("view", table.column("embedding"))
+        pq.write_table(table, folder / f"{number}.parquet", compression="none")
+    return Bench(top)
+
+
+@pytest.fixture(scope="session")
+def million_local(million: Bench) -> Run:
+    """The local runner's answer with one worker on the million."""
+    run = million.vet("local", timeout=MILLION_TIMEOUT_SECONDS)
+    assert run.exit_code == 0, run.errors
+    assert any(name.startswith("quarantine/west/3") for name in run.files)
+    return run
+
+
+@pytest.fixture
+def same_as_local(million_local: Run) -> Callable[[str, Run], None]:
+    """Return what says a runner's digest of the million beside the local one, and holds that all else is equal too."""
+
+    def hold(name: str, run: Run) -> None:
+        for which, answer in ((name, run), ("local, 1 worker", million_local)):
+            sys.stdout.write(f"\n1,000,000 samples, verdict digest, {which:20} {answer.verdict_digest}")
+        sys.stdout.write("\n")
+        assert run.exit_code == 0, run.errors
+        assert run.answer == million_local.answer
+
+    return hold
+
+
+def _table(seed: int, poisoned: int = 0, rows: int = ROWS) -> pa.Table:
     random = np.random.default_rng(seed)
-    label = random.integers(0, CLASSES, ROWS)
+    label = random.integers(0, CLASSES, rows)
     centres = 8 * np.eye(WIDTH)
-    embedding = random.normal(size=(ROWS, WIDTH)) + centres[label]
+    embedding = random.normal(size=(rows, WIDTH)) + centres[label]
     label[:poisoned] = 2
     embedding[:poisoned] = random.normal(size=(poisoned, WIDTH)) * 0.3 + centres[2] + 30 * np.eye(WIDTH)[7]
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(embedding.astype(np.float32).reshape(-1)), WIDTH)
-    return pa.table({"id": [f"{seed}-{row}" for row in range(ROWS)], "label": label, "embedding": vectors})
+    return pa.table({"id": [f"{seed}-{row}" for row in range(rows)], "label": label, "embedding": vectors})
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -179,6 +179,24 @@ def test_a_flink_cluster_gives_the_local_answer(
     sys.stdout.write("\n")
     assert run.exit_code == 0, run.errors
     assert run.answer == local.answer
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("parallelism", [1, 2])
+def test_a_flink_cluster_gives_the_local_answer_on_a_million_samples(
+    million: Bench, same_as_local: Callable[[str, Run], None], two_slots: Cluster, parallelism: int
+) -> None:
+    """Rule: same input, same verdict digest, on any runner and with any parallelism."""
+    run = million.vet(
+        f"flink-{parallelism}",
+        *two_slots.options,
+        "--environment_type=EXTERNAL",
+        f"--environment_config=localhost:{two_slots.port + 1}",
+        f"--parallelism={parallelism}",
+        timeout=4 * TIMEOUT_SECONDS,
+    )
+
+    same_as_local(f"Flink, parallelism {parallelism}", run)
 
 
 def test_a_killed_worker_changes_nothing(runs: Bench, local: Run, two_slots: Cluster) -> None:

@@ -12,6 +12,7 @@ else:
     Bench = Run = Any
 
 JOB_SERVICE = [sys.executable, "-m", "apache_beam.runners.portability.local_job_service_main", "--port"]
+LONG_SECONDS = 3000
 WORKER_POOL = [sys.executable, "-m", "apache_beam.runners.worker.worker_pool_main"]
 
 
@@ -54,3 +55,28 @@ def test_a_job_service_with_loopback_workers_gives_the_local_answer(
 
     assert run.exit_code == 0, run.errors
     assert run.answer == local.answer
+
+
+@pytest.mark.long
+def test_two_local_workers_give_the_answer_of_one_on_a_million_samples(
+    million: Bench, same_as_local: Callable[[str, Run], None]
+) -> None:
+    """Rule: same input, same verdict digest, on any worker count."""
+    same_as_local("local, 2 workers", million.vet("two", "--workers", "2", timeout=LONG_SECONDS))
+
+
+@pytest.mark.long
+def test_a_job_service_gives_the_local_answer_on_a_million_samples(
+    million: Bench, same_as_local: Callable[[str, Run], None], serve: Callable[..., Any], free_ports: tuple[int, int]
+) -> None:
+    """Rule: same input, same verdict digest, on any runner."""
+    port, _ = free_ports
+
+    with serve([*JOB_SERVICE, str(port)], port):
+        run = million.vet(
+            "loopback",
+            *("--runner=PortableRunner", f"--job_endpoint=localhost:{port}", "--environment_type=LOOPBACK"),
+            timeout=LONG_SECONDS,
+        )
+
+    same_as_local("job service", run)
