@@ -30,7 +30,7 @@ sources:
   - {name: north, path: "north/**", unsigned: accept_as_unknown}
   - {name: west, path: "west/**", unsigned: accept_as_unknown}
 expectations: {suite: suite.json, on_failure: reject}
-checks: [{check: robust_spectral, max_flagged_fraction: 1}]
+checks: [{check: robust_spectral, max_flagged_fraction: 1, over_limit: warn}]
 verdict: {max_quarantined_fraction: 1, max_unknown_provenance_fraction: 1}
 ledger: {origin: test.example/runners}
 """
@@ -140,7 +140,7 @@ sources:
   - {name: north, path: "north/**", unsigned: accept_as_unknown}
   - {name: west, path: "west/**", unsigned: accept_as_unknown}
 checks:
-  - {check: robust_spectral, max_flagged_fraction: 1}
+  - {check: robust_spectral, max_flagged_fraction: 1, over_limit: warn}
   - {check: label_noise, max_flagged_fraction: 1, on_flagged: report}
 verdict: {max_quarantined_fraction: 1, max_unknown_provenance_fraction: 1}
 ledger: {origin: test.example/million}
