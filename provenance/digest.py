@@ -13,6 +13,7 @@ hashlib alone and with sha256sum.
 import hashlib
 import os
 import stat
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from operator import attrgetter
 from pathlib import Path
@@ -92,7 +93,11 @@ def _digest_of(path: str | Path, small_bytes: int | None) -> FileDigest | None:
 
 
 def hash_folder(
-    folder: str | Path, *, exclude: frozenset[str] = frozenset(), threads: int | None = None
+    folder: str | Path,
+    *,
+    exclude: frozenset[str] = frozenset(),
+    threads: int | None = None,
+    known: Callable[[str], FileEntry | None] | None = None,
 ) -> tuple[FileEntry, ...]:
     """Return an entry for every file below a folder, in order of their paths.
 
@@ -100,6 +105,7 @@ def hash_folder(
         folder: may itself be a link; nothing below it may.
         exclude: POSIX paths relative to `folder` that are left out.
         threads: how many hash; None for one a core. Memory: one chunk each.
+        known: gives the entry of a path that need not be hashed, None for one that must be (`digest_cache`).
 
     Raises:
         UsageError: there is no such folder, or it may not be read.
@@ -113,6 +119,9 @@ def hash_folder(
     pool = ThreadPoolExecutor(max_workers=threads or _cores())
     try:
         for path in paths:
+            if known is not None and (entry := known(path)) is not None:
+                outcomes.append(entry)
+                continue
             # Small files stay here: for most of their time the interpreter's lock is held, and threads would only wait.
             try:
                 digest = _digest_of(f"{top}/{path}", _SMALL_BYTES)

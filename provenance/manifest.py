@@ -39,6 +39,8 @@ _VERSION = 1
 _HEX64 = re.compile(r"[0-9a-f]{64}")
 _SCHEMA_ID = re.compile(r"[0-9a-zA-Z][0-9a-zA-Z._:+/-]{0,127}")
 _DRIVE = re.compile(r"[A-Za-z]:")
+# What nearly all paths look like; such a path breaks no rule of `check_path`, which takes five times as long to say so.
+_USUAL_PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_. =,-]*(?:/[A-Za-z0-9_][A-Za-z0-9_. =,-]*)*")
 #: Characters that hide or reorder what a reader sees: line separators and bidirectional controls.
 _DECEPTIVE = frozenset("\u2028\u2029\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff")
 _SHOWN = 20
@@ -207,6 +209,8 @@ def check_path(path: str) -> None:
         ManifestError: empty, too long, absolute, with a drive letter, a backslash, an empty, `.` or `..` segment, a
             control, line-separating or direction-changing character, or not encodable in UTF-8.
     """
+    if type(path) is str and len(path) <= MAX_PATH_BYTES and _USUAL_PATH.fullmatch(path):
+        return
     _check_text(path, "A path", MAX_PATH_BYTES)
     if "\\" in path:
         _refuse(f"The path {path!r} has a backslash; use / between segments.", path=path)

@@ -9,6 +9,7 @@ import click
 
 from millcert.cli.output import emit, json_option
 from millcert.cli.source_fetch import fetch, recheck
+from millcert.cli.source_hashing import cache_options, hashed_folder, remembered
 from millcert.cli.source_inspect import inspect
 from millcert.cli.source_places import FILE, FOLDER, bundle_of, own_files, pq_of, quoted
 from millcert.cli.source_sign import keygen, sign
@@ -41,22 +42,32 @@ source.add_command(recheck)
 @click.option("--replace", "is_replaced", is_flag=True, help="Overwrite another manifest that is already there.")
 @click.option("--rows", "has_rows", is_flag=True, help="State each data file's number of rows and row tree as well.")
 @click.option("--schema", type=FILE, help="With --rows: the columns' types of JSONL and CSV, as in a policy.")
+@cache_options
 @json_option
 def write_manifest(
-    folder: Path, name: str, out: Path | None, is_replaced: bool, has_rows: bool, schema: Path | None, as_json: bool
+    folder: Path,
+    name: str,
+    out: Path | None,
+    is_replaced: bool,
+    has_rows: bool,
+    schema: Path | None,
+    state: Path | None,
+    no_cache: bool,
+    as_json: bool,
 ) -> None:
     """Hash every file below DIR and write the manifest that its owner signs.
 
     The manifest and its signatures are left out of it. Links and special files are refused.
     """
-    from millcert.provenance.digest import hash_folder
     from millcert.provenance.manifest import Manifest
     from millcert.provenance.trust import MANIFEST_NAME
 
     if schema is not None and not has_rows:
         raise UsageError("--schema says how rows are read; it needs --rows.")
     target = out if out is not None else folder / MANIFEST_NAME
-    entries = hash_folder(folder, exclude=own_files(folder, target, bundle_of(target), pq_of(target)))
+    own = own_files(folder, target, bundle_of(target), pq_of(target))
+    hashed = hashed_folder(folder, own, state=state, no_cache=no_cache)
+    entries = hashed.entries
     manifest = Manifest(name, _with_rows(folder, entries, schema) if has_rows else entries)
     if not manifest.files:
         raise UsageError(f"There is no file below {folder}.", hint="Name the folder that holds the data.")
@@ -66,12 +77,13 @@ def write_manifest(
     emit(
         {
             "files": len(manifest.files),
+            "files_remembered": hashed.reused,
             "manifest": str(target),
             "name": manifest.name,
             "root": manifest.root,
             "size_bytes": size_bytes,
         },
-        f"manifest  {manifest.name}  {len(manifest.files):,} files, {size_bytes:,} bytes\n"
+        f"manifest  {manifest.name}  {len(manifest.files):,} files, {size_bytes:,} bytes{remembered(hashed)}\n"
         f"  root: {manifest.root}\n"
         f"  file: {target}\n"
         f"next: sigstore sign {quoted(target)}, or millcert source sign {quoted(folder)} --help",

@@ -8,6 +8,7 @@ import click
 
 from millcert.cli.files import read_bounded
 from millcert.cli.output import emit, json_option
+from millcert.cli.source_hashing import cache_options, hashed_folder, remembered
 from millcert.cli.source_places import FILE, FOLDER, own_files
 from millcert.errors import PolicyError
 
@@ -53,6 +54,7 @@ _MAX_AUTHORITY_BYTES = 1 << 16
     help="A digest that counts in the list, repeatable.  [default: sha256]",
 )
 @click.option("--pq-key", type=FILE, help="Require a second signature of this ML-DSA-65 public key, PEM or DER.")
+@cache_options
 @json_option
 def verify(
     folder: Path,
@@ -60,12 +62,13 @@ def verify(
     manifest: Path | None,
     bundle: Path | None,
     digests: tuple[Any, ...],
+    state: Path | None,
+    no_cache: bool,
     as_json: bool,
     **who: Any,
 ) -> None:
     """Verify the signature over DIR's list of files, its signer, and every file below DIR. No network is used."""
     from millcert.provenance.bundle_form import MAX_BUNDLE_BYTES, MAX_ENVELOPE_BUNDLE_BYTES
-    from millcert.provenance.digest import hash_folder
     from millcert.provenance.digest_algorithms import other_digests
     from millcert.provenance.manifest import MAX_MANIFEST_BYTES, Manifest
     from millcert.provenance.pq_signature import MAX_PQ_BYTES
@@ -81,7 +84,8 @@ def verify(
     pq_bytes = _read(Path(rule.pq_path), MAX_PQ_BYTES)
     _verify_signature(rule, list_bytes, bundle_bytes, root)
     own = own_files(folder, list_path, bundle_path, Path(rule.pq_path))
-    files = Manifest("found", _payload(form, hash_folder(folder, exclude=own)))
+    hashed = hashed_folder(folder, own, state=state, no_cache=no_cache)
+    files = Manifest("found", _payload(form, hashed.entries))
     others = other_digests(folder, files.files, rule.digests)
     found = verify_source(files, list_bytes, bundle_bytes, rule, root, pq_bytes=pq_bytes, digests=others)
     signature = found.signature
@@ -90,18 +94,19 @@ def verify(
     emit(
         {
             "files": len(files.files),
+            "files_remembered": hashed.reused,
             "manifest_root": found.manifest_root,
             "pq_key": found.pq_key,
             "signature": asdict(signature),
             "source": found.source,
             "status": found.status,
         },
-        _answer(folder, len(files.files), found),
+        _answer(folder, len(files.files), found, remembered(hashed)),
         as_json=as_json,
     )
 
 
-def _answer(folder: Path, count: int, found: "VerifiedSource") -> str:
+def _answer(folder: Path, count: int, found: "VerifiedSource", how: str) -> str:
     signature = found.signature
     if signature is None:
         raise AssertionError("A rule with a signer never gives an unsigned source.")
@@ -111,7 +116,7 @@ def _answer(folder: Path, count: int, found: "VerifiedSource") -> str:
         signed = f"{signature.signed_at or 'at an unknown time'}, "
         signed += f"log entry {signature.log_index} of {signature.log_key_id[:16]}"
     lines = [
-        f"verified  {folder}  {count:,} files",
+        f"verified  {folder}  {count:,} files{how}",
         f"  signer: {signature.identity}",
         *([f"  issuer: {signature.issuer}"] if signature.issuer else []),
         f"  signed: {signed}",

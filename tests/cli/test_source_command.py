@@ -117,6 +117,7 @@ def test_a_manifest_can_be_written_elsewhere_and_answers_in_json(tmp_path: Path)
     answer = json.loads(result.stdout)
     assert answer == {
         "files": 2,
+        "files_remembered": 0,
         "manifest": str(out),
         "name": "birds",
         "root": parse_manifest(out.read_bytes()).root,
