@@ -68,7 +68,7 @@ def test_the_answer_as_json_has_the_figures(home: Path, capsys: pytest.CaptureFi
     answer = answer_of(capsys)
     assert answer["admitted"] is True
     assert (answer["dataset"], answer["files"], answer["size_bytes"]) == ("pets", 1, 10)
-    assert answer["ledger"] == {"index": 0, "origin": "example.com/l", "size": 1}
+    assert answer["ledger"] == {"index": 0, "origin": "example.com/l", "size": 1, "witnesses": []}
     assert (answer["policy_digest"], answer["time_verified"]) == ("aa" * 32, WHEN)
 
 

@@ -21,7 +21,7 @@ HARNESS = """
   for (const [name, text] of Object.entries(%s)) {
     const bytes = Uint8Array.from(atob(text), (char) => char.charCodeAt(0));
     try {
-      const shown = await window.millcert.verifyEvidence(bytes, %s);
+      const shown = await window.millcert.verifyEvidence(bytes, %s, %s, %s);
       answers[name] = { reason: null, shows: {
         origin: shown.origin, size: shown.size,
         runs: shown.runs.map((run) => ({
@@ -50,11 +50,13 @@ def browser() -> str:
     return found
 
 
-def answers_of_the_page(files: dict[str, bytes], vkey: str, folder: Path) -> dict[str, Any]:
+def answers_of_the_page(
+    files: dict[str, bytes], vkey: str, folder: Path, *, witnesses: str = "", required: int = 0
+) -> dict[str, Any]:
     """Run the page, with these files as its input, in a browser without a network."""
     encoded = {name: base64.b64encode(data).decode() for name, data in files.items()}
     page = folder / "verifier.html"
-    page.write_text(PAGE.read_text() + HARNESS % (json.dumps(encoded), json.dumps(vkey)))
+    page.write_text(PAGE.read_text() + HARNESS % (*map(json.dumps, (encoded, vkey, witnesses, required)),))
     options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]
     ran = subprocess.run(
         [
@@ -91,6 +93,33 @@ def test_the_page_gives_the_stated_answer_for_every_vector(folder: Path, tmp_pat
     files = {name: (folder / name).read_bytes() for name in cases}
 
     answers = answers_of_the_page(files, (folder / "ledger.vkey").read_text(), tmp_path)
+
+    assert answers == cases
+
+
+def test_the_page_counts_witnesses_as_the_command_does(tmp_path: Path) -> None:
+    from millcert.errors import SignatureError
+    from millcert.provenance.cosignature import WitnessRule
+    from millcert.provenance.evidence_verify import verify_evidence
+    from millcert.provenance.state import load_ledger_vkeys
+    from millcert.provenance.witness_folder import read_witness_vkeys
+
+    folder = VECTORS[-1].with_name("evidence-witnessed")
+    cases = json.loads((folder / "cases.json").read_text())
+    files = {name: (folder / name).read_bytes() for name in cases}
+    rule = WitnessRule(tuple(read_witness_vkeys(folder / "witnesses.vkey")), 2)
+    vkeys = load_ledger_vkeys([folder / "ledger.vkey"])
+    reasons: dict[str, object] = {}
+    for name, data in files.items():
+        try:
+            verify_evidence(data, vkeys, rule)
+            reasons[name] = None
+        except SignatureError as error:
+            reasons[name] = error.details["reason"]
+    assert reasons == {name: case["reason"] for name, case in cases.items()}
+
+    vkey, witnesses = (folder / "ledger.vkey").read_text(), (folder / "witnesses.vkey").read_text()
+    answers = answers_of_the_page(files, vkey, tmp_path, witnesses=witnesses, required=2)
 
     assert answers == cases
 

@@ -206,6 +206,8 @@ def test_the_format_s_page_lists_every_reason_and_the_vectors_show_each() -> Non
     page = (VECTORS.parents[1] / "docs" / "formats" / "evidence.md").read_text()
     listed = set(re.findall(r"^\| `([a-z_]+)` \| ", page, re.MULTILINE))
     shown = {case["reason"] for case in json.loads((NEWEST / "cases.json").read_text()).values()} - {None}
+    witnessed = json.loads((NEWEST.with_name("evidence-witnessed") / "cases.json").read_text())
+    shown |= {case["reason"] for case in witnessed.values()} - {None}
     code = (VECTORS.parents[1] / "provenance" / "evidence_verify.py").read_text()
     code += (VECTORS.parents[1] / "provenance" / "absence.py").read_text()
     raised = set(re.findall(r'(?:_refuse\(|_included\(|reason=)"([a-z_]+)"', code))
