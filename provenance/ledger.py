@@ -6,6 +6,7 @@ What the ledger promises stands in `ledger_log`; this module is where callers be
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -14,10 +15,12 @@ from millcert.provenance.checkpoint import VerifierKey, format_vkey, is_key_name
 from millcert.provenance.keys import PUBLIC_MODE, create_file
 from millcert.provenance.last_seen import LastSeen
 from millcert.provenance.ledger_audit import LedgerReport
-from millcert.provenance.ledger_contract import LedgerStore
 from millcert.provenance.ledger_entry import Entry, LoggedEntry
 from millcert.provenance.ledger_log import Appended, Ledger
 from millcert.provenance.tlog_proof import verify_tlog_proof
+
+if TYPE_CHECKING:
+    from millcert.provenance.ledger_sql import SqlStore
 
 #: A SQLite file as a URL: three slashes and a path relative to the working directory, four for an absolute one.
 SQLITE_SCHEME = "sqlite:///"
@@ -89,7 +92,7 @@ def open_ledger(
     return ledger
 
 
-def open_store(path: Path, url: str | None = None, *, read_only: bool, create: bool = False) -> LedgerStore:
+def open_store(path: Path, url: str | None = None, *, read_only: bool, create: bool = False) -> "SqlStore":
     """Return the store of the ledger at `path`, or at `url` if there is one; nothing of it is checked.
 
     Raises:

@@ -18,6 +18,7 @@ from sqlalchemy.pool import QueuePool
 
 from millcert.errors import LedgerError, MillcertError, StoreError, UsageError
 from millcert.provenance.ledger_postgres_schema import SCHEMA_NAME, postgres_grants, postgres_step, sequencer_lock
+from millcert.provenance.ledger_schema import METADATA
 from millcert.provenance.ledger_sql import SqlStore
 
 #: How long one process waits for another one's append.
@@ -33,6 +34,11 @@ _RETRY = "Nothing was half-written; a retry is safe."
 #: SQLSTATE classes (PostgreSQL manual, appendix A) of a server or connection that fails, not of what was asked:
 #: connection, transaction state and rollback, resources, lock, operator, system, configuration file.
 _PASSING_CLASSES = frozenset({"08", "25", "40", "53", "55", "57", "58", "F0"})
+_TABLES = (
+    "FROM pg_class WHERE relkind = 'r' AND relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = %(schema)s)"
+)
+_IS_OWNER = f"SELECT bool_and(pg_has_role(relowner, 'USAGE')) {_TABLES}"
+_BYTES = f"SELECT sum(pg_total_relation_size(oid)) {_TABLES}"
 _WRONG_LOGIN = frozenset({"28000", "28P01", "3D000"})
 _NOT_ALLOWED = "42501"
 
@@ -126,6 +132,24 @@ class PostgresStore(SqlStore):
             for statement in postgres_grants(self._place.schema, writers=writers, readers=readers):
                 connection.exec_driver_sql(statement)
             connection.commit()
+
+    def compact(self) -> None:
+        """Let the space of rows that grew be used again, and refresh the planner's figures (see SqlStore)."""
+        with self._translated(), self._connected() as connection:
+            connection = connection.execution_options(isolation_level="AUTOCOMMIT")  # noqa: PLW2901
+            if not connection.exec_driver_sql(_IS_OWNER, {"schema": self._place.schema}).scalar():
+                raise UsageError(
+                    f"The ledger {self._place} is not this role's own, and PostgreSQL compacts only for the owner.",
+                    hint="Run it as the role that ran `millcert ledger init`. Autovacuum does the same by and by.",
+                )
+            names = ", ".join(f'"{self._place.schema}".{table}' for table in METADATA.tables)
+            connection.exec_driver_sql(f"VACUUM (ANALYZE) {names}")
+
+    def size_bytes(self) -> int:
+        """Return the size of the tables with their indexes."""
+        with self._translated(), self._connected() as connection:
+            found = connection.exec_driver_sql(_BYTES, {"schema": self._place.schema}).scalar()
+            return int(found or 0)
 
     def _connected(self) -> Connection:
         return self._engine.connect()

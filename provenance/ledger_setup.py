@@ -6,7 +6,12 @@ that opens the ledger with a key names it and signs its first checkpoint.
 
 from collections.abc import Sequence
 
+from millcert.errors import UsageError
+from millcert.provenance.checkpoint import verify_checkpoint
+from millcert.provenance.last_seen import LastSeen
 from millcert.provenance.ledger_contract import NEWEST_SCHEMA, require_known_schema
+from millcert.provenance.ledger_entry import Entry
+from millcert.provenance.state import StateFolder, load_ledger_vkeys
 
 
 def is_postgres_url(url: str | None) -> bool:
@@ -51,3 +56,34 @@ def set_up_statements(url: str, *, writers: Sequence[str] = (), readers: Sequenc
     schema = parse_postgres_url(url).schema
     steps = [statement for version in range(1, NEWEST_SCHEMA + 1) for statement in postgres_step(version, schema)]
     return steps + postgres_grants(schema, writers=tuple(writers), readers=tuple(readers))
+
+
+def predecessor_entry(old: StateFolder, origin: str, *, reason: str, recorded_at: str) -> Entry:
+    """Return the first entry of a ledger that goes on where another one cannot: it names what was last signed there.
+
+    Args:
+        old: the state folder of the ledger that lost entries: its public key and the last checkpoint that was seen.
+        origin: of the new ledger; another name, because one name must not have two histories.
+        reason: in words, for auditors.
+        recorded_at: RFC 3339 in UTC.
+
+    Raises:
+        UsageError: nothing was seen of the old ledger, or the names are the same.
+        LedgerError, SignatureError: its last checkpoint does not verify.
+    """
+    vkeys = load_ledger_vkeys([old.ledger_vkey])
+    note = LastSeen(old.ledger.with_suffix(".checkpoint")).read()
+    if note is None:
+        raise UsageError(
+            f"No checkpoint was kept in {old.path}.",
+            hint="Name the state folder of the old ledger.",
+            path=str(old.path),
+        )
+    seen = verify_checkpoint(note, vkeys)
+    if seen.origin == origin:
+        raise UsageError(
+            f"The new ledger cannot be called {origin!r} too: one name must not have two histories.",
+            hint="Add a number or a date to the name.",
+        )
+    body = {"checkpoint": note.decode(), "reason": reason, "root": seen.root.hex(), "size": seen.size}
+    return Entry("predecessor", seen.origin, recorded_at, body)

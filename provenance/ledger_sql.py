@@ -67,6 +67,19 @@ class SqlStore(ABC):
         self._schema = schema
 
     @abstractmethod
+    def compact(self) -> None:
+        """Give back space that no entry, tile or checkpoint uses.
+
+        Raises:
+            UsageError: the database's role does not own the tables.
+            StoreError: the database is in use or has no room; it is as it was.
+        """
+
+    @abstractmethod
+    def size_bytes(self) -> int:
+        """Return how much room the database takes, with its write-ahead log or indexes."""
+
+    @abstractmethod
     def _connected(self) -> Connection:
         """Return a connection in which nothing has begun."""
 

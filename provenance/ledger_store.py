@@ -54,6 +54,17 @@ class SqliteStore(SqlStore):
             )
         )
 
+    def compact(self) -> None:
+        """Rewrite the file without free pages and empty the write-ahead log (see SqlStore)."""
+        with self._translated(), self._engine.connect() as connection:
+            connection.exec_driver_sql("VACUUM")
+            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def size_bytes(self) -> int:
+        """Return the size of the file and of its write-ahead log."""
+        log = self._path.with_name(f"{self._path.name}-wal")
+        return self._path.stat().st_size + (log.stat().st_size if log.exists() else 0)
+
     def _connected(self) -> Connection:
         return self._engine.connect()
 

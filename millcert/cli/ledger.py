@@ -9,6 +9,7 @@ from millcert.cli.acting import judged_line, judged_payload
 from millcert.cli.acts import acts, declare_use, submit
 from millcert.cli.files import read_bounded, write_new
 from millcert.cli.ledger_admin import init
+from millcert.cli.ledger_copies import backup, compact, restore
 from millcert.cli.ledger_cosign import cosign
 from millcert.cli.ledger_questions import as_of, changes, impact, unsigned
 from millcert.cli.ledger_tiles import compare, export, import_, verify_tiles
@@ -27,7 +28,8 @@ def ledger() -> None:
     """Look up, prove and audit what the ledger says."""
 
 
-ledger.add_command(init)
+for command in (init, backup, restore, compact):
+    ledger.add_command(command)
 ledger.add_command(impact)
 ledger.add_command(as_of)
 ledger.add_command(changes)

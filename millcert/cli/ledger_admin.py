@@ -16,6 +16,13 @@ from millcert.errors import UsageError
 @click.option("--writer", "writers", multiple=True, metavar="ROLE", help="PostgreSQL role that may append.")
 @click.option("--reader", "readers", multiple=True, metavar="ROLE", help="PostgreSQL role that may look up and audit.")
 @click.option(
+    "--predecessor",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="State folder of a ledger that lost entries and cannot go on: its last checkpoint is the first entry here.",
+)
+@click.option("--reason", default=None, help="Why that ledger cannot go on; goes with --predecessor.")
+@click.option(
     "--sql", "as_sql", is_flag=True, help="Print the statements for an empty PostgreSQL database; run nothing."
 )
 @state_option
@@ -24,6 +31,8 @@ def init(
     origin: str | None,
     writers: tuple[str, ...],
     readers: tuple[str, ...],
+    predecessor: Path | None,
+    reason: str | None,
     state: Path | None,
     *,
     as_sql: bool,
@@ -37,6 +46,8 @@ def init(
     from millcert.provenance.ledger_setup import is_postgres_url, set_up_statements, set_up_tables
 
     url = chosen_ledger()
+    if (predecessor is None) != (reason is None) or (predecessor is not None and origin is None):
+        raise UsageError("--predecessor goes with --reason and a new --origin.", hint="Say why the old one ended.")
     if not is_postgres_url(url) and (as_sql or writers or readers):
         raise UsageError(
             "--sql, --writer and --reader are for a ledger in PostgreSQL.",
@@ -52,7 +63,7 @@ def init(
         raise UsageError("A ledger in a file needs its name.", hint="Give --origin, such as corp.example/data.")
     size, vkey = None, None
     if origin is not None:
-        size, vkey = _named(state, origin, url)
+        size, vkey = _named(state, origin, url, None if predecessor is None else (predecessor, reason or ""))
     lines = [
         f"ready  {origin or 'a ledger without a name yet'}" + ("" if size is None else f"  {size:,} entries"),
         *([f"  public key: {vkey}"] if vkey else []),
@@ -71,14 +82,28 @@ def init(
     emit(payload, "\n".join(lines), as_json=as_json)
 
 
-def _named(state: Path | None, origin: str, url: str | None) -> tuple[int, str]:
+def _named(state: Path | None, origin: str, url: str | None, succeeds: tuple[Path, str] | None) -> tuple[int, str]:
     """Make the ledger of that name, unless it is there; return its size and its public key."""
+    from datetime import UTC, datetime
+
     from millcert.provenance.checkpoint import format_vkey, vkey_of
     from millcert.provenance.keys import load_or_create_key
     from millcert.provenance.ledger import open_ledger
-    from millcert.provenance.state import state_folder
+    from millcert.provenance.ledger_setup import predecessor_entry
+    from millcert.provenance.state import StateFolder, state_folder
 
     folder = state_folder(state)
+    entry = None
+    if succeeds is not None:
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        entry = predecessor_entry(StateFolder(succeeds[0]), origin, reason=succeeds[1], recorded_at=now)
     key = load_or_create_key(folder.path / "keys" / "ledger.key")
     with open_ledger(folder.ledger, origin=origin, key=key, create=True, url=url) as ledger:
+        if entry is not None:
+            if ledger.size:
+                raise UsageError(
+                    f"The ledger {origin} has {ledger.size} entries; only a new one can name its predecessor.",
+                    hint="Choose a new --origin and an empty --state or --ledger.",
+                )
+            ledger.append([entry])
         return ledger.size, format_vkey(vkey_of(origin, key))
