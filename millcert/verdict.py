@@ -142,12 +142,32 @@ class ClusterSummary:
 
 
 @dataclass(frozen=True)
+class OverrideUse:
+    """An override that this verdict rests on; see `millcert.provenance.override`.
+
+    leaf: hash of its ledger entry, hex. lifted: the reasons that do not count because of it. samples: how many it kept
+    out of quarantine. expires_at: until when a certificate with this verdict counts, RFC 3339 in UTC.
+    """
+
+    leaf: str
+    scope: str
+    checks: tuple[str, ...]
+    reason: str
+    expires_at: str
+    proposed_by: str
+    approved_by: tuple[str, ...]
+    lifted: tuple[Reason, ...]
+    samples: int
+
+
+@dataclass(frozen=True)
 class Verdict:
     """The decision with all that it rests on. Field names are the keys of `verdict.json`.
 
     version: 2. A verdict of version 1 is read as it was: it has no clusters, and no keys for them.
     clusters: at most `MAX_CLUSTERS`, gravest first; `cluster_count` counts all of them.
     selftest_sha256: of the self-test's file that the run was given; "" without one.
+    overrides: those that it rests on, by leaf; the key is left out where there are none.
     """
 
     version: int
@@ -171,6 +191,7 @@ class Verdict:
     clusters: tuple[ClusterSummary, ...] = ()
     cluster_count: int = 0
     selftest_sha256: str = ""
+    overrides: tuple[OverrideUse, ...] = ()
 
     def __post_init__(self) -> None:
         if self.version not in (1, 2):
@@ -186,6 +207,8 @@ class Verdict:
     def to_mapping(self) -> dict[str, Any]:
         """Return the verdict as plain JSON values, floats rounded to 6 significant digits."""
         values = asdict(self)
+        if not self.overrides:
+            del values["overrides"]  # a verdict that rests on none has the same bytes as before there were any
         if self.version == 1:
             values = {name: value for name, value in values.items() if name not in _SINCE_VERSION_2}
             for source in values["sources"]:
@@ -251,6 +274,17 @@ def verdict_from_mapping(raw: Mapping[str, Any]) -> Verdict:
                 CheckSummary(**{**check, "evidence": tuple(check["evidence"])}) for check in values["checks"]
             ),
             "not_covered": tuple(values["not_covered"]),
+            "overrides": tuple(
+                OverrideUse(
+                    **{
+                        **use,
+                        "checks": tuple(use["checks"]),
+                        "approved_by": tuple(use["approved_by"]),
+                        "lifted": tuple(Reason(**reason) for reason in use["lifted"]),
+                    }
+                )
+                for use in values.get("overrides", ())
+            ),
             "clusters": tuple(
                 ClusterSummary(**{**cluster, "founded_on": tuple(cluster["founded_on"])})
                 for cluster in values.get("clusters", ())

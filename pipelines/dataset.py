@@ -61,6 +61,12 @@ class DatasetFacts:
     roles: RolePlan = field(default_factory=lambda: RolePlan(()))
     metrics: MetricPlan | None = None
 
+    @property
+    def signers(self) -> frozenset[str]:
+        """Identities that signed a source of the data."""
+        signatures = [source.signature for source in self.sources.values()]
+        return frozenset(one.identity for one in signatures if one is not None)
+
     def item(self, name: str) -> WorkItem:
         """Return the file of that name with the digest that every read must meet."""
         found = self.files.get(name)

@@ -9,9 +9,11 @@ Steps (each block below repeats its number):
      together: a backdoor or a bad source rejects.
   5. Limits of the whole: malformed, quarantined, unknown provenance; nothing left is no data set.
   6. The decision: any reason to reject rejects; else any missing evidence is inconclusive; else admitted.
+  7. Overrides: what two people let through is lifted, and the verdict names it.
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -23,6 +25,7 @@ from millcert.errors import InconclusiveError, InternalError, MillcertError
 from millcert.pipelines.accumulate import EXPECTATIONS, Models
 from millcert.pipelines.dataset import DatasetFacts
 from millcert.pipelines.fuse import clusters_of, summarise
+from millcert.pipelines.overriding import lift_reasons, released_uses
 from millcert.pipelines.plan import PlannedCheck, VetPlan
 from millcert.pipelines.records import CheckFailure, Fault, FileOutcome, ShardFacts, fault_from
 from millcert.provenance.manifest import FileEntry, Manifest, compare_manifests
@@ -123,6 +126,7 @@ def _rule(
     _limits(plan, counts, judged)
     # 6. The decision.
     decision: Decision = "rejected" if judged.rejects else "inconclusive" if judged.missing else "admitted"
+    released = sum((Counter(outcome.released) for outcome in outcomes.values()), Counter[str]())
     output = _output_manifest(plan, dataset, shards, outcomes, identifier) if decision == "admitted" else None
     verdict = Verdict(
         version=2,
@@ -147,11 +151,17 @@ def _rule(
             for planned in plan.checks
             if not isinstance(models.get(planned.check.name), CheckFailure)
         ),
+        overrides=released_uses(plan, released, dataset.signers),
         clusters=listed,
         cluster_count=len(clusters),
         selftest_sha256=plan.selftest_sha256,
     )
-    return Ruling(verdict, (), given, output, suite_result)
+    # 7. What two people let through, each named by its ledger entry.
+    lifted = lift_reasons(plan, verdict, dataset.signers)
+    if lifted.decision == "admitted" and output is None:
+        output = _output_manifest(plan, dataset, shards, outcomes, identifier)
+        lifted = replace(lifted, output_root=output.root)
+    return Ruling(lifted, (), given, output, suite_result)
 
 
 def _refuse_gap(plan: VetPlan, sha256: str, models: Models, shard: ShardFacts, outcome: FileOutcome) -> None:

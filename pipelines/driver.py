@@ -27,6 +27,7 @@ from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 from apache_beam.runners.runner import PipelineState
 
 from millcert.errors import InternalError, MillcertError, StoreError
+from millcert.pipelines.clearing import refuse_revoked_run, refuse_revoked_sources
 from millcert.pipelines.formats import ReadLimits
 from millcert.pipelines.output import (
     PartWriter,
@@ -36,10 +37,11 @@ from millcert.pipelines.output import (
     read_part,
     translate_store_errors,
 )
+from millcert.pipelines.overriding import plan_overrides
 from millcert.pipelines.plan import VetPlan
 from millcert.pipelines.planning import Workspace, plan_run, refuse_unreadable
 from millcert.pipelines.publish import is_local, local_path, promote, refuse_overlap, staging_for, write_file
-from millcert.pipelines.recording import Recorded, Recorder
+from millcert.pipelines.recording import Recorded, Recorder, run_entries
 from millcert.pipelines.records import WorkItem, error_from
 from millcert.pipelines.ruling import RunResult, read_ruling
 from millcert.pipelines.runner import is_local as is_local_runner
@@ -54,7 +56,11 @@ from millcert.pipelines.watchdog import call_watched
 from millcert.pipelines.workers import worker_count
 from millcert.policy import LoadedPolicy
 from millcert.provenance.manifest import Manifest
+from millcert.provenance.named_sample import named_samples
+from millcert.provenance.revocation import active_revocations
+from millcert.provenance.standing import Standing, require_book
 from millcert.provenance.state import StateFolder
+from millcert.provenance.timestamp import stamp
 from millcert.verdict import Verdict
 
 
@@ -172,6 +178,8 @@ def vet_dataset(
         if options.selftest is not None:
             tested = bind_selftest(options.selftest, policy_digest=plan.policy_digest, code_version=plan.code_version)
             plan = replace(plan, selftest_sha256=tested)
+        standing = recorder.standing()
+        plan = _with_acts(plan, loaded, standing, options)
         refuse_unreadable(plan)
         if not options.workers and is_local_runner(beam_options):
             read_bytes = plan.reads * sum(item.size_bytes for item in plan.items)
@@ -188,6 +196,9 @@ def vet_dataset(
         _settle_admitted(plan, result, published)
         samples = settle_samples(staging, StateFolder(options.state), secret, data_files(plan, result))
         after("parts merged")
+        now = stamp(options.now())
+        entries = run_entries(result.verdict, now)
+        refuse_revoked_run(result, samples, entries, options.state, active_revocations(recorder.standing()), now)
         recorded = recorder.record(plan, result, samples, options.now())
         after("recorded")
         _write_documents(result, recorded, published)
@@ -198,6 +209,23 @@ def vet_dataset(
         after("report written")
         promote(published, options.out, after=after)
     return VetResult(result.verdict, options.out, recorded, findings, malformed)
+
+
+def _with_acts(plan: VetPlan, loaded: LoadedPolicy, standing: Standing, options: VetOptions) -> VetPlan:
+    """Refuse revoked sources; return the plan with the overrides that count when the run begins."""
+    section, now = loaded.policy.responsibilities, options.now()
+    require_book(standing, None if section is None else section.to_book())
+    refuse_revoked_sources(plan, active_revocations(standing), stamp(now))
+    if section is None:
+        return plan  # a policy without roles lets nobody let anything through
+    overrides = plan_overrides(
+        standing,
+        dataset=plan.dataset,
+        policy_digest=plan.policy_digest,
+        named=named_samples(StateFolder(options.state)),
+        now=now,
+    )
+    return replace(plan, overrides=overrides)
 
 
 def run_pipeline(plan: VetPlan, options: PipelineOptions, watcher: Watcher) -> RunResult:

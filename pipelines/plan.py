@@ -9,6 +9,7 @@ from millcert.checks.base import Check, Role
 from millcert.checks.expectations import SuiteSpec
 from millcert.pipelines.formats import ReadLimits
 from millcert.pipelines.records import WorkItem
+from millcert.provenance.override import OverrideState
 from millcert.provenance.trust import SourceRule, TrustRoot
 from millcert.provenance.trust_history import SeenSigner
 
@@ -49,13 +50,22 @@ class PlannedSource:
 
 
 @dataclass(frozen=True)
+class PlannedOverride:
+    """An approved override that may count in this run. digests: of its samples, 32 bytes each."""
+
+    state: OverrideState
+    digests: frozenset[bytes]
+
+
+@dataclass(frozen=True)
 class VetPlan:
     """All that a run needs to know.
 
     items: data files, sorted by name. auxiliary: files that belong to the data set but hold no samples (a Hugging Face
     folder's state.json); they are hashed, verified and copied. staging: a folder on a Beam filesystem that only this
     run writes to. progress_path: a local file, or "". on_backdoor, on_bad_source: "reject", or "quarantine" where the
-    checks' own limits decide. selftest_sha256: of the self-test's file, or "".
+    checks' own limits decide. selftest_sha256: of the self-test's file, or "". overrides: approved ones about this data
+    set (`millcert.pipelines.overriding`).
     """
 
     dataset: str
@@ -79,6 +89,7 @@ class VetPlan:
     on_backdoor: str = "reject"
     on_bad_source: str = "reject"
     selftest_sha256: str = ""
+    overrides: tuple[PlannedOverride, ...] = ()
 
     @property
     def passes(self) -> int:

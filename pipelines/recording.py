@@ -19,6 +19,7 @@ from millcert.pipelines.sample_set import SampleSet, samples_entry
 from millcert.provenance.certificate import issue_certificate
 from millcert.provenance.keys import load_or_create_key
 from millcert.provenance.ledger import Entry, Ledger, open_ledger
+from millcert.provenance.standing import Standing, read_standing
 from millcert.provenance.trust_history import SeenSigner, last_signers
 from millcert.provenance.witnessing import Witnessing, cosigned_checkpoint, cosigned_path
 from millcert.verdict import CheckSummary, SourceSummary, Verdict, canonical_value
@@ -81,6 +82,16 @@ class Recorder:
             found = [one for kind in ("manifest", "verdict") for one in ledger.find(kind=kind, limit=ledger.size + 1)]
         found.sort(key=lambda logged: logged.index)
         return last_signers((logged.entry for logged in found), dataset)
+
+    def standing(self) -> Standing:
+        """Return what people said in the ledger, and whether it counts.
+
+        Raises:
+            LedgerError, SignatureError: the ledger is not what its newest checkpoint says.
+            StoreError: it could not be read.
+        """
+        with self._ledger() as ledger:
+            return read_standing(ledger)
 
     def record(self, plan: VetPlan, result: RunResult, samples: SampleSet, now: datetime) -> Recorded:
         """Append the run and the roots of its samples to the ledger and, if it admits, issue the certificate.
@@ -170,6 +181,7 @@ def run_entries(verdict: Verdict, recorded_at: str) -> list[Entry]:
                     "reasons": sorted({reason.code for reason in verdict.reasons}),
                     "samples": verdict.to_mapping()["samples"],
                     "verdict_digest": verdict.digest,
+                    **({"overrides": [use.leaf for use in verdict.overrides]} if verdict.overrides else {}),
                 }
             ),
         )

@@ -92,6 +92,7 @@ class FileOutcome(NamedTuple):
     `score_bin`.
     thresholds: check name -> the lowest threshold that a flagged sample was above, None where there is no such sample.
     votes: (source, class, checks) -> how many samples exactly these checks flagged (`millcert.pipelines.fuse`).
+    released: leaf of an override -> how many samples it kept out of quarantine.
     output_*: of the file under admitted/. output_row_tree_root: over what is admitted; "" where that is the whole file,
     which is then copied byte for byte. findings: rows of the file's findings part.
     """
@@ -112,6 +113,7 @@ class FileOutcome(NamedTuple):
     output_row_tree_root: str
     findings: int
     votes: dict[Cell, int] = {}  # noqa: RUF012 - never changed
+    released: dict[str, int] = {}  # noqa: RUF012 - never changed
 
 
 class CheckFailure(NamedTuple):

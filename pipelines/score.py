@@ -31,6 +31,7 @@ from millcert.pipelines.digest_sidecar import DigestSource, digest_source
 from millcert.pipelines.formats import Decoded, decode
 from millcert.pipelines.fuse import add_votes, cells_of, panel_of
 from millcert.pipelines.output import PartWriter, copy_spooled, part_name, write_admitted
+from millcert.pipelines.overriding import release
 from millcert.pipelines.plan import PlannedCheck, VetPlan
 from millcert.pipelines.progress import ProgressReporter
 from millcert.pipelines.read import digest_array, leaf_hashes, role_batch, sample_batch
@@ -209,6 +210,7 @@ def score_file(
         output_row_tree_root=root,
         findings=findings_rows,
         votes=tally.votes,
+        released=tally.released,
     )
 
 
@@ -243,6 +245,7 @@ class _Tally:
     thresholds: dict[str, float | None] = field(default_factory=dict)
     excluded: list[np.ndarray] = field(default_factory=list)
     votes: dict[Cell, int] = field(default_factory=dict)
+    released: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -278,7 +281,7 @@ def _score_batch(
     batch, view = sample_batch(decoded, every_digest, item, dataset, wants_columns=False)
     roles = role_batch(batch)
     count = batch.num_rows
-    held, flagged_any = np.zeros(count, dtype=bool), np.zeros(count, dtype=bool)
+    flagged_any = np.zeros(count, dtype=bool)
     scores = []
     for planned in plan.checks:
         model = models[planned.check.name]
@@ -288,8 +291,6 @@ def _score_batch(
         _refuse_wrong_shape(planned, found, count)
         scores.append((planned, found))
         flagged_any |= found.flagged
-        if planned.on_flagged == "quarantine":
-            held |= found.flagged
         _count_scores(tally, planned.check.name, found)
     positions = np.flatnonzero(view.usable)
     digests = np.zeros((count, 32), np.uint8)
@@ -298,6 +299,8 @@ def _score_batch(
         digests[flagged_any] = (
             sample_digests(decoded.batch.take(pa.array(chosen))) if every_digest is None else every_digest[chosen]
         )
+    held, released = release(plan, scores, digests, dataset.signers)
+    tally.released = dict(Counter(tally.released) + Counter(released))
     tally.admitted += int((~held).sum())
     tally.quarantined += int(held.sum())
     tally.flagged_any += int(flagged_any.sum())
@@ -389,6 +392,11 @@ def _malformed_batch(item: WorkItem, decoded: Decoded, scored: _Scored) -> pa.Re
     return pa.RecordBatch.from_pylist(rows, schema=MALFORMED_SCHEMA)
 
 
+def _action(planned: PlannedCheck, *, is_held: bool) -> str:
+    """Return what became of a flagged sample: a check that quarantines and did not is one that was overridden."""
+    return "released" if planned.on_flagged == "quarantine" and not is_held else planned.on_flagged
+
+
 def _findings_batch(item: WorkItem, scored: _Scored, panel: Panel) -> pa.RecordBatch:
     batches, every = [], np.flatnonzero(scored.flagged)
     for planned, scores in scored.scores:
@@ -407,7 +415,7 @@ def _findings_batch(item: WorkItem, scored: _Scored, panel: Panel) -> pa.RecordB
             pa.array(scores.score[chosen], pa.float64()),
             pa.array(scores.threshold[chosen], pa.float64()),
             pa.array([scores.reason] * count, pa.string()),
-            pa.array([planned.on_flagged] * count, pa.string()),
+            pa.array([_action(planned, is_held=bool(scored.held[place])) for place in chosen], pa.string()),
             pa.array([panel.kind_of(cell) for cell in cells], pa.string()),
             pa.array([list(cell.votes) for cell in cells], pa.list_(pa.string())),
         ]

@@ -63,6 +63,7 @@ COMMANDS: Mapping[str, LazyCommand] = {
     "vet": LazyCommand("millcert.cli.vet:vet", "Run the gate over a data set and issue its certificate."),
     "selftest": LazyCommand("millcert.cli.selftest:selftest", "Plant attacks in a copy of the data; say what is seen."),
     "admit": LazyCommand("millcert.cli.admit:admit", "Refuse to train on data without a valid certificate."),
+    "override": LazyCommand("millcert.cli.override:override", "Let through what was refused: two people, for a time."),
     "revoke": LazyCommand("millcert.cli.revoke:revoke", "Take back a source, signer, file, sample or data set."),
     "reject-list": LazyCommand("millcert.cli.reject_list:reject_list", "List what has to be taken out of the data."),
     "source": LazyCommand("millcert.cli.source:source", "Write, sign and verify a source's manifest."),

@@ -124,6 +124,12 @@ def describe(result: "VetResult") -> str:
     where = f"{counts.admitted:,} admitted + {counts.quarantined:,} quarantined + {counts.malformed:,} malformed"
     lines = [f"{verdict.decision}  {verdict.dataset}  {counts.seen:,} samples = {where}"]
     lines += [f"  reason: {reason.message}" for reason in verdict.reasons]
+    for use in verdict.overrides:
+        what = "; ".join(reason.message for reason in use.lifted) or f"{use.samples:,} samples released"
+        lines.append(
+            f"  override: {what} (proposed by {use.proposed_by}, approved by {', '.join(use.approved_by)}, until "
+            f"{use.expires_at}: {use.reason})"
+        )
     width = max([len(source.name) for source in verdict.sources] + [len(check.name) for check in verdict.checks] + [12])
     for source in verdict.sources:
         by = f"signed by {source.identity}" if source.status == "verified" else "unsigned, accepted by the policy"

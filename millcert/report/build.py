@@ -33,7 +33,7 @@ from millcert.report.model import (
     Source,
 )
 from millcert.report.render import render_report
-from millcert.verdict import CheckSummary, ClusterSummary, Verdict
+from millcert.verdict import CheckSummary, ClusterSummary, OverrideUse, Verdict
 
 #: Findings shown with their sample: the most suspect of each check.
 MAX_FINDINGS_A_CHECK = 40
@@ -54,6 +54,12 @@ def build_report(published: Published, images: Mapping[str, ImageShape]) -> str:
     return render_report(report_data(published, images))
 
 
+def _override_words(use: OverrideUse) -> str:
+    what = "; ".join(reason.message for reason in use.lifted) or f"{use.samples:,} samples released from quarantine"
+    by = f"proposed by {use.proposed_by}, approved by {', '.join(use.approved_by)}"
+    return f"Overridden: {what}. {by}, until {use.expires_at}: {use.reason}. Ledger leaf {use.leaf[:16]}."
+
+
 def report_data(published: Published, images: Mapping[str, ImageShape]) -> ReportData:
     """Return what the report shows. Memory: the shown findings and one batch of a quarantine file."""
     verdict = published.result.verdict
@@ -64,7 +70,10 @@ def report_data(published: Published, images: Mapping[str, ImageShape]) -> Repor
     return ReportData(
         dataset=verdict.dataset,
         decision=verdict.decision,
-        reasons=tuple(Reason(reason.code, reason.message) for reason in verdict.reasons),
+        reasons=(
+            *(Reason(reason.code, reason.message) for reason in verdict.reasons),
+            *(Reason("override.used", _override_words(use)) for use in verdict.overrides),
+        ),
         counts=Counts(
             verdict.samples.seen, verdict.samples.admitted, verdict.samples.quarantined, verdict.samples.malformed
         ),
