@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from millcert.cli.access import access
 from millcert.cli.acting import judged_line, judged_payload
 from millcert.cli.acts import acts, declare_use, submit
 from millcert.cli.files import read_bounded, write_new
@@ -34,7 +35,7 @@ ledger.add_command(impact)
 ledger.add_command(as_of)
 ledger.add_command(changes)
 ledger.add_command(unsigned)
-for command in (acts, declare_use, submit, roles, revocations, export, import_, compare, cosign):
+for command in (access, acts, declare_use, submit, roles, revocations, export, import_, compare, cosign):
     ledger.add_command(command)
 
 

@@ -51,6 +51,8 @@ def _keep_ledger(context: click.Context, parameter: click.Parameter, value: str 
 def opened(state: Path | None, *, for_appending: bool = False) -> tuple["StateFolder", "Ledger"]:
     """Return the state folder and its ledger, verified with the public key beside it; close it after use.
 
+    The command that asks leaves a line in the access log first (`millcert ledger access list`).
+
     Raises:
         UsageError: there is no ledger, or no private key where one is needed.
         LedgerError, SignatureError, StoreError: as `open_ledger`.
@@ -67,6 +69,9 @@ def opened(state: Path | None, *, for_appending: bool = False) -> tuple["StateFo
             hint="Give --state DIR or --ledger URL; the first `millcert vet` makes a ledger.",
             path=str(folder.ledger),
         )
+    from millcert.cli.questioned import log_question
+
+    log_question(folder.path)
     vkeys = load_ledger_vkeys([folder.ledger_vkey])
     key = load_key(folder.path / "keys" / "ledger.key") if for_appending else None
     return folder, open_ledger(folder.ledger, origin=vkeys[0].name, vkeys=vkeys, key=key, url=url)
