@@ -84,6 +84,11 @@ def release(
     return held, {leaf: number for leaf, number in released.items() if number}
 
 
+def action_of(planned: PlannedCheck, *, is_held: bool) -> str:
+    """Return what became of a flagged sample: a check that quarantines and did not is one that was overridden."""
+    return "released" if planned.on_flagged == "quarantine" and not is_held else planned.on_flagged
+
+
 def released_uses(plan: VetPlan, released: Mapping[str, int], signers: Collection[str]) -> tuple[OverrideUse, ...]:
     """Return the overrides that released samples, for the verdict."""
     return tuple(

@@ -31,7 +31,7 @@ from millcert.pipelines.digest_sidecar import DigestSource, digest_source
 from millcert.pipelines.formats import Decoded, decode
 from millcert.pipelines.fuse import add_votes, cells_of, panel_of
 from millcert.pipelines.output import PartWriter, copy_spooled, part_name, write_admitted
-from millcert.pipelines.overriding import release
+from millcert.pipelines.overriding import action_of, release
 from millcert.pipelines.plan import PlannedCheck, VetPlan
 from millcert.pipelines.progress import ProgressReporter
 from millcert.pipelines.read import digest_array, leaf_hashes, role_batch, sample_batch
@@ -392,11 +392,6 @@ def _malformed_batch(item: WorkItem, decoded: Decoded, scored: _Scored) -> pa.Re
     return pa.RecordBatch.from_pylist(rows, schema=MALFORMED_SCHEMA)
 
 
-def _action(planned: PlannedCheck, *, is_held: bool) -> str:
-    """Return what became of a flagged sample: a check that quarantines and did not is one that was overridden."""
-    return "released" if planned.on_flagged == "quarantine" and not is_held else planned.on_flagged
-
-
 def _findings_batch(item: WorkItem, scored: _Scored, panel: Panel) -> pa.RecordBatch:
     batches, every = [], np.flatnonzero(scored.flagged)
     for planned, scores in scored.scores:
@@ -415,7 +410,7 @@ def _findings_batch(item: WorkItem, scored: _Scored, panel: Panel) -> pa.RecordB
             pa.array(scores.score[chosen], pa.float64()),
             pa.array(scores.threshold[chosen], pa.float64()),
             pa.array([scores.reason] * count, pa.string()),
-            pa.array([_action(planned, is_held=bool(scored.held[place])) for place in chosen], pa.string()),
+            pa.array([action_of(planned, is_held=bool(scored.held[place])) for place in chosen], pa.string()),
             pa.array([panel.kind_of(cell) for cell in cells], pa.string()),
             pa.array([list(cell.votes) for cell in cells], pa.list_(pa.string())),
         ]
