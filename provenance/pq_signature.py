@@ -193,7 +193,7 @@ def verify_pq(data: bytes | None, content: bytes, keys: Sequence[PqPublicKey]) -
             "pq_signature".
         PolicyError: no key is given.
 
-    Cost: 0.2 ms.
+    Cost: below 1 ms over a manifest of 1,000 files (bench/verify.py).
     """
     if not keys:
         raise PolicyError("A post-quantum signature cannot be verified without a key.")
