@@ -132,24 +132,24 @@ def why_not(pattern: str, path: str) -> str:
     return f'"{pattern}" means nothing that deep'
 
 
+def printable(text: str) -> str:
+    """Show characters that do not print by their number: a file name must not command the terminal."""
+    return "".join(character if character.isprintable() else f"\\u{ord(character):04x}" for character in text)
+
+
 def file_lines(matches: Sequence[FileMatch]) -> Iterator[str]:
     """Yield lines about files: the faults first, then counts by rule with some names."""
     faults = [match for match in matches if match.status in {"no_rule", "several_rules"}]
     for match in faults[:LISTED_FILES]:
-        yield f"REFUSED  {_shown(match.path)}: {_shown(match.why)}"
+        yield f"REFUSED  {printable(match.path)}: {printable(match.why)}"
     if len(faults) > LISTED_FILES:
         yield f"REFUSED  and {len(faults) - LISTED_FILES:,} files more"
     for name in sorted({match.rules[0] for match in matches if len(match.rules) == 1}):
         mine = [match for match in matches if match.rules == (name,)]
         if len(matches) <= LISTED_FILES:
-            yield from (f"{match.status:<9}{_shown(match.path)}: {_shown(match.why)}" for match in mine)
+            yield from (f"{match.status:<9}{printable(match.path)}: {printable(match.why)}" for match in mine)
         else:
-            yield f"{mine[0].status:<9}{len(mine):,} files of {name}, such as {_shown(mine[0].path)}"
-
-
-def _shown(text: str) -> str:
-    """Show characters that do not print by their number: a file name must not command the terminal."""
-    return "".join(character if character.isprintable() else f"\\u{ord(character):04x}" for character in text)
+            yield f"{mine[0].status:<9}{len(mine):,} files of {name}, such as {printable(mine[0].path)}"
 
 
 def _dataset(policy: Policy) -> Iterator[str]:

@@ -8,7 +8,7 @@ Order, so that no byte of an unverified file reaches a parser:
 A failure at any step is a `Fault` in `DatasetFacts`; later passes then read nothing and the driver raises it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,12 +19,20 @@ from apache_beam.pvalue import AsList, AsSingleton, PCollection
 
 from millcert.checks.metric_plan import MetricPlan
 from millcert.errors import InternalError, ManifestError, MillcertError, StoreError, UntrustedSourceError, UsageError
-from millcert.pipelines.formats import HEAD_BYTES, SchemaFacts, decode, detect_format, merge_schemas, read_schema
+from millcert.pipelines.formats import (
+    HEAD_BYTES,
+    ReadLimits,
+    SchemaFacts,
+    decode,
+    detect_format,
+    merge_schemas,
+    read_schema,
+)
 from millcert.pipelines.plan import PlannedSource, VetPlan
 from millcert.pipelines.records import Fault, FileDigest, FileSchema, WorkItem, fault_from
 from millcert.pipelines.roles import TEXT_ROLES, RolePlan, is_list, plan_roles, vector_width
 from millcert.pipelines.spool import read_verified
-from millcert.provenance.digest_algorithms import FoundDigests
+from millcert.provenance.digest_algorithms import DigestAlgorithm, FoundDigests
 from millcert.provenance.manifest import MAX_MANIFEST_BYTES, FileEntry, Manifest
 from millcert.provenance.pq_signature import MAX_PQ_BYTES, PQ_SUFFIX
 from millcert.provenance.trust import VerifiedSource, verify_source
@@ -94,15 +102,17 @@ class _HashFile(beam.DoFn):
         self._algorithms = {planned.rule.name: planned.rule.digests for planned in plan.sources}
 
     def process(self, item: WorkItem) -> Iterator[FileDigest]:
-        algorithms = self._algorithms.get(item.source, ())
-        try:
-            with read_verified(
-                item.uri, expected_sha256=None, limits=self._plan.limits, algorithms=algorithms
-            ) as spooled:
-                known = item._replace(sha256=spooled.sha256, size_bytes=spooled.size_bytes)
-                yield FileDigest(known, None, tuple(sorted(spooled.others.items())))
-        except MillcertError as error:
-            yield FileDigest(item, fault_from(error, file=item.name))
+        yield hash_item(item, self._algorithms.get(item.source, ()), self._plan.limits)
+
+
+def hash_item(item: WorkItem, algorithms: Sequence[DigestAlgorithm], limits: ReadLimits) -> FileDigest:
+    """Return a file's digests: SHA-256, and others of the same bytes as they are asked for; a fault as a value."""
+    try:
+        with read_verified(item.uri, expected_sha256=None, limits=limits, algorithms=algorithms) as spooled:
+            known = item._replace(sha256=spooled.sha256, size_bytes=spooled.size_bytes)
+            return FileDigest(known, None, tuple(sorted(spooled.others.items())))
+    except MillcertError as error:
+        return FileDigest(item, fault_from(error, file=item.name))
 
 
 class VerifySources(beam.PTransform):

@@ -27,12 +27,11 @@ from apache_beam.io.filesystems import FileSystems
 from millcert.errors import DigestMismatchError, HostileDataError, StoreError, UsageError
 from millcert.pipelines.formats.base import FORMATS, Format, ReadLimits, format_of_name
 from millcert.pipelines.formats.huggingface import SPLITS, STATE, check_split, check_splits
+from millcert.provenance.digest import BOOKKEEPING
 from millcert.provenance.digest_algorithms import DigestAlgorithm, ManyHashers
 
 _CHUNK_BYTES = 1 << 20
 _GLOB = frozenset("*?[")
-#: A clone's own folders: never data, and not part of what a producer signs.
-_BOOKKEEPING = frozenset({".git", ".cache"})
 
 #: Files that stand beside data and hold none: they are listed and hashed, not decoded.
 AUXILIARY = (
@@ -350,7 +349,7 @@ def _walk(root: str, folder: str, wanted: str | None) -> Iterator[_Found]:
     for entry in entries:
         name = posixpath.relpath(entry.path, root)
         if entry.is_dir(follow_symlinks=False):
-            if entry.name not in _BOOKKEEPING:
+            if entry.name not in BOOKKEEPING:
                 yield from _walk(root, entry.path, wanted)
             continue
         if wanted is not None and not glob_matches(name, wanted):

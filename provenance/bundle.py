@@ -1,4 +1,4 @@
-"""Verification of a Sigstore bundle, offline, against a pinned trusted root. The only importer of sigstore.
+"""Verification of a Sigstore bundle, offline, against a pinned trusted root. The only verifier that imports sigstore.
 
 Never a network, a cache, a clock or the home folder. Every exception on the way is a refusal.
 

@@ -3,7 +3,8 @@
 Rules this module keeps:
   1. A digest is of a regular file's bytes: links, devices, pipes and sockets are refused, never followed.
   2. A file that changes while it is read has no digest.
-  3. A folder's entries are every regular file below it, hidden ones too, but for the paths that the caller excludes.
+  3. A folder's entries are every regular file below it, hidden ones too, but for the paths that the caller excludes and
+     what is in folders of the names in BOOKKEEPING: a clone's own, which the gate never reads either.
   4. Files are hashed by several threads, and neither the entries nor which fault is told depend on how many.
 
 Speed: hashlib leaves the interpreter's lock while it hashes, so threads use all cores; bench/hashing.py compares with
@@ -22,6 +23,8 @@ from typing import BinaryIO, NamedTuple
 from millcert.errors import DigestMismatchError, ManifestError, MillcertError, UsageError
 from millcert.provenance.manifest import FileEntry
 
+#: Folders that a clone keeps for itself: never data, at any depth, and not part of what a producer signs.
+BOOKKEEPING = frozenset({".git", ".cache"})
 #: Large enough that calls cost nothing beside SHA-256 (1.2 GB a CPU-second), small enough for a worker's cache.
 CHUNK_BYTES = 1024 * 1024
 #: From here on a thread of its own is worth handing a file over. Our choice: bench/hashing.py.
@@ -181,7 +184,8 @@ def _files_below(top: str) -> list[str]:
             if entry.is_file(follow_symlinks=False):
                 files.append(inside + entry.name)
             elif entry.is_dir(follow_symlinks=False):
-                folders.append(f"{inside}{entry.name}/")
+                if entry.name not in BOOKKEEPING:
+                    folders.append(f"{inside}{entry.name}/")
             else:
                 raise _not_regular(entry.path, "a symbolic link" if entry.is_symlink() else "no regular file")
     return files

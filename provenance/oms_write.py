@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Sequence
 
 from millcert.errors import ManifestError
+from millcert.provenance.digest import BOOKKEEPING
 from millcert.provenance.manifest import FileEntry, Manifest
 from millcert.provenance.oms import EXTENSION, PREDICATE_V1
 from millcert.provenance.statement import STATEMENT_TYPE
@@ -51,7 +52,7 @@ def model_statement(manifest: Manifest, ignored: Sequence[str] = ()) -> bytes:
                     "method": "files",
                     "hash_type": "sha256",
                     "allow_symlinks": False,
-                    "ignore_paths": sorted({*ignored, *_LEFT_OUT}),
+                    "ignore_paths": sorted({*ignored, *_LEFT_OUT, *BOOKKEEPING}),
                 },
                 "resources": [{"name": entry.path, "algorithm": "sha256", "digest": entry.sha256} for entry in entries],
                 EXTENSION: {

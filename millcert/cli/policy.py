@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from millcert.cli.output import emit, json_option
-from millcert.errors import UsageError
+from millcert.errors import IntegrityError, UsageError
 
 if TYPE_CHECKING:
-    from millcert.policy import Policy
+    from millcert.pipelines.source_outcomes import SourceOutcome
+    from millcert.policy import LoadedPolicy, Policy
     from millcert.policy_explain import FileMatch
 
 #: Files below a data set that `explain` looks at.
@@ -79,17 +80,26 @@ def check(file: Path, as_json: bool) -> None:
 @policy.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.argument("paths", nargs=-1, type=click.Path())
+@click.option(
+    "--verify", "is_verified", is_flag=True, help="Also verify the data set's sources, and say why each passes."
+)
 @json_option
-def explain(file: Path, paths: tuple[str, ...], as_json: bool) -> None:
+@click.pass_context
+def explain(ctx: click.Context, file: Path, paths: tuple[str, ...], is_verified: bool, as_json: bool) -> None:
     """Say in words what a policy FILE makes the gate do.
 
     With PATHS, say which rule speaks for each and why. A folder is taken as a data set, and all of its files are looked
     at; anything else as a file's path relative to the data set's root, whether or not the file exists.
+
+    With --verify and one folder, every file is hashed and each source's signature verified, as a run of the gate
+    begins; the answer says of each source why it passes or is refused, and the exit code is 3 where one is.
     """
     from millcert.checks.registry import get_check
     from millcert.policy import load_policy
-    from millcert.policy_explain import explain_policy, file_lines
+    from millcert.policy_explain import explain_policy, file_lines, printable
 
+    if is_verified and not (len(paths) == 1 and Path(paths[0]).is_dir()):
+        raise UsageError("--verify needs one folder: the data set.")
     loaded = load_policy(file)
     configured = {
         position: get_check(rule.check, dict(rule.config)) for position, rule in enumerate(loaded.policy.checks)
@@ -110,8 +120,14 @@ def explain(file: Path, paths: tuple[str, ...], as_json: bool) -> None:
         lines += ["", part.heading, *(f"  {sentence}" for sentence in part.sentences)]
     if matches:
         lines += ["", "files", *(f"  {line}" for line in file_lines(matches))]
+    outcomes = _outcomes(loaded, paths[0]) if is_verified else ()
+    if is_verified:
+        payload["verification"] = [outcome._asdict() for outcome in outcomes]
+        lines += ["", "verification", *(f"  {one.status:<12}{one.source}: {printable(one.why)}" for one in outcomes)]
     lines += ["", _advice(file, matches, faulty)]
     emit(payload, "\n".join(lines), as_json=as_json)
+    if any(outcome.status not in {"passed", "unknown"} for outcome in outcomes):
+        ctx.exit(IntegrityError.exit_code)
 
 
 @policy.command()
@@ -160,6 +176,12 @@ def _exists(path: Path) -> UsageError:
     )
 
 
+def _outcomes(loaded: "LoadedPolicy", dataset: str) -> "tuple[SourceOutcome, ...]":
+    from millcert.pipelines.source_outcomes import source_outcomes
+
+    return source_outcomes(loaded, dataset)
+
+
 def _matches(rules: "Policy", paths: tuple[str, ...]) -> "Iterator[FileMatch]":
     from millcert.policy_explain import explain_file
 
@@ -171,9 +193,11 @@ def _matches(rules: "Policy", paths: tuple[str, ...]) -> "Iterator[FileMatch]":
 
 
 def _files_below(root: Path) -> Iterator[str]:
+    from millcert.provenance.digest import BOOKKEEPING
+
     count = 0
     for folder, folders, names in os.walk(root):
-        folders.sort()
+        folders[:] = sorted(name for name in folders if name not in BOOKKEEPING)
         for name in sorted(names):
             count += 1
             if count > MAX_EXPLAINED_FILES:

@@ -42,7 +42,7 @@ def test_the_list_is_in_the_tools_order_and_the_subject_over_it() -> None:
         "method": "files",
         "hash_type": "sha256",
         "allow_symlinks": False,
-        "ignore_paths": [".git", ".gitattributes", ".github", ".gitignore", "model.sig"],
+        "ignore_paths": [".cache", ".git", ".gitattributes", ".github", ".gitignore", "model.sig"],
     }
 
 
