@@ -25,6 +25,7 @@ _COUNT = click.IntRange(min=1)
 _SECONDS = click.FloatRange(min=0, min_open=True)
 _DROPPABLE = click.Choice(["split_view", "no_hash", "refused", "unreachable", "gone"])
 _SHOWN = 20
+_PROGRESS_SECONDS = 10.0
 
 _OPTIONS = (
     click.argument("list_path", metavar="LIST", type=_FILE),
@@ -329,7 +330,7 @@ def _progress() -> Callable[[int, int], None]:
 
     def tell(done: int, rows: int) -> None:
         nonlocal last
-        if time.monotonic() - last >= 10:
+        if time.monotonic() - last >= _PROGRESS_SECONDS:
             last = time.monotonic()
             sys.stderr.write(f"{done:,} of {rows:,} rows\n")
 
@@ -356,7 +357,7 @@ def _fetch_text(
     reused: int,
 ) -> str:
     dropped = [one for one in results if one.is_dropped]
-    by = f"signed by {about.identity}" if about.identity else "UNSIGNED: nobody vouches for its digests"
+    by = f"signed by {_shown(about.identity)}" if about.identity else "UNSIGNED: nobody vouches for its digests"
     lines = [
         f"fetched  {out}  {files:,} files, {size_bytes:,} bytes, of {len(rows):,} rows ({reused:,} were here already)",
         f"  list: {about.name}, {by}",
@@ -373,4 +374,9 @@ def _fetch_text(
 def _line(one: "UrlResult") -> str:
     reason = f" ({one.reason})" if one.reason else ""
     signs = f"; not as before: {', '.join(one.signs)}" if one.signs else ""
-    return f"  {one.outcome:<13} row {one.row}: {one.url[:200]}{reason}{signs}"
+    return f"  {one.outcome:<13} row {one.row}: {_shown(one.url[:200])}{reason}{signs}"
+
+
+def _shown(text: str) -> str:
+    """Show characters that do not print by their number: a list must not command the terminal."""
+    return "".join(one if one.isprintable() else f"\\u{ord(one):04x}" for one in text)

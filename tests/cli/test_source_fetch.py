@@ -1,5 +1,6 @@
 """`millcert source fetch` and `recheck`: who signed the list, what appears, what is said, and the exit code."""
 
+import base64
 import csv
 import hashlib
 import io
@@ -230,6 +231,47 @@ def test_who_may_sign_the_list_must_be_said(
     assert case.fetch(*[named if one == "POLICY" else one for one in more], unsigned=False) == 2
     assert words in capsys.readouterr().err
     assert case.server.requests == []
+
+
+def test_a_list_under_a_post_quantum_rule_needs_the_second_signature_too(case: Case) -> None:
+    from millcert.provenance.pq_signature import load_pq_key
+
+    kit = PrivateSigstore()
+    sign(case, kit)
+    for name in ("pq.key", "other.key"):
+        assert main(["source", "keygen", str(case.top / name), "--kind", "ml-dsa-65"]) == 0
+    key, other = load_pq_key(case.top / "pq.key"), load_pq_key(case.top / "other.key")
+    named = policy_for(case, kit, require_pq=base64.b64encode(key.public.spki).decode())
+    second = case.top / "list.csv.pq.json"
+    assert case.fetch(*named, unsigned=False) == 3
+    second.write_bytes(other.sign(case.table.read_bytes()))
+    assert case.fetch(*named, unsigned=False) == 3
+    second.write_bytes(key.sign(case.table.read_bytes() + b"x"))
+    assert case.fetch(*named, unsigned=False) == 3
+    assert case.server.requests == []
+    second.write_bytes(key.sign(case.table.read_bytes()))
+    assert case.fetch(*named, unsigned=False) == 0
+
+
+def test_progress_goes_to_standard_error(
+    case: Case, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("millcert.cli.source_fetch._PROGRESS_SECONDS", 0.0)
+    loud = [one for one in case.local() if one != "--quiet"]
+    assert main(["source", "fetch", str(case.table), "--out", str(case.out), "--unsafe-unsigned-list", *loud]) == 0
+    assert "2 of 2 rows" in capsys.readouterr().err
+    assert main(["source", "recheck", str(case.table), "--unsafe-unsigned-list", *loud]) == 0
+    assert "2 of 2 rows" in capsys.readouterr().err
+
+
+def test_an_address_cannot_command_the_terminal(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
+    good = {"url": case.server.url("/a.csv"), "sha256": sha256(A)}
+    case.write([good, {"url": "https://a.example/\x1b[2J\u202e", "sha256": sha256(B)}])
+    assert case.fetch("--drop", "refused") == 0
+    answer = capsys.readouterr()
+    assert "https://a.example/\\u001b[2J\\u202e (row)" in answer.out
+    assert case.recheck() == 3
+    assert "\x1b" not in capsys.readouterr().out + answer.out + answer.err
 
 
 # Recheck

@@ -581,3 +581,24 @@ def test_a_store_is_made_by_its_context_only(tmp_path: Path) -> None:
         assert isinstance(store, FetchStore)
         assert store.published() is None
     assert leftovers(tmp_path / "out") == []
+
+
+VECTORS = Path(__file__).parents[1] / "vectors" / "0.1.0" / "url-results"
+
+
+def test_the_lists_and_result_files_of_every_release_are_read_for_ever(tmp_path: Path) -> None:
+    from millcert.pipelines.url_table import read_url_list
+
+    data = (VECTORS / "list.csv").read_bytes()
+    digest, results = read_results(VECTORS / "list.results.jsonl")
+    rows = read_url_list(data, name="list.csv")
+    assert digest == sha256(data)
+    assert [(one.path, one.sha256 != "", one.fault) for one in rows] == [
+        ("cat/1.png", True, ""), ("dog/1.png", True, ""), ("", False, ""),
+    ]  # fmt: skip
+    assert [(one.outcome, one.is_dropped) for one in results.values()] == [
+        ("verified", False), ("split_view", True), ("no_hash", True),
+    ]  # fmt: skip
+    about = ListIdentity("list.csv", digest, "curator@data.example", "https://accounts.private.test")
+    write_results(tmp_path / "again", about, results.values())
+    assert (tmp_path / "again").read_bytes() == (VECTORS / "list.results.jsonl").read_bytes()
