@@ -25,7 +25,7 @@ EXIT_CODES: Mapping[Decision, int] = {"admitted": 0, "rejected": 1, "inconclusiv
 #: last bits of a linear algebra library on another machine do not change the digest.
 SIGNIFICANT_DIGITS = 6
 
-_SINCE_VERSION_2 = frozenset({"clusters", "cluster_count", "selftest_sha256"})
+_SINCE_VERSION_2 = frozenset({"clusters", "cluster_count", "selftest_sha256", "views_sha256"})
 
 
 @dataclass(frozen=True)
@@ -168,6 +168,7 @@ class Verdict:
     clusters: at most `MAX_CLUSTERS`, gravest first; `cluster_count` counts all of them.
     selftest_sha256: of the self-test's file that the run was given; "" without one.
     overrides: those that it rests on, by leaf; the key is left out where there are none.
+    views_sha256: of the manifest of the views that the run read beside the data; "" without views.
     """
 
     version: int
@@ -192,11 +193,12 @@ class Verdict:
     cluster_count: int = 0
     selftest_sha256: str = ""
     overrides: tuple[OverrideUse, ...] = ()
+    views_sha256: str = ""
 
     def __post_init__(self) -> None:
         if self.version not in (1, 2):
             raise InternalError(f"A verdict has version 1 or 2, got {self.version}.")
-        if self.version == 1 and (self.clusters or self.cluster_count or self.selftest_sha256):
+        if self.version == 1 and (self.clusters or self.cluster_count or self.selftest_sha256 or self.views_sha256):
             raise InternalError("A verdict of version 1 has no clusters and no self-test.")
 
     @property

@@ -32,6 +32,7 @@ from millcert.pipelines.plan import PlannedSource, VetPlan
 from millcert.pipelines.records import Fault, FileDigest, FileSchema, WorkItem, fault_from
 from millcert.pipelines.roles import TEXT_ROLES, RolePlan, is_list, plan_roles, vector_width
 from millcert.pipelines.spool import read_verified
+from millcert.pipelines.view_rows import view_schema
 from millcert.provenance.digest_algorithms import DigestAlgorithm, FoundDigests
 from millcert.provenance.manifest import MAX_MANIFEST_BYTES, FileEntry, Manifest
 from millcert.provenance.pq_signature import MAX_PQ_BYTES, PQ_SUFFIX
@@ -340,7 +341,7 @@ def plan_dataset(plan: VetPlan, verified: VerifiedFiles, schemas: list[FileSchem
                 for described in ordered
             ]
         )
-        roles = plan_roles(plan.roles, schema, widths)
+        roles = plan_roles(plan.roles, pa.schema([*schema, *view_schema(plan.view_columns)]), widths)
         metrics = _plan_metrics(plan, schema)
     except MillcertError as error:
         return DatasetFacts(verified.files, verified.sources, verified.signed, (fault_from(error),))

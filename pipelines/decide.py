@@ -155,6 +155,7 @@ def _rule(
         clusters=listed,
         cluster_count=len(clusters),
         selftest_sha256=plan.selftest_sha256,
+        views_sha256=plan.views_sha256,
     )
     # 7. What two people let through, each named by its ledger entry.
     lifted = lift_reasons(plan, verdict, dataset.signers)

@@ -52,6 +52,7 @@ from millcert.pipelines.score import FINDINGS_SCHEMA, MALFORMED_SCHEMA
 from millcert.pipelines.selftest_file import bind_selftest
 from millcert.pipelines.spool import read_verified
 from millcert.pipelines.vet import RULING_FILE, build_pipeline
+from millcert.pipelines.view_manifest import read_views
 from millcert.pipelines.watchdog import call_watched
 from millcert.pipelines.workers import worker_count
 from millcert.policy import LoadedPolicy
@@ -66,13 +67,13 @@ from millcert.verdict import Verdict
 
 @dataclass(frozen=True)
 class VetOptions:
-    """How a run is carried out; nothing here but `selftest` changes its verdict.
+    """How a run is carried out; nothing here but `selftest` and `views` changes its verdict.
 
     datasets: files, folders or globs. out: the folder to publish to. state: keys and ledger. replace: an earlier
     output at `out` may be replaced. workers: processes of the local runner; 0: by the size of the work (workers.py).
     beam_arguments: Beam's own options. now: the clock, used for the ledger and the certificate only. ledger_url: the
     ledger's database, where it is not in `state`. selftest: bytes of a self-test's file, whose digest goes into
-    the verdict.
+    the verdict. views: folder of the views that `millcert embed` made.
     """
 
     datasets: tuple[str, ...]
@@ -84,6 +85,7 @@ class VetOptions:
     now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
     ledger_url: str | None = field(default=None, repr=False)
     selftest: bytes | None = field(default=None, repr=False)
+    views: str | None = None
 
 
 @dataclass(frozen=True)
@@ -174,6 +176,7 @@ def vet_dataset(
             Workspace(staging, progress_path),
             now=options.now(),
             last_signers=recorder.last_signers(loaded.policy.dataset.name),
+            views=None if options.views is None else read_views(local_path(options.views)),
         )
         if options.selftest is not None:
             tested = bind_selftest(options.selftest, policy_digest=plan.policy_digest, code_version=plan.code_version)

@@ -1,7 +1,7 @@
 """The plan of one run: everything that was decided before any byte of data is read. Frozen; travels to every worker."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 
@@ -65,7 +65,8 @@ class VetPlan:
     folder's state.json); they are hashed, verified and copied. staging: a folder on a Beam filesystem that only this
     run writes to. progress_path: a local file, or "". on_backdoor, on_bad_source: "reject", or "quarantine" where the
     checks' own limits decide. selftest_sha256: of the self-test's file, or "". overrides: approved ones about this data
-    set (`millcert.pipelines.overriding`).
+    set (`millcert.pipelines.overriding`). view_columns: column -> width of the views beside the data; views_sha256: of
+    their manifest, or "".
     """
 
     dataset: str
@@ -90,6 +91,8 @@ class VetPlan:
     on_bad_source: str = "reject"
     selftest_sha256: str = ""
     overrides: tuple[PlannedOverride, ...] = ()
+    view_columns: Mapping[str, int] = field(default_factory=dict)
+    views_sha256: str = ""
 
     @property
     def passes(self) -> int:

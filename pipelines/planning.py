@@ -20,6 +20,7 @@ from millcert.pipelines.plan import PlannedCheck, PlannedSource, VetPlan
 from millcert.pipelines.publish import is_local
 from millcert.pipelines.records import WorkItem
 from millcert.pipelines.spool import DatasetFile, kind_of, match_files
+from millcert.pipelines.view_manifest import PREFIX, ViewSet
 from millcert.policy import LoadedPolicy
 from millcert.policy_model import CheckRule, Policy
 from millcert.provenance.manifest import FileEntry, Manifest
@@ -47,6 +48,7 @@ def plan_run(
     *,
     now: datetime | None = None,
     last_signers: Mapping[str, SeenSigner] | None = None,
+    views: ViewSet | None = None,
 ) -> VetPlan:
     """Return the plan of a run.
 
@@ -57,6 +59,7 @@ def plan_run(
         now: when the run began, with a time zone; None for the clock's time. Rules that are over refuse the run, and a
             snapshot's least age counts back from it; nothing else depends on it.
         last_signers: source -> who vouched for its last admitted version (`trust_history.last_signers`).
+        views: what `millcert embed` made of these files, for roles that the policy maps to `view:...`.
 
     Raises:
         UsageError, PolicyError, UnknownCheckError, MissingColumnError: the run cannot be carried out as asked.
@@ -83,7 +86,7 @@ def plan_run(
         dataset=policy.dataset.name,
         policy_digest=loaded.digest,
         code_version=CODE_VERSION,
-        items=tuple(item for item in items if item.format != "auxiliary"),
+        items=_with_views([item for item in items if item.format != "auxiliary"], roles, views),
         auxiliary=tuple(item for item in items if item.format == "auxiliary"),
         sources=tuple(
             replace(
@@ -106,9 +109,32 @@ def plan_run(
         max_unknown_provenance_fraction=policy.verdict.max_unknown_provenance_fraction,
         staging=workspace.staging,
         progress_path=workspace.progress_path,
+        view_columns={} if views is None else views.columns,
+        views_sha256="" if views is None else views.sha256,
         on_backdoor=policy.verdict.on_backdoor or "reject",
         on_bad_source=policy.verdict.on_bad_source or "reject",
     )
+
+
+def _with_views(
+    items: Sequence[WorkItem], roles: Mapping[Role, str | tuple[str, ...]], views: ViewSet | None
+) -> tuple[WorkItem, ...]:
+    """Return the data files with their views, after every view that the policy reads was found to be there."""
+    there = {} if views is None else views.columns
+    wanted = sorted(str(column) for column in roles.values() if str(column).startswith(PREFIX))
+    missing = [column for column in wanted if column not in there]
+    if missing:
+        raise UsageError(
+            f"The policy reads {missing[0]}; the views that were given are {', '.join(sorted(there)) or 'none'}.",
+            hint="Run `millcert embed` on the data, and give its --out as --views.",
+            column=missing[0],
+        )
+    if views is not None and not wanted:
+        raise UsageError(
+            "Views were given, but the policy reads none.",
+            hint="Map a role to one, such as dataset.columns.embedding_self: view:embedding_self.",
+        )
+    return tuple(items) if views is None else views.attach(items)
 
 
 def _refuse_names(dataset: str, files: Sequence[DatasetFile]) -> None:

@@ -75,7 +75,7 @@ def write_file(uri: str, data: bytes) -> None:
 
 
 @contextmanager
-def staging_for(out: str, *, replace: bool) -> Iterator[str]:
+def staging_for(out: str, *, replace: bool, marker: str = LAST[0]) -> Iterator[str]:
     """Yield a fresh staging folder for `out`, which only this run writes to; remove it at the end, whatever happened.
 
     Raises:
@@ -83,7 +83,7 @@ def staging_for(out: str, *, replace: bool) -> Iterator[str]:
         StoreError: the folder cannot be made.
     """
     if not is_local(out):
-        refuse_existing(out, replace=replace)
+        refuse_existing(out, replace=replace, marker=marker)
         staging = f"{out.rstrip('/')}.staging-{os.urandom(8).hex()}"
         try:
             yield staging
@@ -94,7 +94,7 @@ def staging_for(out: str, *, replace: bool) -> Iterator[str]:
     with _locked(path):
         try:
             _restore(path)
-            refuse_existing(out, replace=replace)
+            refuse_existing(out, replace=replace, marker=marker)
             for stale in path.parent.glob(f".{glob.escape(path.name)}.staging-*"):
                 shutil.rmtree(stale, ignore_errors=True)
             staging = tempfile.mkdtemp(prefix=f".{path.name}.staging-", dir=path.parent)
@@ -106,7 +106,7 @@ def staging_for(out: str, *, replace: bool) -> Iterator[str]:
             shutil.rmtree(staging, ignore_errors=True)
 
 
-def refuse_existing(out: str, *, replace: bool) -> None:
+def refuse_existing(out: str, *, replace: bool, marker: str = LAST[0]) -> None:
     """Refuse to write over an earlier run unless asked to.
 
     Raises:
@@ -119,8 +119,8 @@ def refuse_existing(out: str, *, replace: bool) -> None:
         found = {name.split("/")[0] for name in _remote_names(out)}
     if found and not replace:
         raise UsageError(f"{out} exists already.", hint="Choose another --out, or give --replace.")
-    foreign = sorted(found - PUBLISHED)
-    if foreign or (found and "verdict.json" not in found):
+    foreign = sorted(found - PUBLISHED) if marker == LAST[0] else []
+    if foreign or (found and marker not in found):
         raise UsageError(
             f"{out} is not the output of an earlier run"
             + (f": it holds {', '.join(foreign[:5])}." if any(foreign) else "."),

@@ -12,7 +12,7 @@ it.
 import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import apache_beam as beam
@@ -29,6 +29,7 @@ from millcert.pipelines.records import Fault, ShardFacts, WorkItem, fault_from
 from millcert.pipelines.roles import RoleView
 from millcert.pipelines.sample_leaves import LeafWriter, read_secret
 from millcert.pipelines.spool import Spooled, read_verified
+from millcert.pipelines.view_rows import ViewRows, open_views
 from millcert.provenance.merkle import TreeBuilder
 
 FILE_KEY = b"millcert.file"
@@ -42,6 +43,7 @@ class ReadRequest:
     number: of the pass, for progress. wants_columns: the user's columns (expectations). wants_digests: sample digests.
     wants_shards: emit `ShardFacts` and write the salted leaves to `staging` (the first full read does).
     keeps_digests: write the digest sidecars (the first full read does, where a check asks for digests).
+    view_columns: of the views that are read beside the data, column -> width.
     """
 
     number: int
@@ -52,6 +54,7 @@ class ReadRequest:
     limits: ReadLimits
     progress_path: str
     staging: str
+    view_columns: Mapping[str, int] = field(default_factory=dict)
 
 
 class ReadSamples(beam.PTransform):
@@ -105,8 +108,9 @@ class _ReadFile(beam.DoFn):
                 read_verified(verified.uri, expected_sha256=verified.sha256, limits=self._request.limits) as spooled,
                 self._leaf_writer(item) as leaves,
                 self._digests(item, sidecars) as source,
+                open_views(verified, self._request.view_columns, self._request.limits) as views,
             ):
-                yield from self._read(verified, spooled, dataset, leaves, source)
+                yield from self._read(verified, spooled, dataset, leaves, source, views)
         except MillcertError as error:
             yield TaggedOutput("faults", fault_from(error, file=item.name))
         self._progress.advance(self._request.number, size_bytes=item.size_bytes)
@@ -123,7 +127,13 @@ class _ReadFile(beam.DoFn):
         return digest_source(self._request.staging, item.name, wanted, self._request.limits)
 
     def _read(
-        self, item: WorkItem, spooled: Spooled, dataset: DatasetFacts, leaves: LeafWriter | None, source: DigestSource
+        self,
+        item: WorkItem,
+        spooled: Spooled,
+        dataset: DatasetFacts,
+        leaves: LeafWriter | None,
+        source: DigestSource,
+        views: ViewRows | None,
     ) -> Iterator[Any]:
         request, tree, records = self._request, TreeBuilder(), 0
         metadata = {FILE_KEY: item.name.encode(), SOURCE_KEY: item.source.encode()}
@@ -136,7 +146,12 @@ class _ReadFile(beam.DoFn):
                 tree.extend(leaf_hashes(digests))
                 leaves.add(decoded.rows, digests)
             batch, _ = sample_batch(
-                decoded, digests if request.wants_digests else None, item, dataset, wants_columns=request.wants_columns
+                decoded,
+                digests if request.wants_digests else None,
+                item,
+                dataset,
+                wants_columns=request.wants_columns,
+                views=views,
             )
             self._progress.advance(request.number, rows=len(decoded.rows))
             if batch.num_rows:
@@ -147,10 +162,16 @@ class _ReadFile(beam.DoFn):
 
 
 def sample_batch(
-    decoded: Decoded, digests: np.ndarray | None, item: WorkItem, dataset: DatasetFacts, *, wants_columns: bool
+    decoded: Decoded,
+    digests: np.ndarray | None,
+    item: WorkItem,
+    dataset: DatasetFacts,
+    *,
+    wants_columns: bool,
+    views: ViewRows | None = None,
 ) -> tuple[pa.RecordBatch, RoleView]:
     """Return the sample batch of what was decoded, and the view that says which rows are in it."""
-    view = dataset.roles.apply(decoded.batch, item.source)
+    view = dataset.roles.apply(decoded.batch if views is None else views.joined(decoded), item.source)
     mask = None if view.usable.all() else pa.array(view.usable)
     names, arrays = ["row"], [pa.array(decoded.rows[view.usable])]
     if digests is not None:

@@ -18,7 +18,8 @@ class WorkItem(NamedTuple):
     """One file of the data set: the unit of work of every pass.
 
     name: the manifest path (POSIX, relative). source: the name of the policy's rule for it. sha256: "" before the
-    file was hashed; afterwards every read of it must meet this digest.
+    file was hashed; afterwards every read of it must meet this digest. view_uri, view_sha256: its file of views, and
+    view_of: the digest of the data file that they were made of; "" where the run has no views.
     """
 
     name: str
@@ -27,6 +28,9 @@ class WorkItem(NamedTuple):
     source: str
     size_bytes: int
     sha256: str
+    view_uri: str = ""
+    view_sha256: str = ""
+    view_of: str = ""
 
     @property
     def data_format(self) -> Format:

@@ -37,6 +37,7 @@ from millcert.pipelines.progress import ProgressReporter
 from millcert.pipelines.read import digest_array, leaf_hashes, role_batch, sample_batch
 from millcert.pipelines.records import CheckFailure, Fault, FileOutcome, WorkItem, fault_from
 from millcert.pipelines.spool import Spooled, read_verified
+from millcert.pipelines.view_rows import ViewRows, open_views
 from millcert.provenance.merkle import TreeBuilder
 
 FINDINGS_SCHEMA = pa.schema(
@@ -141,9 +142,10 @@ class _ScoreFile(beam.DoFn):
             with (
                 read_verified(verified.uri, expected_sha256=verified.sha256, limits=plan.limits) as spooled,
                 digest_source(plan.staging, item.name, sidecars, plan.limits) as source,
+                open_views(verified, plan.view_columns, plan.limits) as views,
             ):
                 panel = self._panel(models)
-                yield score_file(plan, verified, spooled, source, dataset, models, self._progress, panel)
+                yield score_file(plan, verified, spooled, source, dataset, models, self._progress, panel, views)
         except MillcertError as error:
             yield TaggedOutput("faults", fault_from(error, file=item.name))
         self._progress.advance(number, size_bytes=item.size_bytes)
@@ -164,6 +166,7 @@ def score_file(
     models: Models,
     progress: ProgressReporter,
     panel: Panel,
+    views: ViewRows | None = None,
 ) -> FileOutcome:
     """Score, write and count one file."""
     tally = _Tally()
@@ -176,7 +179,7 @@ def score_file(
         PartWriter(f"{plan.staging}/publish/quarantine/{item.name}.parquet", sample_schema) as quarantine,
     ):
         for decoded in decode(item.data_format, spooled.file, dataset.schema, plan.limits, name=item.name):
-            scored = _score_batch(plan, item, decoded, source, dataset, models, tally)
+            scored = _score_batch(plan, item, decoded, source, dataset, models, tally, views)
             malformed.write(_malformed_batch(item, decoded, scored))
             findings.write(_findings_batch(item, scored, panel))
             quarantine.write(_flagged_samples(item, decoded, scored, scored.held, panel))
@@ -276,9 +279,10 @@ def _score_batch(
     dataset: DatasetFacts,
     models: Models,
     tally: _Tally,
+    views: ViewRows | None,
 ) -> _Scored:
     every_digest = source.of(decoded.batch) if plan.wants_digests else None
-    batch, view = sample_batch(decoded, every_digest, item, dataset, wants_columns=False)
+    batch, view = sample_batch(decoded, every_digest, item, dataset, wants_columns=False, views=views)
     roles = role_batch(batch)
     count = batch.num_rows
     flagged_any = np.zeros(count, dtype=bool)

@@ -5,7 +5,7 @@ The part is the samples with the smallest digests, so it does not depend on the 
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,10 @@ from millcert.pipelines.formats import HEAD_BYTES, SchemaFacts, decode, detect_f
 from millcert.pipelines.formats.schema import schema_from_json
 from millcert.pipelines.planning import read_limits
 from millcert.pipelines.read import digest_array
+from millcert.pipelines.records import WorkItem
 from millcert.pipelines.roles import ColumnNames, is_list, plan_roles, vector_width
 from millcert.pipelines.spool import match_files, read_verified
+from millcert.pipelines.view_manifest import PREFIX
 from millcert.policy import LoadedPolicy
 
 _BATCH_ROWS = 4096
@@ -33,7 +35,8 @@ class Subject:
     """What is tested: samples, what belongs to each of them, and what they are of.
 
     digests: uint8 (n, 32). vectors: role -> (n, d), of the user's own columns. input_digest: SHA-256 over the files'
-    names and digests, hex. seen: usable samples of the whole data set.
+    names and digests, hex. seen: usable samples of the whole data set. widths: of the user's
+    vectors, by role.
     """
 
     samples: Samples
@@ -41,6 +44,7 @@ class Subject:
     vectors: Mapping[str, np.ndarray]
     input_digest: str
     seen: int
+    widths: Mapping[str, int] = field(default_factory=dict)
 
     def batches(
         self, samples: Samples, views: Mapping[str, np.ndarray], roles: frozenset[Role]
@@ -78,53 +82,76 @@ class _Kept:
         return _Kept(self.digests[order], self.roles.take(pa.array(order)))
 
 
-def read_subject(loaded: LoadedPolicy, datasets: Sequence[str], *, max_samples: int) -> Subject:
-    """Return the `max_samples` samples of a data set with the smallest digests; reads every file twice.
+@dataclass(frozen=True, eq=False)
+class Listing:
+    """The data files of a policy's data set, hashed, and one schema for all of them."""
+
+    items: tuple[WorkItem, ...]
+    schema: pa.Schema
+
+
+def list_files(loaded: LoadedPolicy, datasets: Sequence[str]) -> Listing:
+    """Return the data files that files, folders or globs name; reads every file once.
 
     Raises:
-        UsageError, PolicyError, MissingColumnError, UntrustedSourceError: the policy does not fit the data.
-        NotEnoughSamplesError: there are no samples.
+        UsageError, PolicyError, UntrustedSourceError: the policy does not fit the data, or there are none.
         HostileDataError, StoreError: as for reading.
     """
     policy, limits = loaded.policy, read_limits(loaded.policy)
-    roles = {role: column for role, column in policy.roles().items() if not is_view(column)}
-    if "label" not in roles:
-        raise UsageError("A self-test needs labels.", hint="Name the column: dataset.columns.label.")
     declared = loaded.files.get("dataset.schema")
-    files, found, widths = [], [], dict[str, int]()
-    for file in match_files(list(datasets), limits=limits):
+    items, found = [], []
+    for file in match_files(tuple(datasets), limits=limits):
         if file.format == "auxiliary":
             continue
         source = policy.source_of(file.name).name
         with read_verified(file.uri, expected_sha256=None, limits=limits) as spooled:
             kind = detect_format(file.name, spooled.file.read(HEAD_BYTES))
             facts = read_schema(kind, spooled.file, limits, name=file.name)
-            if declared is not None and facts.is_inferred:
-                facts = SchemaFacts(schema_from_json(declared), is_inferred=False)
-            files.append((file, kind, source, spooled.sha256))
+            items.append(WorkItem(file.name, file.uri, kind, source, spooled.size_bytes, spooled.sha256))
+        if declared is not None and facts.is_inferred:
+            facts = SchemaFacts(schema_from_json(declared), is_inferred=False)
         found.append((file.name, facts))
-    if not files:
+    if not items:
         raise UsageError("The data set has no data file.", hint="Name a file, a folder or a glob that has some.")
-    schema = merge_schemas(found)
+    return Listing(tuple(items), merge_schemas(found))
+
+
+def read_subject(
+    loaded: LoadedPolicy, datasets: Sequence[str], *, max_samples: int, listing: Listing | None = None
+) -> Subject:
+    """Return the `max_samples` samples of a data set with the smallest digests; reads every file once more.
+
+    Raises:
+        UsageError, PolicyError, MissingColumnError, UntrustedSourceError: the policy does not fit the data.
+        NotEnoughSamplesError: there are no samples.
+        HostileDataError, StoreError: as for reading.
+    """
+    limits = read_limits(loaded.policy)
+    roles = {role: column for role, column in loaded.policy.roles().items() if not is_view(column)}
+    if "label" not in roles:
+        raise UsageError("Labels are needed here.", hint="Name the column: dataset.columns.label.")
+    listing = listing or list_files(loaded, datasets)
+    widths: dict[str, int] = {}
     kept: _Kept | None = None
     seen = 0
-    for file, kind, source, sha256 in files:
-        with read_verified(file.uri, expected_sha256=sha256, limits=limits) as spooled:
-            for decoded in decode(kind, spooled.file, schema, limits, name=file.name):
+    for item in listing.items:
+        with read_verified(item.uri, expected_sha256=item.sha256, limits=limits) as spooled:
+            for decoded in decode(item.data_format, spooled.file, listing.schema, limits, name=item.name):
                 _learn_widths(roles, decoded.batch, widths)
-                view = plan_roles(roles, schema, widths).apply(decoded.batch, source)
+                view = plan_roles(roles, listing.schema, widths).apply(decoded.batch, item.source)
                 seen += view.roles.num_rows
                 kept = _added(kept, sample_digests(decoded.batch)[view.usable], view.roles, max_samples)
     if kept is None or not kept.roles.num_rows:
         raise NotEnoughSamplesError("The data set has no usable sample.")
-    names = "".join(f"{file.name}\0{sha256}\n" for file, _, _, sha256 in files)
+    names = "".join(f"{item.name}\0{item.sha256}\n" for item in listing.items)
     subject = _subject(kept.smallest(max_samples), loaded)
-    return replace(subject, input_digest=hashlib.sha256(names.encode()).hexdigest(), seen=seen)
+    digest = hashlib.sha256(names.encode()).hexdigest()
+    return replace(subject, input_digest=digest, seen=seen, widths=dict(widths))
 
 
 def is_view(column: ColumnNames) -> bool:
     """Say whether a role is played by a view that `millcert embed` made, and by no column of the data."""
-    return isinstance(column, str) and column.startswith("view:")
+    return isinstance(column, str) and column.startswith(PREFIX)
 
 
 def _learn_widths(roles: Mapping[Role, ColumnNames], batch: pa.RecordBatch, widths: dict[str, int]) -> None:

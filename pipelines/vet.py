@@ -118,4 +118,5 @@ def _request(plan: VetPlan, number: int) -> ReadRequest:
         limits=plan.limits,
         progress_path=plan.progress_path,
         staging=plan.staging,
+        view_columns=plan.view_columns,
     )

@@ -36,6 +36,7 @@ _DECEPTIVE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u20
 @click.option(
     "--workers", type=click.IntRange(min=1), help="Local worker processes; by the size of the work unless given."
 )
+@click.option("--views", help="Folder of the views that `millcert embed` made of DATASET.")
 @click.option(
     "--selftest",
     "selftest_path",
@@ -50,6 +51,7 @@ def vet(
     out: str,
     state: Path | None,
     workers: int | None,
+    views: str | None,
     selftest_path: Path | None,
     *,
     replace: bool,
@@ -85,6 +87,7 @@ def vet(
         replace=replace,
         workers=workers or 0,
         beam_arguments=beam_arguments,
+        views=views,
         selftest=None if selftest_path is None else read_bounded(selftest_path, MAX_SELFTEST_BYTES),
     )
     result = run_gate(loaded, options, watcher=None if quiet else RunProgress())
