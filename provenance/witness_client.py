@@ -6,25 +6,18 @@ Rules this module keeps:
   3. A witness that fails is told by its reason; whether that matters is the caller's rule (`witnessing`).
 """
 
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from email.message import Message
 from http import HTTPStatus
-from http.client import HTTPException
-from typing import IO
-from urllib.parse import urlsplit
 
 from millcert.errors import MillcertError, UsageError
+from millcert.provenance.bounded_post import DEFAULT_TIMEOUT_SECONDS, PostFailedError, is_service_url, post
 from millcert.provenance.checkpoint import parse_checkpoint, parse_note
 from millcert.provenance.cosignature import WitnessKey, verify_cosignatures
 from millcert.provenance.witness_request import format_request, parse_known_size
 
 #: Ten ML-DSA-44 cosignatures and room.
 MAX_ANSWER_BYTES = 64 * 1024
-
-DEFAULT_TIMEOUT_SECONDS = 10.0
 
 #: The first answer may be a 409 that tells the size, and another client may get in between.
 _TRIES = 4
@@ -48,8 +41,7 @@ class WitnessSite:
         names = {key.name for key in self.keys}
         if len(names) != 1:
             raise UsageError(f"The keys of one witness bear one name, got {sorted(names)}.")
-        parts = urlsplit(self.url)
-        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
+        if not is_service_url(self.url):
             raise UsageError(
                 f"A witness's URL must be http or https with a host, and no query, got {self.url[:200]!r}.",
                 hint="Give its submission prefix, such as https://witness.example/w1.",
@@ -127,40 +119,14 @@ def _verified_lines(site: WitnessSite, note: bytes, body: bytes) -> list[str]:
     return found
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    def redirect_request(
-        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Message, newurl: str
-    ) -> None:
-        """Follow nothing: the URL is the caller's configuration."""
-        del req, fp, code, msg, headers, newurl
-
-
-_OPENER = urllib.request.build_opener(_NoRedirect)
-
-
 def _post(url: str, body: bytes, timeout_seconds: float) -> tuple[int, bytes]:
-    request = urllib.request.Request(  # noqa: S310 - the scheme was checked in WitnessSite
-        f"{url.rstrip('/')}/add-checkpoint",
-        data=body,
-        headers={"Content-Type": "application/octet-stream", "User-Agent": "millcert"},
-        method="POST",
-    )
     try:
-        with _OPENER.open(request, timeout=timeout_seconds) as response:
-            return response.status, _bounded(response)
-    except urllib.error.HTTPError as error:
-        with error:
-            try:
-                return error.code, _bounded(error)
-            except (OSError, HTTPException) as broken:
-                raise WitnessRefusedError(f"cannot be reached: {broken}") from broken
-    except (OSError, HTTPException, ValueError) as error:
-        reason = getattr(error, "reason", None) or error
-        raise WitnessRefusedError(f"cannot be reached: {reason}") from error
-
-
-def _bounded(response: IO[bytes]) -> bytes:
-    data = response.read(MAX_ANSWER_BYTES + 1)
-    if len(data) > MAX_ANSWER_BYTES:
-        raise WitnessRefusedError(f"answered with more than {MAX_ANSWER_BYTES} bytes")
-    return data
+        return post(
+            f"{url.rstrip('/')}/add-checkpoint",
+            body,
+            content_type="application/octet-stream",
+            max_answer_bytes=MAX_ANSWER_BYTES,
+            timeout_seconds=timeout_seconds,
+        )
+    except PostFailedError as error:
+        raise WitnessRefusedError(str(error)) from error

@@ -9,16 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from millcert.errors import ConsistencyError, SignatureError, StoreError
+from millcert.provenance.bounded_post import DEFAULT_TIMEOUT_SECONDS
 from millcert.provenance.checkpoint import MAX_NOTE_BYTES, parse_checkpoint, parse_note, verify_checkpoint
 from millcert.provenance.cosignature import WitnessRule, merge_signatures, require_witnesses, signature_lines
 from millcert.provenance.last_seen import LastSeen
 from millcert.provenance.ledger_log import Ledger
-from millcert.provenance.witness_client import (
-    DEFAULT_TIMEOUT_SECONDS,
-    WitnessRefusedError,
-    WitnessSite,
-    ask_witness,
-)
+from millcert.provenance.witness_client import WitnessRefusedError, WitnessSite, ask_witness
 
 #: Another process may append, and have its checkpoint cosigned, between our reading and our asking.
 _ROUNDS = 3

@@ -10,6 +10,7 @@ from millcert.cli.acting import judged_line, judged_payload
 from millcert.cli.acts import acts, declare_use, submit
 from millcert.cli.files import read_bounded, write_new
 from millcert.cli.ledger_admin import init
+from millcert.cli.ledger_anchor import anchor, anchored_line, read_anchor
 from millcert.cli.ledger_copies import backup, compact, restore
 from millcert.cli.ledger_cosign import cosign
 from millcert.cli.ledger_questions import as_of, changes, impact, unsigned
@@ -21,6 +22,7 @@ from millcert.cli.roles import roles
 from millcert.errors import UsageError
 
 if TYPE_CHECKING:
+    from millcert.provenance.anchor import Anchor
     from millcert.provenance.ledger import LoggedEntry
 
 
@@ -35,7 +37,7 @@ ledger.add_command(impact)
 ledger.add_command(as_of)
 ledger.add_command(changes)
 ledger.add_command(unsigned)
-for command in (access, acts, declare_use, submit, roles, revocations, export, import_, compare, cosign):
+for command in (access, acts, declare_use, submit, roles, revocations, export, import_, compare, cosign, anchor):
     ledger.add_command(command)
 
 
@@ -158,20 +160,44 @@ def prove(index: int, size: int | None, out: Path | None, state: Path | None, as
     multiple=True,
     help="The public key (name+hash+key) of the log in --tiles; may be repeated.",
 )
+@click.option(
+    "--anchor",
+    "anchor_path",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="In place of --checkpoint: an anchor, which also says since when its entries are there.",
+)
+@click.option(
+    "--tsa-chain",
+    "chain_path",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Certificates (PEM) of the anchor's timestamp authority.",
+)
 @state_option
 @json_option
 def verify(
-    checkpoint_path: Path | None, tiles: Path | None, keys: tuple[Path, ...], state: Path | None, as_json: bool
+    checkpoint_path: Path | None,
+    tiles: Path | None,
+    keys: tuple[Path, ...],
+    anchor_path: Path | None,
+    chain_path: Path | None,
+    state: Path | None,
+    as_json: bool,
 ) -> None:
     """Recompute the whole ledger, and compare it with the checkpoints that were seen before.
 
     Lists the acts that do not count because nobody with the role signed them; the gate ignores them.
     """
     seen = None if checkpoint_path is None else _read_checkpoint(checkpoint_path)
+    anchored = None
+    if anchor_path is not None or chain_path is not None:
+        anchored = _read_anchor(anchor_path, chain_path, checkpoint_path, keys, state)
+        seen = anchored.note
     if tiles is not None:
         if state is not None:
             raise UsageError("--tiles stands in for --state.", hint="Leave one of them out.")
-        verify_tiles(tiles, keys, seen, as_json=as_json)
+        verify_tiles(tiles, keys, seen, anchored, as_json=as_json)
         return
     if keys:
         raise UsageError("--key goes with --tiles; a state folder has its own key.", hint="Leave --key out.")
@@ -185,6 +211,7 @@ def verify(
         f"whole  {report.origin}  {report.size:,} entries, {report.checkpoints:,} signed checkpoints",
         f"  root: {report.root.hex()}",
         f"  extends the checkpoints seen before: {compared}" if compared else "  no checkpoint was seen before",
+        *([] if anchored is None else [anchored_line(anchored)]),
         *(f"  {judged_line(one)}" for one in standing.refused),
         "  next: copy ledger.checkpoint out of its keeper's reach; later: millcert ledger verify --checkpoint COPY",
     )
@@ -196,9 +223,28 @@ def verify(
         "checkpoint": report.checkpoint.decode(),
         "checkpoints": report.checkpoints,
         "compared_sizes": list(report.compared_sizes),
+        "anchored_at": None if anchored is None else anchored.anchored_at.isoformat(),
         "ignored_acts": [judged_payload(one) for one in standing.refused],
     }
     emit(payload, "\n".join(lines), as_json=as_json)
+
+
+def _read_anchor(
+    anchor_path: Path | None,
+    chain_path: Path | None,
+    checkpoint_path: Path | None,
+    keys: tuple[Path, ...],
+    state: Path | None,
+) -> "Anchor":
+    """Return the anchor that --anchor and --tsa-chain name, verified with the ledger's key."""
+    from millcert.provenance.state import load_ledger_vkeys, state_folder
+
+    if anchor_path is None or chain_path is None or checkpoint_path is not None:
+        raise UsageError(
+            "--anchor and --tsa-chain go together, and in place of --checkpoint.",
+            hint="An anchor holds its checkpoint; the authority's certificates come from you.",
+        )
+    return read_anchor(anchor_path, chain_path, load_ledger_vkeys(keys or [state_folder(state).ledger_vkey]))
 
 
 def _find_sample(sample: str, limit: int, state: Path | None, *, as_json: bool) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from millcert.cli.files import read_bounded
+from millcert.cli.ledger_anchor import anchored_line
 from millcert.cli.opened import chosen_ledger, opened, state_option
 from millcert.cli.output import emit, json_option
 from millcert.errors import UsageError
@@ -15,6 +16,7 @@ from millcert.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from millcert.provenance.anchor import Anchor
     from millcert.provenance.checkpoint import VerifierKey
     from millcert.provenance.equivocation import LogView
 
@@ -126,7 +128,9 @@ def compare(
     emit(payload, text, as_json=as_json)
 
 
-def verify_tiles(tiles: Path, keys: tuple[Path, ...], seen: bytes | None, *, as_json: bool) -> None:
+def verify_tiles(
+    tiles: Path, keys: tuple[Path, ...], seen: bytes | None, anchored: "Anchor | None", *, as_json: bool
+) -> None:
     """Recompute a log that lies in a folder and print what it is: what `ledger verify --tiles` does."""
     from millcert.provenance.state import load_ledger_vkeys
     from millcert.provenance.tile_audit import audit_tiles
@@ -141,6 +145,7 @@ def verify_tiles(tiles: Path, keys: tuple[Path, ...], seen: bytes | None, *, as_
         f"whole  {checkpoint.origin}  {checkpoint.size:,} entries, {report.bundles:,} bundles, {report.tiles:,} tiles",
         f"  root: {checkpoint.root.hex()}",
         f"  extends the checkpoints seen before: {compared}" if compared else "  no checkpoint was seen before",
+        *([] if anchored is None else [anchored_line(anchored)]),
         "  next: keep its checkpoint; later: millcert ledger verify --tiles DIR --key FILE --checkpoint COPY",
     )
     payload = {
@@ -152,6 +157,7 @@ def verify_tiles(tiles: Path, keys: tuple[Path, ...], seen: bytes | None, *, as_
         "tiles": report.tiles,
         "bundles": report.bundles,
         "compared_sizes": list(report.compared_sizes),
+        "anchored_at": None if anchored is None else anchored.anchored_at.isoformat(),
     }
     emit(payload, "\n".join(lines), as_json=as_json)
 
