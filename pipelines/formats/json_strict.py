@@ -56,18 +56,30 @@ def parse_record(line: bytes) -> dict[str, Any]:
     Raises:
         JsonFaultError: the line is no single JSON object, or breaks a rule of this module.
     """
+    value = parse_document(line, "line")
+    if not isinstance(value, dict):
+        raise JsonFaultError("json.not_object", "The line is valid JSON but no object.")
+    return value
+
+
+def parse_document(data: bytes, what: str = "file") -> Any:
+    """Return the value that some bytes are; `what` they are, for the error.
+
+    Raises:
+        JsonFaultError: they are no single JSON value, or break a rule of this module.
+    """
     try:
-        text = line.decode("utf-8")
+        text = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise JsonFaultError("utf8.invalid", f"Byte {error.start} of the line is not valid UTF-8.") from error
+        raise JsonFaultError("utf8.invalid", f"Byte {error.start} of the {what} is not valid UTF-8.") from error
     try:
         value = _DECODER.decode(text)
     except RecursionError as error:
-        raise JsonFaultError("json.nesting", "The record is nested too deep.") from error
+        raise JsonFaultError(
+            "json.nesting", f"The {'record' if what == 'line' else what} is nested too deep."
+        ) from error
     except json.JSONDecodeError as error:
-        raise JsonFaultError("json.syntax", f"{error.msg} at character {error.pos} of the line.") from error
-    if not isinstance(value, dict):
-        raise JsonFaultError("json.not_object", "The line is valid JSON but no object.")
+        raise JsonFaultError("json.syntax", f"{error.msg} at character {error.pos} of the {what}.") from error
     if "\\u" in text or "\\U" in text:
         _refuse_surrogates(value)
     return value

@@ -1,0 +1,188 @@
+"""`millcert label diff`: the answer, the exit code, and what it refuses."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from millcert.cli.main import main
+from millcert.errors import UsageError
+from millcert.pipelines.formats.label_events import read_label_events
+
+
+def write(folder: Path, name: str, labels: list[str], *, keys: list[str] | None = None, who: str = "x") -> Path:
+    rows = len(labels)
+    table = pa.table(
+        {
+            "id": keys or [f"r{at}" for at in range(rows)],
+            "text": [f"text {at}" for at in range(rows)],
+            "label": labels,
+            "who": [who] * rows,
+        }
+    )
+    path = folder / name
+    pq.write_table(table, path)
+    return path
+
+
+class Result(NamedTuple):
+    exit_code: int
+    stdout: str
+    stderr: str
+
+
+class Run:
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+
+    def __call__(self, *arguments: object) -> Result:
+        code = main(["label", "diff", *map(str, arguments)])
+        return Result(code, *self._capsys.readouterr())
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    return Run(capsys)
+
+
+@pytest.fixture
+def versions(tmp_path: Path) -> tuple[Path, Path]:
+    return (
+        write(tmp_path, "old.parquet", ["cat", "dog", "cow", "dog"]),
+        write(tmp_path, "new.parquet", ["cat", "cat", "cow", "cow"], who="y"),
+    )
+
+
+def test_unexplained_flips_are_listed_exactly_and_end_in_exit_1(
+    run: Run, versions: tuple[Path, Path], tmp_path: Path
+) -> None:
+    events = tmp_path / "events.csv"
+    events.write_text("key,label,old_label,who,when\nr1,cat,dog,ann,2026-01-01\n", encoding="utf-8")
+    out = tmp_path / "changes.csv"
+
+    result = run(*versions, "--label", "label", "--key", "id", "--events", events, "--out", out, "--json")
+
+    assert result.exit_code == 1
+    answer = json.loads(result.stdout)
+    assert [(item["key"], item["row"], item["old"], item["new"], item["reason"]) for item in answer["unexplained"]] == [
+        ("r3", 3, "dog", "cow", "no_event")
+    ]
+    assert answer["by_who"] == {"ann": 1}
+    assert (answer["same"], answer["changed"], answer["added"], answer["removed"]) == (2, 2, 0, 0)
+    with out.open(encoding="utf-8") as file:
+        assert [row["reason"] for row in csv.DictReader(file)] == ["", "no_event"]
+
+
+def test_all_changes_explained_is_exit_0(run: Run, versions: tuple[Path, Path], tmp_path: Path) -> None:
+    events = tmp_path / "export.json"
+    tasks: list[dict[str, Any]] = [
+        {"id": 1, "data": {"row": "r1"}, "annotations": [annotation("cat")]},
+        {"id": 2, "data": {"row": "r3"}, "annotations": [annotation("dog", cancelled=True), annotation("cow")]},
+    ]
+    events.write_text(json.dumps(tasks), encoding="utf-8")
+
+    result = run(*versions, "--label", "label", "--key", "id", "--events", events, "--event-key", "row")
+
+    assert result.exit_code == 0, result.stderr
+    assert "2 changed, 0 not explained" in result.stdout
+    assert result.stdout.splitlines()[-1] == "next: nothing is left to explain"
+
+
+def test_rows_are_matched_by_content_where_no_key_is_named(run: Run, versions: tuple[Path, Path]) -> None:
+    strict = run(*versions, "--label", "label", "--json")
+    loose = run(*versions, "--label", "label", "--ignore", "who", "--json")
+
+    assert json.loads(strict.stdout)["changed"] == 0  # who differs in every row, so none is the same row
+    assert json.loads(loose.stdout)["changed"] == 2
+    assert loose.exit_code == 1
+    assert "not explained" in run(*versions, "--label", "label", "--ignore", "who").stdout
+
+
+def test_many_unexplained_flips_are_counted_beyond_those_shown(run: Run, tmp_path: Path) -> None:
+    old = write(tmp_path, "old.parquet", ["a"] * 30)
+    new = write(tmp_path, "new.parquet", ["b"] * 29 + ["a"])
+
+    result = run(old, new, "--label", "label", "--key", "id")
+
+    assert "and 9 more" in result.stdout
+    assert "'a' -> 'b'  29 rows, 29 not explained" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--label", "nothing"], "no column 'nothing'"),
+        (["--label", "label", "--key", "who"], "more than one row"),
+    ],
+)
+def test_columns_that_cannot_serve_are_refused(
+    run: Run, versions: tuple[Path, Path], arguments: list[str], message: str
+) -> None:
+    result = run(*versions, *arguments)
+
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_a_null_label_is_refused(run: Run, tmp_path: Path, versions: tuple[Path, Path]) -> None:
+    path = tmp_path / "null.parquet"
+    pq.write_table(pa.table({"id": ["r0"], "text": ["t"], "label": pa.array([None], pa.string()), "who": ["x"]}), path)
+
+    result = run(versions[0], path, "--label", "label", "--key", "id")
+
+    assert result.exit_code == 2
+    assert "nulls" in result.stderr
+
+
+def annotation(label: str, *, cancelled: bool = False) -> dict[str, Any]:
+    return {
+        "result": [{"value": {"choices": [label]}}],
+        "was_cancelled": cancelled,
+        "completed_by": {"email": "ann@corp.example"},
+        "updated_at": "2026-01-02T00:00:00Z",
+    }
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"key,who\nr1,ann\n", "must have key and label"),
+        (b"key,label,mood\nr1,cat,bad\n", "must have key and label"),
+        (b"key,label\nr1\n", "1 fields, expected 2"),
+        (b"key,label\n,cat\n", "an event without a key"),
+        (b"key,label\nr1,\n", "an event without a label"),
+        (b'key,label\n"r1,cat\n', "line"),
+        (b"key,label\n\xff,cat\n", "not valid UTF-8"),
+        (b"", "must have key and label"),
+        (b'{"id": 1}', "expected the list of tasks"),
+        (b'[{"id": 1, "id": 2}]', "twice"),
+        (b"[1]", "no 'id'"),
+        (b'[{"id": 1}]', "no 'annotations'"),
+        (b'[{"id": true, "data": {}, "annotations": []}]', "no 'id'"),
+        (b'[{"id": 1, "data": {}, "annotations": [{"result": []}]}]', "0 results"),
+        (b'[{"id": 1, "data": {}, "annotations": [{"result": [{"value": {"choices": ["a", "b"]}}]}]}]', "2 choices"),
+        (
+            b'[{"id": 1, "data": {}, "annotations": [{"result": [{"value": {"choices": ["a"]}}], "updated_at": 3}]}]',
+            "a time is no text",
+        ),
+    ],
+)
+def test_events_that_are_none_are_refused_with_their_place(data: bytes, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        read_label_events(data, name="events")
+
+
+def test_who_may_be_a_number_or_nobody() -> None:
+    task = {
+        "id": 4,
+        "data": {},
+        "annotations": [annotation("a") | {"completed_by": 7}, annotation("b") | {"completed_by": None}],
+    }
+
+    found = read_label_events(json.dumps([task]).encode(), name="events")
+
+    assert [(item.key, item.who) for item in found] == [("4", "7"), ("4", "")]
