@@ -45,7 +45,8 @@ _KINDS = ("p256", "p384", "p521", "ed25519", "rsa-3072", "ml-dsa-65")
 def sign(folder: Path, name: str, form: str, out: Path | None, is_replaced: bool, as_json: bool, **how: Any) -> None:
     """Hash every file below DIR, sign the list of them, and write list and signature: both, or neither.
 
-    --form oms writes an OpenSSF model signature (model.sig) in place of our manifest and its bundle.
+    --form oms writes an OpenSSF model signature (model.sig) in place of our manifest and its bundle. A manifest that is
+    there without a bundle and lists these very files is signed as it is, with what it says of their rows.
     """
     from millcert.cli.promote import promote, remove_leftovers
     from millcert.provenance.digest import hash_folder
@@ -60,6 +61,7 @@ def sign(folder: Path, name: str, form: str, out: Path | None, is_replaced: bool
     manifest = Manifest(name, hash_folder(folder, exclude=ignored))
     if not manifest.files:
         raise UsageError(f"There is no file below {folder}.", hint="Name the folder that holds the data.")
+    manifest = (form == "manifest" and not own[1].exists() and _waiting(target, manifest)) or manifest
     _refuse_other(own, manifest, is_replaced=is_replaced, form=form)
     files, signed = _signed(form, manifest, sorted(ignored), signer, pq, own)
     promote(files)
@@ -204,6 +206,22 @@ def _secret(variable: str | None) -> str | None:
     if not value:
         raise UsageError(f"The environment variable {variable} is not set.", hint="Set it for this command only.")
     return value
+
+
+def _waiting(target: Path, found: "Manifest") -> "Manifest | None":
+    """Return the manifest that waits for its signature, if there is one, it has this name, and lists these files."""
+    from millcert.errors import IntegrityError
+    from millcert.provenance.manifest import MAX_MANIFEST_BYTES, compare_manifests, parse_manifest
+
+    if not target.exists():
+        return None
+    data = read_bounded(target, MAX_MANIFEST_BYTES, what="manifest", hint="Check the path.")
+    try:
+        waiting = parse_manifest(data)
+        compare_manifests(waiting, found)
+    except IntegrityError:
+        return None
+    return waiting if (waiting.name, waiting.to_json()) == (found.name, data) else None
 
 
 def _refuse_other(own: tuple[Path, ...], manifest: "Manifest", *, is_replaced: bool, form: str) -> None:

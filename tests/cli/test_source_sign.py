@@ -114,6 +114,26 @@ def test_a_manifest_that_waits_for_its_signature_is_signed_as_it_is(data: Path, 
     run("verify", data, "--key", tmp_path / "p256.pub", "--unsafe-unlogged")
 
 
+def test_what_a_waiting_manifest_says_of_rows_is_signed_with_it(data: Path, tmp_path: Path) -> None:
+    run("manifest", data, "--name", "birds", "--rows", "--no-cache")
+    before = (data / "millcert-manifest.json").read_bytes()
+    assert b'"rows":1' in before
+    key = made_key(tmp_path)
+    run("sign", data, "--name", "other", "--key", key, fails=UsageError)
+    run("sign", data, "--name", "birds", "--key", key)
+    assert (data / "millcert-manifest.json").read_bytes() == before
+    run("verify", data, "--key", tmp_path / "p256.pub", "--unsafe-unlogged", "--no-cache")
+
+
+def test_a_waiting_manifest_that_was_edited_is_not_signed(data: Path, tmp_path: Path) -> None:
+    run("manifest", data, "--name", "birds", "--no-cache")
+    path, key = data / "millcert-manifest.json", made_key(tmp_path)
+    for edit in (path.read_bytes().replace(b"birds", b"crows"), path.read_bytes() + b" ", b"{}"):
+        path.write_bytes(edit)
+        run("sign", data, "--name", "birds", "--key", key, fails=UsageError)
+        assert path.read_bytes() == edit
+
+
 @pytest.mark.parametrize("form", ["manifest", "oms"])
 def test_each_change_after_signing_is_refused_with_its_own_error(data: Path, tmp_path: Path, form: str) -> None:
     key = made_key(tmp_path)
