@@ -78,8 +78,11 @@ class Recorder:
             StoreError: the ledger could not be read.
         """
         with self._ledger() as ledger:
-            # As many as there are: a list that was cut would leave out the newest.
-            found = [one for kind in ("manifest", "verdict") for one in ledger.find(kind=kind, limit=ledger.size + 1)]
+            # The database looks for the name; only what it finds is proved. As many as there are: a list that was cut
+            # would leave out the newest.
+            text, limit = f'"dataset":"{dataset}"', ledger.size + 1
+            kinds = ("manifest", "verdict")
+            found = [one for kind in kinds for one in ledger.find(kind=kind, text=text, limit=limit)]
         found.sort(key=lambda logged: logged.index)
         return last_signers((logged.entry for logged in found), dataset)
 

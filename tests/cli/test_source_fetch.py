@@ -358,3 +358,16 @@ def test_a_list_that_cannot_be_read_whole_is_refused(data: bytes, name: str, kin
 def test_a_list_that_is_not_there_is_a_usage_error(tmp_path: Path) -> None:
     code = main(["source", "fetch", str(tmp_path / "no.csv"), "--out", str(tmp_path / "o"), "--unsafe-unsigned-list"])
     assert code == 2
+
+
+def test_a_fetched_folder_is_a_source_that_its_owner_signs(case: Case) -> None:
+    assert case.fetch() == 0
+    key = case.top / "owner.key"
+    assert main(["source", "keygen", str(key), "--kind", "p256"]) == 0
+    assert main(["source", "sign", str(case.out), "--name", "web", "--key", str(key)]) == 0
+    named = ["--key", str(case.top / "owner.pub"), "--unsafe-unlogged"]
+    assert main(["source", "verify", str(case.out), *named]) == 0
+    assert case.fetch() == 0
+    assert main(["source", "verify", str(case.out), *named]) == 0
+    next(case.out.rglob("*.csv")).write_bytes(b"changed later")
+    assert main(["source", "verify", str(case.out), *named]) == 3

@@ -119,6 +119,29 @@ def test_each_change_of_the_files_is_refused_with_its_own_error(copied: Path, tr
 @pytest.mark.data
 @needs_data
 @pytest.mark.parametrize(("copied", "tree"), [(tree, tree) for tree in TREES], indirect=["copied"])
+def test_every_byte_and_every_file_of_a_published_tree_counts(copied: Path, tree: str) -> None:
+    signed = [entry.path for entry in verify_tree(copied, tree).manifest.files]
+    for name in signed:
+        path = copied / name
+        data = path.read_bytes()
+        for place in range(len(data)):
+            path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+            with pytest.raises(DigestMismatchError, match=rf"1 changed \({name}\)"):
+                verify_tree(copied, tree)
+        path.write_bytes(data)
+        path.rename(copied / "other")
+        with pytest.raises(ManifestError, match="1 renamed"):
+            verify_tree(copied, tree)
+        (copied / "other").unlink()
+        with pytest.raises(ManifestError, match=rf"1 missing \({name}\)"):
+            verify_tree(copied, tree)
+        path.write_bytes(data)
+    assert verify_tree(copied, tree).manifest.files
+
+
+@pytest.mark.data
+@needs_data
+@pytest.mark.parametrize(("copied", "tree"), [(tree, tree) for tree in TREES], indirect=["copied"])
 def test_each_changed_part_of_the_signature_is_refused(copied: Path, tree: str) -> None:
     bundle = json.loads((copied / SIGNATURE_NAME).read_bytes())
     payload = base64.b64decode(bundle["dsseEnvelope"]["payload"])
