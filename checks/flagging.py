@@ -5,7 +5,7 @@ like the scores themselves. One pass counts the upper 16 bits, a second the lowe
 the threshold; after both the threshold is exact, whatever the order and the batches were.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,8 @@ from millcert.errors import InternalError, PolicyError
 #: A key of a score has this many upper and as many lower bits.
 HALF_BITS = 16
 _HALF_MASK = (1 << HALF_BITS) - 1
+#: Slots of a table that cost as much as sorting one key, roughly (our choice; both ways give the same counts).
+_SLOTS_A_KEY = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,8 +49,15 @@ class Counts:
 
     def add(self, keys: np.ndarray) -> "Counts":
         """Return the counts with keys added; whole numbers, any shape."""
-        found, counts = np.unique(keys, return_counts=True)
-        return self.merge([Counts(found.astype(np.int64), counts.astype(np.int64))])
+        flat = np.asarray(keys).reshape(-1).astype(np.int64, copy=False)
+        bounds = _narrow_bounds([flat])
+        if bounds is None:
+            found, counts = np.unique(flat, return_counts=True)
+        else:
+            counts = np.bincount(flat - bounds[0])
+            found = np.flatnonzero(counts)
+            counts, found = counts[found], found + bounds[0]
+        return self.merge([Counts(found, counts.astype(np.int64))])
 
     def merge(self, others: Iterable["Counts"]) -> "Counts":
         """Return the counts of all keys of this and the others."""
@@ -57,6 +66,14 @@ class Counts:
             return self
         if len(parts) == 1:
             return parts[0]
+        bounds = _narrow_bounds([part.keys for part in parts])
+        if bounds is not None:
+            low, high = bounds
+            table = np.zeros(high - low + 1, dtype=np.int64)
+            for part in parts:
+                table[part.keys - low] += part.counts  # no key comes twice in one part
+            keys = np.flatnonzero(table)
+            return Counts(keys + low, table[keys])
         keys, place = np.unique(np.concatenate([part.keys for part in parts]), return_inverse=True)
         counts = np.zeros(len(keys), dtype=np.int64)
         np.add.at(counts, place, np.concatenate([part.counts for part in parts]))
@@ -66,6 +83,15 @@ class Counts:
         """Return the counts of the keys in [low, high)."""
         kept = slice(*np.searchsorted(self.keys, [low, high]))
         return Counts(self.keys[kept], self.counts[kept])
+
+
+def _narrow_bounds(keys: Sequence[np.ndarray]) -> tuple[int, int] | None:
+    """Return the least and the greatest key if they lie so close that a table of all between is cheaper than a sort."""
+    present = [each for each in keys if each.size]
+    if not present:
+        return None
+    low, high = min(int(each.min()) for each in present), max(int(each.max()) for each in present)
+    return (low, high) if high - low < _SLOTS_A_KEY * sum(each.size for each in present) else None
 
 
 def score_keys(scores: np.ndarray) -> np.ndarray:

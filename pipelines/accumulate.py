@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import apache_beam as beam
 import pyarrow as pa
-from apache_beam.pvalue import AsList, AsSingleton, PBegin, PCollection, TaggedOutput
+from apache_beam.pvalue import AsDict, AsList, AsSingleton, PBegin, PCollection, TaggedOutput
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
@@ -18,8 +18,8 @@ from millcert.checks.base import Accumulator, Check
 from millcert.errors import InternalError, MillcertError
 from millcert.pipelines.dataset import DatasetFacts
 from millcert.pipelines.plan import VetPlan
-from millcert.pipelines.read import FILE_KEY, role_batch, user_batch
-from millcert.pipelines.records import CheckFailure, Fault, fault_from
+from millcert.pipelines.read import FILE_KEY, ReadFile, ReadRequest, role_batch, user_batch
+from millcert.pipelines.records import CheckFailure, Fault, ShardFacts, WorkItem, fault_from
 
 #: The key under which the expectations' metrics travel; no check may have this name (names have no slash).
 EXPECTATIONS = "expectations/metrics"
@@ -29,27 +29,43 @@ Models: TypeAlias = Mapping[str, Any]
 PartKey: TypeAlias = tuple[str, str]
 
 
-class AccumulatePass(beam.PTransform):
-    """Fold sample batches into parts.
+class RunPass(beam.PTransform):
+    """Read every file once and fold its sample batches into parts.
 
-    In: sample batches of pass `number` (1-based). Out: tags `parts` (((check, group), accumulator of that group alone),
-    one a key) and `faults` (Fault).
+    In: WorkItem. Out: tags `parts` (((check, group), accumulator of that group alone), one a key), `shards`
+    (ShardFacts, of the first pass) and `faults` (Fault).
+
+    Reading and adding are one step, not two: a portable runner cuts the pipeline before every step with side inputs
+    and would carry each sample batch out of the worker and back (on Flink through a shuffle, which ran out of memory).
     """
 
-    def __init__(self, plan: VetPlan, number: int, dataset: AsSingleton, models: AsSingleton | None) -> None:
+    def __init__(
+        self,
+        plan: VetPlan,
+        request: ReadRequest,
+        dataset: AsSingleton,
+        models: AsSingleton | None,
+        sidecars: AsDict | None,
+    ) -> None:
         super().__init__()
         self._plan = plan
-        self._number = number
+        self._request = request
+        self._side_inputs = (dataset, models, sidecars)
         self._dataset = dataset
-        self._models = models
 
-    def expand(self, batches: PCollection[pa.RecordBatch]) -> Any:
-        """Accumulate on the workers that read, then merge by key."""
+    def expand(self, items: PCollection[WorkItem]) -> Any:
+        """Break fusion, so that files spread over the workers; read and accumulate there; then merge by key."""
         pair = beam.typehints.KV[beam.typehints.Tuple[str, str], Any]
-        added = batches | "Accumulate" >> beam.ParDo(
-            _Accumulate(self._plan, self._number), self._dataset, self._models
-        ).with_outputs("metrics", "faults", main="checks")
+        added = (
+            items
+            | "Spread" >> beam.Reshuffle()
+            | "Read"
+            >> beam.ParDo(_ReadAndAccumulate(self._plan, self._request), *self._side_inputs).with_outputs(
+                "metrics", "shards", "faults", main="checks"
+            )
+        )
         added.checks.element_type = added.metrics.element_type = pair
+        added.shards.element_type = ShardFacts
         added.faults.element_type = Fault
         merged = added.checks | "Merge" >> beam.CombinePerKey(_MergeParts(self._plan)).with_output_types(pair)
         # How metrics merge stands in the data set's metric plan, which is known only while the pipeline runs; a
@@ -59,7 +75,38 @@ class AccumulatePass(beam.PTransform):
             | "GroupMetrics" >> beam.GroupByKey()
             | "MergeMetrics" >> beam.Map(_merge_metrics, self._dataset).with_output_types(pair)
         )
-        return {"parts": [merged, metrics] | "Parts" >> beam.Flatten(), "faults": added.faults}
+        parts = [merged, metrics] | "Parts" >> beam.Flatten()
+        return {"parts": parts, "shards": added.shards, "faults": added.faults}
+
+
+class _ReadAndAccumulate(beam.DoFn):
+    """Hands each sample batch from the reader to the accumulators, in one worker's memory."""
+
+    def __init__(self, plan: VetPlan, request: ReadRequest) -> None:
+        super().__init__()
+        self._read = ReadFile(request)
+        self._add = _Accumulate(plan, request.number)
+
+    def setup(self) -> None:
+        self._read.setup()
+
+    def teardown(self) -> None:
+        self._read.teardown()
+
+    def start_bundle(self) -> None:
+        self._add.start_bundle()
+
+    def process(
+        self, item: WorkItem, dataset: DatasetFacts, models: Models | None, sidecars: Mapping[str, str] | None
+    ) -> Iterator[Any]:
+        for element in self._read.process(item, dataset, sidecars):
+            if isinstance(element, TaggedOutput):
+                yield element
+            else:
+                yield from self._add.process(element, dataset, models)
+
+    def finish_bundle(self) -> Iterator[Any]:
+        yield from self._add.finish_bundle()
 
 
 def _merge_metrics(grouped: tuple[PartKey, Iterable[Any]], dataset: DatasetFacts) -> tuple[PartKey, Any]:

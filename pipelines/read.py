@@ -18,14 +18,14 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
-from apache_beam.pvalue import AsDict, AsSingleton, PCollection, TaggedOutput
+from apache_beam.pvalue import TaggedOutput
 
 from millcert.errors import MillcertError
 from millcert.pipelines.dataset import DatasetFacts
 from millcert.pipelines.digest_sidecar import DigestSource, digest_source, recorded_digests
 from millcert.pipelines.formats import Decoded, ReadLimits, decode
 from millcert.pipelines.progress import ProgressReporter
-from millcert.pipelines.records import Fault, ShardFacts, WorkItem, fault_from
+from millcert.pipelines.records import ShardFacts, WorkItem, fault_from
 from millcert.pipelines.roles import RoleView
 from millcert.pipelines.sample_leaves import LeafWriter, read_secret
 from millcert.pipelines.spool import Spooled, read_verified
@@ -57,49 +57,28 @@ class ReadRequest:
     view_columns: Mapping[str, int] = field(default_factory=dict)
 
 
-class ReadSamples(beam.PTransform):
-    """Read work items into sample batches.
+class ReadFile(beam.DoFn):
+    """Read one file into sample batches; tags `shards` (ShardFacts) and `faults` (Fault) beside them.
 
-    In: WorkItem. Out: tags `batches` (pa.RecordBatch), `shards` (ShardFacts), `faults` (Fault).
-    Reads every file once; nothing is read when `dataset` holds a fault.
+    Nothing is read when `dataset` holds a fault. Sample batches are for the same worker only (accumulate.py).
     """
 
-    def __init__(self, request: ReadRequest, dataset: AsSingleton, sidecars: AsDict | None = None) -> None:
-        super().__init__()
-        self._request = request
-        self._dataset = dataset
-        self._sidecars = sidecars
-
-    def expand(self, items: PCollection[WorkItem]) -> Any:
-        """Break fusion, so that files spread over the workers, and read."""
-        outputs = (
-            items
-            | "Spread" >> beam.Reshuffle()
-            | "Read"
-            >> beam.ParDo(_ReadFile(self._request), self._dataset, self._sidecars).with_outputs(
-                "shards", "faults", main="batches"
-            )
-        )
-        outputs.batches.element_type = pa.RecordBatch
-        outputs.shards.element_type = ShardFacts
-        outputs.faults.element_type = Fault
-        return outputs
-
-
-class _ReadFile(beam.DoFn):
     def __init__(self, request: ReadRequest) -> None:
         super().__init__()
         self._request = request
 
     def setup(self) -> None:
+        """Open the progress file."""
         self._progress = ProgressReporter(self._request.progress_path)
 
     def teardown(self) -> None:
+        """Close the progress file."""
         self._progress.close()
 
     def process(
         self, item: WorkItem, dataset: DatasetFacts, sidecars: Mapping[str, str] | None = None
     ) -> Iterator[Any]:
+        """Yield the file's batches in order."""
         if dataset.faults:
             return
         try:

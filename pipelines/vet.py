@@ -2,12 +2,12 @@
 
 ```
 items ─ HashFiles ─ VerifySources ─ DescribeFiles ─ PlanDataset ──┐ (side input of everything below)
-items ─ Pass1/Read ─ Pass1/Accumulate ─ Pass1/Fit ──┐             │
-items ─ Pass2/Read ─ Pass2/Accumulate ─ Pass2/Fit ──┤ (each pass takes the models of the one before)
-items ─ ScoreFiles ─────────────────────────────────┴─ Rule ─ staging/ruling.json
+items ─ Pass1/Run (read, add, merge) ─ Pass1/Fit ──┐              │
+items ─ Pass2/Run (read, add, merge) ─ Pass2/Fit ──┤ (each pass takes the models of the one before)
+items ─ ScoreFiles ────────────────────────────────┴─ Rule ─ staging/ruling.json
 ```
 Each pass has a read of its own: a read shared across a pass boundary would be held in memory by the runner (9.5 times
-the memory, research/engine.md 4.2). Where a check asks for sample digests, Pass1/Read keeps them in sidecars, and hands
+the memory, research/engine.md 4.2). Where a check asks for sample digests, Pass1/Run keeps them in sidecars, and hands
 on the sidecars' own digests to every later read (digest_sidecar.py). Labels are constants, so two builds of one plan
 give the same graph.
 """
@@ -21,12 +21,12 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.pvalue import AsDict, AsList, AsSingleton, PBegin, PCollection
 
 from millcert.pipelines import coders  # noqa: F401 - registers the record batch coder
-from millcert.pipelines.accumulate import AccumulatePass, FitModels, Models
+from millcert.pipelines.accumulate import FitModels, Models, RunPass
 from millcert.pipelines.dataset import DatasetFacts, DescribeFiles, HashFiles, PlanDataset, VerifySources
 from millcert.pipelines.decide import Ruling, rule
 from millcert.pipelines.plan import VetPlan
 from millcert.pipelines.publish import write_file
-from millcert.pipelines.read import ReadRequest, ReadSamples
+from millcert.pipelines.read import ReadRequest
 from millcert.pipelines.records import Fault, FileOutcome, ShardFacts
 from millcert.pipelines.ruling import ruling_to_json
 from millcert.pipelines.runner import choose_runner
@@ -69,13 +69,12 @@ class VetDataset(beam.PTransform):
         faults: list[PCollection[Fault]] = []
         for number in range(1, plan.passes + 1):
             label = f"Pass{number}"
-            read = items | f"{label}/Read" >> ReadSamples(_request(plan, number), dataset, sidecars)
-            added = read.batches | f"{label}/Accumulate" >> AccumulatePass(shared, number, dataset, models)
-            models = AsSingleton(begin | f"{label}/Fit" >> FitModels(shared, number, dataset, added["parts"], models))
-            shards = read.shards if shards is None else shards
+            done = items | f"{label}/Run" >> RunPass(shared, _request(plan, number), dataset, models, sidecars)
+            models = AsSingleton(begin | f"{label}/Fit" >> FitModels(shared, number, dataset, done["parts"], models))
+            shards = done["shards"] if shards is None else shards
             if number == 1 and plan.wants_digests:
                 sidecars = AsDict(shards | "Sidecars" >> beam.Map(_sidecar).with_output_types(tuple[str, str]))
-            faults += [read.faults, added["faults"]]
+            faults.append(done["faults"])
         scored = items | "ScoreFiles" >> ScoreFiles(shared, dataset, models, sidecars)
         every_fault = [*faults, scored.faults] | "Faults" >> beam.Flatten()
         return (

@@ -14,7 +14,7 @@ from millcert.pipelines.dataset import _DescribeFile, _HashFile, plan_dataset, v
 from millcert.pipelines.decide import rule
 from millcert.pipelines.driver import Watcher
 from millcert.pipelines.plan import VetPlan
-from millcert.pipelines.read import _ReadFile
+from millcert.pipelines.read import ReadFile
 from millcert.pipelines.records import Fault, FileOutcome, ShardFacts
 from millcert.pipelines.ruling import RunResult, read_ruling, ruling_to_json
 from millcert.pipelines.score import _ScoreFile
@@ -67,7 +67,7 @@ class PlainEngine:
         shards: list[ShardFacts],
         faults: list[Fault],
     ) -> Models:
-        read, add = _ReadFile(_request(plan, number)), _Accumulate(plan, number)
+        read, add = ReadFile(_request(plan, number)), _Accumulate(plan, number)
         read.setup()
         batches: list[pa.RecordBatch] = []
         parts: dict[Any, list[Any]] = {}

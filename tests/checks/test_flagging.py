@@ -1,5 +1,7 @@
 """Counts of keys, and exact thresholds in two passes."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -96,3 +98,22 @@ def test_a_fraction_out_of_range_is_refused(fraction: float) -> None:
 
 def test_no_scores_have_no_threshold() -> None:
     assert cell_of_threshold(Counts.zero(), 3) == (-1, 0)
+
+
+@given(
+    st.integers(-(2**62), 2**62 - 2**12),
+    st.sampled_from([1, 20, 2**11, 2**40]),
+    st.lists(st.lists(st.integers(0, 2**40), max_size=30), max_size=4),
+)
+def test_keys_are_counted_alike_whether_they_lie_close_or_far_apart(
+    low: int, spread: int, lists: list[list[int]]
+) -> None:
+    parts = [[low + key % spread for key in keys] for keys in lists]
+
+    total = Counts.zero()
+    for keys in parts:
+        total = total.add(np.array(keys, dtype=np.int64))
+
+    expected = sorted(Counter(key for keys in parts for key in keys).items())
+    assert list(zip(total.keys.tolist(), total.counts.tolist(), strict=True)) == expected
+    assert total.keys.dtype == total.counts.dtype == np.int64
