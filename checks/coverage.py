@@ -18,6 +18,7 @@ ATTACK_FAMILIES = {
     "trigger_in_one_source": "an exact patch, value or pair of values that one source brings to one class",
     "bad_source": "one source whose samples differ from all others' in their class",
     "duplicate_flood": "many copies or near copies of few samples",
+    "split_leakage": "samples of one declared split that have copies in another",
 }
 
 

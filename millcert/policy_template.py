@@ -10,8 +10,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from millcert.errors import UsageError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 #: Folders beyond this are put under one rule; directory entries beyond the second are not looked at.
 MAX_SOURCES = 50
@@ -23,6 +27,14 @@ _SPECIAL = re.compile(r"[^ -~]|[\[\]{}\\]")
 _LABEL_NAMES = ("label", "labels", "class", "target", "y", "category", "label_id")
 _EXTERNAL_HINTS = ("external", "clip", "dino", "sentence", "pretrained")
 _EMBEDDING_HINTS = ("emb", "feature", "vector", "representation")
+_PIXEL_HINTS = ("pixel", "image", "img")
+_SPLIT_NAMES = ("split", "subset", "partition")
+#: What columns of text are called in files for fine-tuning and for classification.
+_TEXT_NAMES = re.compile(
+    "text|sentence|document|content|body|title|query|context|passage|abstract|review|messages|conversations?|prompt"
+    "|completion|instruction|input|output|question|answer|response|chosen|rejected|system|user|assistant"
+)
+_ID_NAME = re.compile(r"(.*_)?(id|idx|index|uuid)")
 
 
 @dataclass(frozen=True)
@@ -30,7 +42,8 @@ class DatasetSketch:
     """What can be seen of a data set without reading it.
 
     folders: top-level folders with data files, sorted. has_root_files: whether data files stand beside them.
-    columns: name -> "text", "number", "vector" or "other", from `columns_of`; empty where no file could be read.
+    columns: name -> "text", "texts" (in lists or structs), "number" (whole), "real", "vector" or "other", from
+        `columns_of`; empty where no file could be read.
     """
 
     name: str
@@ -70,22 +83,44 @@ def sketch_dataset(dataset: Path) -> DatasetSketch:
     )
 
 
-def guess_roles(columns: Mapping[str, str]) -> dict[str, str]:
-    """Return role -> column, guessed from names and kinds of columns."""
-    roles: dict[str, str] = {}
+def guess_roles(columns: Mapping[str, str]) -> dict[str, str | list[str]]:
+    """Return role -> column or columns, guessed from names and kinds of columns."""
+    roles: dict[str, str | list[str]] = {}
     lowered: dict[str, str] = {}
     for column in columns:
         lowered.setdefault(column.lower(), column)
     label = next((lowered[name] for name in _LABEL_NAMES if name in lowered), None)
     if label is not None and columns[label] in {"text", "number"}:
         roles["label"] = label
+    split = next((lowered[name] for name in _SPLIT_NAMES if name in lowered), None)
+    if split is not None and columns[split] in {"text", "number"}:
+        roles["split"] = split
+    texts = [
+        name for name, kind in columns.items() if kind in {"text", "texts"} and _TEXT_NAMES.fullmatch(name.lower())
+    ]
+    if texts:
+        roles["text"] = texts if len(texts) > 1 else texts[0]
+    roles |= _guess_vectors(columns)
+    if label is not None and not texts and "vector" not in columns.values():
+        values = [name for name, kind in columns.items() if kind in {"text", "number", "real"}]
+        table = [name for name in values if name not in {label, split} and not _ID_NAME.fullmatch(name.lower())]
+        if table:
+            roles["features"] = table if len(table) > 1 else table[0]
+    return roles
+
+
+def _guess_vectors(columns: Mapping[str, str]) -> dict[str, str]:
+    roles: dict[str, str] = {}
     for name, kind in columns.items():
+        low = name.lower()
+        is_embedding = any(hint in low for hint in _EMBEDDING_HINTS)
         if kind != "vector":
             continue
-        low = name.lower()
         if "prob" in low:
             roles.setdefault("pred_probs", name)
-        elif any(hint in low for hint in _EMBEDDING_HINTS):
+        elif any(hint in low for hint in _PIXEL_HINTS) and not is_embedding:
+            roles.setdefault("features", name)
+        elif is_embedding:
             is_external = any(hint in low for hint in _EXTERNAL_HINTS)
             roles.setdefault("embedding_external" if is_external else "embedding_self", name)
     return roles
@@ -103,10 +138,9 @@ def policy_template(sketch: DatasetSketch) -> str:
         name=sketch.name,
         seen=seen,
         columns="".join(f"    {role}: {_quoted(column)}  # CHECK\n" for role, column in roles.items())
-        or "    {}  # label: NAME, embedding_self: NAME, embedding_external: NAME, pred_probs: NAME\n",
+        or "    {}  # label: NAME, text: NAME, split: NAME, embedding_self: NAME, embedding_external: NAME\n",
         sources="".join(_source_rules(sketch)),
-        checks="".join(_check_rules(roles))
-        or "  []  # no check fits the columns above: name them, then see `millcert check list`\n",
+        checks="".join(_check_rules(roles)),
     )
 
 
@@ -128,9 +162,24 @@ def _source_rules(sketch: DatasetSketch) -> Iterator[str]:
         yield f"  - name: {_quoted(name)}\n    path: {_quoted(pattern)}\n    unsigned: accept_as_unknown\n"
 
 
-def _check_rules(roles: Mapping[str, str]) -> Iterator[str]:
-    if "label" not in roles:
-        return
+def _check_rules(roles: Mapping[str, object]) -> Iterator[str]:
+    if "label" in roles:
+        yield from _label_rules(roles)
+    views = ("text", "features", "embedding_external", "embedding_self")
+    view = next((role for role in views if role in roles), "sample_digest")
+    yield (
+        "  - check: near_duplicates\n    max_flagged_fraction: 0.05\n    over_limit: warn\n    on_flagged: quarantine\n"
+        f"    config: {{view: {view}}}\n"
+    )
+    if "split" in roles and view in {"text", "features"}:
+        yield (
+            "  - check: split_leakage\n    max_flagged_fraction: 0.01\n    over_limit: warn\n"
+            f"    on_flagged: quarantine\n    config: {{view: {view}}}\n"
+        )
+
+
+def _label_rules(roles: Mapping[str, object]) -> Iterator[str]:
+    """Yield the rules of checks that need a label."""
     if "embedding_self" in roles:
         yield (
             "  - check: robust_spectral\n    max_flagged_fraction: 0.05\n    over_limit: reject\n"
@@ -141,6 +190,11 @@ def _check_rules(roles: Mapping[str, str]) -> Iterator[str]:
         yield (
             "  - check: label_noise\n    max_flagged_fraction: 0.1\n    over_limit: warn\n    on_flagged: quarantine\n"
             f"    config: {{view: {view}}}\n"
+        )
+    if "features" in roles:
+        yield (
+            "  - check: trigger_mining  # images: say their shape under dataset.images\n    max_flagged_fraction: 0.0\n"
+            "    over_limit: reject\n    on_flagged: quarantine\n"
         )
 
 
@@ -212,12 +266,25 @@ def _arrow_columns(schema: object) -> dict[str, str]:
         if pa.types.is_dictionary(kind):
             kind = kind.value_type
         if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-            found[field.name] = "vector" if pa.types.is_floating(kind.value_type) else "other"
+            is_pixels = pa.types.is_integer(kind.value_type) and any(
+                hint in field.name.lower() for hint in _PIXEL_HINTS
+            )
+            is_vector = pa.types.is_floating(kind.value_type) or is_pixels
+            found[field.name] = "vector" if is_vector else "texts" if _has_text(kind) else "other"
+        elif pa.types.is_struct(kind):
+            found[field.name] = "texts" if _has_text(kind) else "other"
         elif pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_boolean(kind):
             found[field.name] = "text"
         else:
-            found[field.name] = "number" if pa.types.is_integer(kind) else "other"
+            is_real = pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+            found[field.name] = "number" if pa.types.is_integer(kind) else "real" if is_real else "other"
     return found
+
+
+def _has_text(kind: "pa.DataType") -> bool:
+    from millcert.pipelines.role_values import has_text
+
+    return has_text(kind)
 
 
 def _json_columns(line: str) -> dict[str, str]:
@@ -231,20 +298,31 @@ def _csv_columns(header: str, record: str) -> dict[str, str]:
     names = next(csv.reader([header]), [])
     values = next(csv.reader([record]), [])
     padded = values + [""] * (len(names) - len(values))
-    return {
-        name: "number" if value.lstrip("-").isdigit() else "text" for name, value in zip(names, padded, strict=False)
-    }
+    return {name: _csv_kind(value) for name, value in zip(names, padded, strict=False)}
+
+
+def _csv_kind(value: str) -> str:
+    if value.lstrip("-").isdigit():
+        return "number"
+    return "real" if re.fullmatch(r"[-+]?\d*\.\d+([eE][-+]?\d+)?", value) else "text"
 
 
 def _kind(value: object) -> str:
-    if isinstance(value, list):
-        return "vector" if value and all(isinstance(item, (int, float)) for item in value) else "other"
+    if isinstance(value, list) and value and all(isinstance(item, (int, float)) for item in value):
+        return "vector"
+    if isinstance(value, (list, dict)):
+        return "texts" if _holds_text(value) else "other"
     if isinstance(value, (str, bool)):
         return "text"
-    return "number" if isinstance(value, int) else "other"
+    return "number" if isinstance(value, int) else "real" if isinstance(value, float) else "other"
 
 
-def _quoted(text: str) -> str:
+def _holds_text(value: object) -> bool:
+    inner = value if isinstance(value, list) else list(value.values()) if isinstance(value, dict) else []
+    return isinstance(value, str) or any(_holds_text(item) for item in inner)
+
+
+def _quoted(text: object) -> str:
     """Return a YAML scalar: JSON's double-quoted strings are YAML's (YAML 1.2.2 section 1.2)."""
     return json.dumps(text, ensure_ascii=False)
 

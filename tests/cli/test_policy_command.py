@@ -93,7 +93,7 @@ def test_init_writes_a_valid_policy_fitted_to_folders_and_columns(
     assert policy.roles() == {"label": "label", "embedding_self": "embedding", "embedding_external": "clip_embedding"}
     assert answer["roles"] == policy.roles()
     assert [(rule.name, rule.path) for rule in policy.sources] == [("lab-a", "lab-a/**"), ("lab-b", "lab-b/**")]
-    assert [rule.check for rule in policy.checks] == ["robust_spectral", "label_noise"]
+    assert [rule.check for rule in policy.checks] == ["robust_spectral", "label_noise", "near_duplicates"]
 
 
 def test_what_init_writes_admits_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -148,16 +148,46 @@ def test_init_of_no_data_is_a_usage_error(name: str, home: Path, capsys: pytest.
     assert not (home / "new.yaml").exists()
 
 
-def test_a_policy_for_data_that_no_check_fits_says_so_and_is_refused(
-    home: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("name", "content", "roles", "checks"),
+    [
+        ("notes.csv", "id,text\n1,a\n", {"text": "text"}, ["near_duplicates"]),
+        ("blob.csv", "payload\nx\n", {}, ["near_duplicates"]),
+        (
+            "talk.jsonl",
+            '{"messages": [{"role": "user", "content": "hi"}], "split": "train"}\n',
+            {"split": "split", "text": "messages"},
+            ["near_duplicates", "split_leakage"],
+        ),
+        ("fit.jsonl", '{"prompt": "a", "completion": "b"}\n', {"text": ["prompt", "completion"]}, ["near_duplicates"]),
+        (
+            "table.csv",
+            "row_id,age,city,height,label\n1,30,x,1.5,0\n",
+            {"label": "label", "features": ["age", "city", "height"]},
+            ["trigger_mining", "near_duplicates"],
+        ),
+        (
+            "images.jsonl",
+            '{"pixels": [0, 1, 2, 3], "label": 1}\n',
+            {"label": "label", "features": "pixels"},
+            ["trigger_mining", "near_duplicates"],
+        ),
+    ],
+)
+def test_every_data_set_gets_a_policy_whose_checks_can_run(
+    home: Path,
+    name: str,
+    content: str,
+    roles: dict[str, object],
+    checks: list[str],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    (home / "notes.csv").write_text("id,text\n1,a\n")
+    (home / name).write_text(content)
 
-    assert main(["policy", "init", "notes.csv", "--out", "new.yaml"]) == 0
-    assert "no check fits the columns" in (home / "new.yaml").read_text()
-    capsys.readouterr()
-    faults = answer_of(["policy", "check", "new.yaml"], capsys, code=2)["error"]["details"]["faults"]
-    assert [fault["key"] for fault in faults] == ["checks"]
+    answer = answer_of(["policy", "init", name, "--out", "new.yaml"], capsys)
+
+    assert answer["roles"] == roles
+    assert [rule.check for rule in load_policy(home / "new.yaml").policy.checks] == checks
 
 
 def test_folder_names_that_patterns_cannot_hold_are_matched_all_the_same(
