@@ -5,7 +5,8 @@ leaf: the verdict depends on which they are, and on no clock. One that lifts not
 
 Rules this module keeps:
   1. A verdict's override holds where the verdict without it has exactly the digest that was overridden; a check's, for
-     that input under that policy and for that check's own reasons; a sample's, for what the named check says of it.
+     that input under that policy and for that check's own reasons, and those of clusters that rest on no other check;
+     a sample's, for what the named check says of it.
   2. Who signed a source of the data has not approved: that override lifts nothing.
   3. No override makes a data set of nothing: `samples.none_admitted` stays.
 """
@@ -17,6 +18,7 @@ from datetime import datetime
 import numpy as np
 
 from millcert.checks.base import Scores
+from millcert.pipelines.fuse import describe_cluster
 from millcert.pipelines.plan import PlannedCheck, PlannedOverride, VetPlan
 from millcert.provenance.override import list_overrides
 from millcert.provenance.standing import Standing
@@ -148,6 +150,11 @@ def _is_lifted(planned: PlannedOverride, verdict: Verdict, reason: Reason) -> bo
         for check in verdict.checks
         if check.name in override.checks
         for code in ("check.over_limit", "check.inconclusive")
+    }
+    mine |= {
+        Reason(f"cluster.{cluster.kind}", describe_cluster(cluster))
+        for cluster in verdict.clusters
+        if cluster.founded_on and set(cluster.founded_on) <= set(override.checks)
     }
     return override.input_root == verdict.input_root and reason in mine
 

@@ -1,6 +1,7 @@
 """Fusion in a run: what a file reports of its votes, and what the policy makes of the clusters."""
 
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from millcert.checks.base import GroupEvidence, Scores
 from millcert.checks.fusion import Cell, Cluster, Panel, Voter, fuse
 from millcert.pipelines.fuse import MAX_CELLS_A_FILE, add_votes, cells_of, describe_cluster, panel_of, summarise
+from millcert.pipelines.overriding import _is_lifted
 from millcert.pipelines.plan import PlannedCheck, VetPlan
 from millcert.pipelines.records import CheckFailure
 
@@ -154,3 +156,19 @@ def test_no_vote_is_lost(flags: list[tuple[str, str, int]]) -> None:
 
     assert sum(counts.values()) == sum(samples for _, samples in cells)
     assert counts == add_votes({}, reversed(cells))
+
+
+@pytest.mark.parametrize(
+    ("overridden", "root", "is_lifted"),
+    [(("stub",), "aa", True), (("other", "stub"), "aa", True), (("other",), "aa", False), (("stub",), "bb", False)],
+)
+def test_an_override_of_all_checks_that_a_cluster_rests_on_lifts_its_reason(
+    overridden: tuple[str, ...], root: str, *, is_lifted: bool
+) -> None:
+    run = plan()
+    listed, (reason,) = summarise(run, clusters(run))
+    verdict: Any = SimpleNamespace(clusters=listed, checks=(), input_root="aa", digest="cc")
+    override = SimpleNamespace(scope="checks", checks=overridden, input_root=root, verdict_digest="")
+    planned: Any = SimpleNamespace(state=SimpleNamespace(override=override))
+
+    assert _is_lifted(planned, verdict, reason) is is_lifted
