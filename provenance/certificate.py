@@ -219,6 +219,16 @@ def verify_certificate(
     return Certificate(manifest, summary, checks, parsed.index, checkpoint, cosignatures)
 
 
+def checkpoint_in(data: bytes) -> bytes:
+    """Return the signed checkpoint that a certificate carries; verifies nothing of either.
+
+    Raises:
+        SignatureError: the bytes are no certificate.
+        LedgerError: its proof is malformed.
+    """
+    return parse_tlog_proof(_parse(data)["ledger"]["proof"].encode()).checkpoint
+
+
 def _parse(data: bytes) -> dict[str, Any]:
     what = "certificate"
     parts = parse_json_object(data, what=what, max_bytes=MAX_CERTIFICATE_BYTES, error=SignatureError)

@@ -386,8 +386,12 @@ class Ledger:
         transaction.insert_rows(rows)
         for (level, number), hashes in sorted(tiles.items()):
             transaction.put_tile(level, number, hashes)
-        # The root is read back from the store: what is signed is what is kept.
-        root = tree_root(size + len(rows), node_reader(transaction.tile))
+
+        def read_back(level: int, number: int) -> bytes | None:
+            return (transaction.tile if (level, number) in tiles else read_tile)(level, number)
+
+        # What was written is read back from the store: what is signed is what is kept.
+        root = tree_root(size + len(rows), node_reader(read_back))
         note = sign_checkpoint(Checkpoint(self._origin, size + len(rows), root), key)
         transaction.insert_checkpoint(size + len(rows), note)
         return note

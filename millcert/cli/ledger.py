@@ -145,7 +145,7 @@ def prove(index: int, size: int | None, out: Path | None, state: Path | None, as
     "checkpoint_path",
     type=click.Path(path_type=Path),
     default=None,
-    help="A signed checkpoint that was kept elsewhere; the ledger must extend it.",
+    help="A signed checkpoint that was kept elsewhere, or a certificate, which carries one; the ledger must extend it.",
 )
 @click.option(
     "--tiles",
@@ -306,4 +306,10 @@ def _entry(logged: "LoggedEntry") -> dict[str, Any]:
 def _read_checkpoint(path: Path) -> bytes:
     from millcert.provenance.checkpoint import MAX_NOTE_BYTES
 
-    return read_bounded(path, MAX_NOTE_BYTES, what="checkpoint", hint="Check --checkpoint.")
+    hint = "Check --checkpoint."
+    data = read_bounded(path, MAX_NOTE_BYTES, what="checkpoint", hint=hint)
+    if not data.startswith(b"{"):
+        return data
+    from millcert.provenance.certificate import MAX_CERTIFICATE_BYTES, checkpoint_in
+
+    return checkpoint_in(read_bounded(path, MAX_CERTIFICATE_BYTES, what="certificate", hint=hint))

@@ -30,6 +30,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     with open_ledger(tmp_path / ".millcert" / "ledger.db", origin="example.com/l", key=key, create=True) as ledger:
         ledger.append(ENTRIES[:2])
         (tmp_path / "kept").write_bytes(ledger.checkpoint())
+        (tmp_path / "a.json").write_bytes(b'{"version":1}')
         ledger.append(ENTRIES[2:])
     return tmp_path
 
@@ -141,6 +142,7 @@ def test_an_edited_entry_is_an_integrity_failure_that_names_it(home: Path, capsy
         (["verify", "--checkpoint", "nothing"], 2, "no checkpoint at"),
         (["verify", "--checkpoint", "kept/x"], 5, "cannot be read"),
         (["verify", "--checkpoint", ".millcert/ledger.vkey"], 3, "signed note"),
+        (["verify", "--checkpoint", "a.json"], 3, "certificate"),
         (["find", "--state", "nowhere"], 2, "no ledger at"),
         (["find", "--limit", "0"], 2, "limit"),
     ],

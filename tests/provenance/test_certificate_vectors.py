@@ -6,7 +6,7 @@ import pytest
 
 from millcert.cli.main import main
 from millcert.provenance.admission import admit_path
-from millcert.provenance.certificate import verify_certificate
+from millcert.provenance.certificate import checkpoint_in, verify_certificate
 from millcert.provenance.checkpoint import decode_base64, verify_checkpoint
 from millcert.provenance.ledger_entry import parse_entry
 from millcert.provenance.merkle import verify_consistency
@@ -59,3 +59,9 @@ def test_the_examples_in_the_documents_are_these_very_files(
     assert capsys.readouterr().out in (DOCS / "certificate.md").read_text()
     for name in ("entry.json", "entry.tlog-proof"):
         assert (VECTORS / name).read_text() in (DOCS / "ledger.md").read_text()
+
+
+def test_the_checkpoint_in_the_certificate_of_0_1_0_is_the_one_that_was_signed() -> None:
+    note = checkpoint_in((VECTORS / "certificate.json").read_bytes())
+
+    assert verify_checkpoint(note, load_ledger_vkeys([VECTORS / "ledger.vkey"])).size == 2

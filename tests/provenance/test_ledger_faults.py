@@ -1,6 +1,7 @@
 """Each write fails once, in each way it can fail, in each database, and the next append makes everything right."""
 
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from millcert.errors import MillcertError, StoreError
+from millcert.provenance import ledger_store
 from millcert.provenance.checkpoint import vkey_of
 from millcert.provenance.last_seen import LastSeen
 from millcert.provenance.ledger import Entry, Ledger, open_ledger, open_store
@@ -319,6 +321,32 @@ def test_of_writers_killed_in_the_middle_nothing_that_they_were_told_is_kept_is_
         again = ledger.append([Entry("verdict", word, WHEN, {"word": word}) for word in told])
         assert again.indexes == tuple(told.values())
         assert ledger.verify().size == report.size
+
+
+def test_a_disk_that_is_full_in_the_middle_leaves_nothing_and_is_a_failure_of_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite's own bound on the number of pages: it answers like a file system without room."""
+    path = tmp_path / "ledger.db"
+    with open_ledger(path, origin=ORIGIN, key=KEY, create=True) as ledger:
+        ledger.append([entry(0)])
+    real = ledger_store._connect
+
+    def bounded(uri: str, *, read_only: bool) -> sqlite3.Connection:
+        connection = real(uri, read_only=read_only)
+        pages = connection.execute("PRAGMA page_count").fetchone()[0]
+        connection.execute(f"PRAGMA max_page_count = {pages + 5}")
+        return connection
+
+    batch = [entry(number) for number in range(1, 400)]
+    with monkeypatch.context() as patched:
+        patched.setattr("millcert.provenance.ledger_store._connect", bounded)
+        with open_ledger(path, origin=ORIGIN, key=KEY) as ledger, pytest.raises(StoreError, match="full"):
+            ledger.append(batch)
+
+    with open_ledger(path, origin=ORIGIN, key=KEY) as ledger:
+        assert ledger.verify().size == 1
+        assert ledger.append(batch).indexes == tuple(range(1, 400))
 
 
 def test_a_database_locked_by_another_process_is_a_failure_that_may_be_retried(

@@ -518,3 +518,50 @@ def test_two_ledgers_of_one_database_do_not_wait_for_each_other(postgres: Privat
 
     first.close()
     second.close()
+
+
+@pytest.mark.parametrize(
+    ("sqlstate", "kind"),
+    [
+        ("08006", StoreError),  # connection failure
+        ("25006", StoreError),  # a standby, which only reads
+        ("40001", StoreError),  # serialization failure
+        ("40P01", StoreError),  # deadlock
+        ("53100", StoreError),  # disk full
+        ("53300", StoreError),  # too many connections
+        ("55P03", StoreError),  # lock not available
+        ("57P01", StoreError),  # admin shutdown
+        ("57014", StoreError),  # query cancelled
+        ("58030", StoreError),  # I/O error
+        ("28P01", UsageError),  # wrong password
+        ("3D000", UsageError),  # no such database
+        ("42501", UsageError),  # not allowed
+        ("42704", UsageError),  # no such role
+        ("42P01", LedgerError),  # no such table
+        ("P0001", LedgerError),  # a trigger of ours
+        ("23505", LedgerError),  # an index twice
+        ("XX001", LedgerError),  # data corrupted
+    ],
+)
+def test_what_the_server_says_gets_the_exit_code_of_what_it_means(
+    url: str, state: Path, sqlstate: str, kind: type[Exception]
+) -> None:
+    store = open_store(state, url, read_only=True)
+    error = store._error_of(psycopg.errors.lookup(sqlstate)("said"))
+    store.close()
+
+    assert type(error) is kind
+    assert error.details["sqlstate"] == sqlstate
+
+
+def test_an_error_that_quotes_the_password_is_told_without_it(state: Path, postgres: PrivatePostgres) -> None:
+    store = open_store(state, postgres.url_of(user=f"u:{SECRET}", schema="none"), read_only=True)
+
+    with pytest.raises(StoreError) as caught, store._translated():
+        raise psycopg.OperationalError(f"cannot connect with {SECRET}")
+    store.close()
+
+    assert "with ***" in caught.value.message
+    assert SECRET not in str(caught.value)
+    assert caught.value.__cause__ is None
+    assert "hidden_cause" not in caught.value.details
