@@ -53,6 +53,7 @@ def sign(folder: Path, name: str, form: str, out: Path | None, is_replaced: bool
     from millcert.provenance.manifest import Manifest
 
     target = out if out is not None else folder / _default_name(form)
+    _refuse_keys_among_data(folder, how["key"], how["pq_key"], how["trust_config"])
     own = (target, pq_of(target)) if form == "oms" else (target, bundle_of(target), pq_of(target))
     signer, pq = _signer(**how), _pq_key(how["pq_key"], how["pq_password_env"])
     if target.parent.is_dir():
@@ -196,6 +197,16 @@ def _pq_key(path: Path | None, password_env: str | None) -> "PqKey | None":
             raise UsageError("--pq-password-env is for --pq-key.")
         return None
     return load_pq_key(path, password=_secret(password_env))
+
+
+def _refuse_keys_among_data(folder: Path, *paths: Path | None) -> None:
+    """Refuse to list and ship what signs: a key in the folder would be one of the data's files."""
+    inside = own_files(folder, *(path for path in paths if path is not None))
+    if inside:
+        raise UsageError(
+            f"{min(inside)} stands among the data that it would sign.",
+            hint="Move it out of the folder; whoever gets the data would get it, too.",
+        )
 
 
 def _secret(variable: str | None) -> str | None:

@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import os
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -511,3 +514,37 @@ def test_signing_again_without_the_second_key_takes_the_stale_second_signature_a
     assert not (data / "millcert-manifest.json.pq.json").exists()
     assert "new.txt" in (data / "millcert-manifest.json").read_text()
     assert ".pq.json" not in (data / "millcert-manifest.json").read_text()
+
+
+@pytest.mark.parametrize("option", ["--key", "--pq-key"])
+def test_a_private_key_among_the_data_is_not_shipped_with_it(data: Path, tmp_path: Path, option: str) -> None:
+    key = made_key(tmp_path)
+    inside = made_key(data / "cat", "p256" if option == "--key" else "ml-dsa-65")
+    options = ["--key", inside] if option == "--key" else ["--key", key, "--pq-key", inside]
+    result = run("sign", data, "--name", "birds", *options, fails=UsageError)
+    assert "among the data" in str(result.exception)
+    assert not (data / "millcert-manifest.json").exists()
+
+
+@pytest.mark.skipif(shutil.which("model_signing") is None, reason="OpenSSF's model_signing is not on the path")
+def test_openssf_model_signing_verifies_what_we_sign_and_we_what_it_signs(data: Path, tmp_path: Path) -> None:
+    """By key; names in the tool's order, which is not that of texts: cat/1.csv before cat.txt."""
+    key = made_key(tmp_path)
+    run("sign", data, "--name", "birds", "--key", key, "--form", "oms")
+    tool = ["model_signing", "verify", "key", str(data), "--signature", str(data / "model.sig")]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    tool += ["--public_key", str(key.with_suffix(".pub"))]
+    assert subprocess.run(tool, check=False, env=environment, capture_output=True).returncode == 0
+    (data / "model.sig").unlink()
+    theirs = [
+        "model_signing",
+        "sign",
+        "key",
+        str(data),
+        "--signature",
+        str(data / "model.sig"),
+        "--private_key",
+        str(key),
+    ]
+    assert subprocess.run(theirs, check=False, env=environment, capture_output=True).returncode == 0
+    run("verify", data, "--form", "oms", "--key", key.with_suffix(".pub"), "--unsafe-unlogged")
