@@ -197,7 +197,7 @@ def fetch_rows(
     if todo:
         with transport() as ready:
             work = _Work(ready, store, plan, Budget(plan.max_total_bytes, plan.max_total_seconds), max_bytes)
-            for some in in_parallel(work.fetch_group, todo, plan.workers):
+            for some in in_parallel(work.fetch_group, todo, plan.workers, abort=ready.abort):
                 results |= {result.row: result for result in some}
                 progress(len(results), len(rows))
     return _settle(rows, results, name, plan, (sum(map(len, todo)), reused))
@@ -291,9 +291,16 @@ def judge(row: UrlRow, answer: Answer, sha256: str, stamp: str) -> UrlResult:
 
 
 def in_parallel(
-    work: Callable[[Sequence[UrlRow]], list[UrlResult]], groups: Iterable[Sequence[UrlRow]], workers: int
+    work: Callable[[Sequence[UrlRow]], list[UrlResult]],
+    groups: Iterable[Sequence[UrlRow]],
+    workers: int,
+    *,
+    abort: Callable[[], None],
 ) -> Iterator[list[UrlResult]]:
-    """Yield what `work` makes of each group, in any order; no more than some groups a worker are in flight."""
+    """Yield what `work` makes of each group, in any order; no more than some groups a worker are in flight.
+
+    Where that ends early (a full disk, an interrupt), `abort` makes those that run end, too.
+    """
     from concurrent.futures import FIRST_COMPLETED, Future, wait
 
     pending: set[Future[list[UrlResult]]] = set()
@@ -307,9 +314,11 @@ def in_parallel(
             while pending:
                 done, pending = wait(pending, return_when=FIRST_COMPLETED)
                 yield from (one.result() for one in done)
-        finally:
+        except BaseException:
             for one in pending:
                 one.cancel()
+            abort()
+            raise
 
 
 def _settle(

@@ -78,7 +78,7 @@ def recheck_rows(
         return [_ask(row, transport, before.get(row.number), budget, max_bytes, now) for row in group]
 
     found: dict[int, UrlResult] = {}
-    for some in in_parallel(ask, ([row] for row in rows), workers):
+    for some in in_parallel(ask, ([row] for row in rows), workers, abort=transport.abort):
         found |= {one.row: one for one in some}
         progress(len(found), len(rows))
     return tuple(found[row.number] for row in rows)

@@ -126,7 +126,7 @@ class _Guard:
         self.is_over = False
         self._socket: socket.socket | None = None
         self._lock = threading.Lock()
-        self._timer = threading.Timer(seconds, self._cut)
+        self._timer = threading.Timer(seconds, self.cut)
         self._timer.daemon = True
         self._timer.start()
 
@@ -138,14 +138,14 @@ class _Guard:
             self._socket, self.certificate = sock, certificate
             is_over = self.is_over
         if is_over:
-            self._cut()
+            self.cut()
 
     def stop(self) -> None:
         self._timer.cancel()
         with self._lock:
             self._socket = None
 
-    def _cut(self) -> None:
+    def cut(self) -> None:
         with self._lock:
             self.is_over = True
             if self._socket is not None:
@@ -192,6 +192,7 @@ class Transport:
         self._context = _tls(reach.authorities)
         self._manager = urllib3.PoolManager(num_pools=64, maxsize=16, ssl_context=self._context)
         self._manager.pool_classes_by_scheme = {"https": _Pool}
+        self._guards: set[_Guard] = set()
 
     def __enter__(self) -> Self:
         return self
@@ -204,6 +205,11 @@ class Transport:
     def close(self) -> None:
         """Close all connections that are kept open."""
         self._manager.clear()
+
+    def abort(self) -> None:
+        """Cut off every fetch that runs, in other threads: whoever waits for them wants to stop."""
+        for guard in list(self._guards):
+            guard.cut()
 
     def get(self, url: str, sink: Sink, *, max_bytes: int, seconds: float) -> Answer:
         """Fetch one address into a sink; whatever happens is the answer.
@@ -223,6 +229,7 @@ class Transport:
         )
         guard = _Guard(min(seconds, self._limits.max_seconds))
         _ACTIVE.guard = guard
+        self._guards.add(guard)
         try:
             while True:
                 try:
@@ -247,6 +254,7 @@ class Transport:
                     retry.sleep(stop.response)
         finally:
             guard.stop()
+            self._guards.discard(guard)
 
     def _attempt(self, url: str, sink: Sink, max_bytes: int, guard: _Guard) -> Answer:
         """Return what was served, at the address or where its redirects lead."""

@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -405,6 +407,30 @@ def test_many_rows_come_out_the_same_in_any_number_of_threads(server: LocalHttps
     assert one.manifest == many.manifest
     assert one.results == many.results
     assert told[-1] == (60, 60)
+
+
+def test_an_interrupt_ends_the_fetches_that_run(server: LocalHttps, tmp_path: Path) -> None:
+    """Without `abort` this waits an hour for the server that says nothing."""
+    waiting, gone = threading.Event(), threading.Event()
+
+    def silent(handler: BaseHTTPRequestHandler) -> None:
+        waiting.set()
+        handler.close_connection = True
+        gone.set() if handler.connection.recv(1) == b"" else None
+
+    def first(handler: BaseHTTPRequestHandler) -> None:
+        waiting.wait()
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n" + A)
+
+    def interrupted(*_: int) -> None:
+        raise KeyboardInterrupt
+
+    server.routes |= {"/silent": silent, "/first": first}
+    patient = replace(LIMITS, max_seconds=3600, stall_seconds=3600)
+    rows = [row(0, server.url("/silent"), B), row(1, server.url("/first"), A)]
+    with pytest.raises(KeyboardInterrupt):
+        fetch(server, rows, tmp_path / "out", make=lambda: transport(server, patient), progress=interrupted)
+    assert gone.wait(10)
 
 
 # Results
