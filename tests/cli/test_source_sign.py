@@ -14,7 +14,6 @@ from click.testing import CliRunner, Result
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from millcert.cli.promote import promote
 from millcert.cli.source import source
 from millcert.errors import (
     DigestMismatchError,
@@ -26,10 +25,7 @@ from millcert.errors import (
     UntrustedSourceError,
     UsageError,
 )
-from millcert.provenance.digest_algorithms import new_hasher
 from millcert.provenance.manifest import parse_manifest
-from millcert.provenance.signing_key import load_signing_key
-from millcert.provenance.source_signing import ByKey, sign_list
 from millcert.testing.sigstore import PrivateSigstore
 from millcert.testing.sigstore_services import LoopbackServices
 
@@ -393,104 +389,12 @@ def test_an_empty_folder_and_a_name_that_the_format_leaves_out_are_not_signed(da
     run("sign", data, "--name", "birds", "--key", key)
 
 
-def test_a_rename_that_fails_undoes_those_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both, or neither: also where the second of two files cannot be put into its place."""
-    first, second = tmp_path / "a", tmp_path / "b"
-    first.write_bytes(b"old")
-    rename = Path.replace
-
-    def fail_second(self: Path, target: Path) -> Path:
-        if Path(target) == second:
-            raise OSError(28, "No space left on device")
-        return rename(self, target)
-
-    monkeypatch.setattr(Path, "replace", fail_second)
-    with pytest.raises(StoreError, match="No space"):
-        promote({first: b"new", second: b"new"})
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a": b"old"}
-    first.unlink()
-    with pytest.raises(StoreError):
-        promote({first: b"new", second: b"new"})
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_run_that_was_killed_leaves_nothing_that_the_next_one_signs(data: Path, tmp_path: Path) -> None:
     leftover = data / f".millcert-manifest.json.{'0' * 16}.millcert-tmp"
     leftover.write_text("half")
     run("sign", data, "--name", "birds", "--key", made_key(tmp_path))
     assert not leftover.exists()
     assert "millcert-tmp" not in (data / "millcert-manifest.json").read_text()
-
-
-@pytest.mark.parametrize(("name", "algorithm"), [("SHA512SUMS", "sha512"), ("B3SUMS", "blake3")])
-def test_a_signed_list_by_another_digest_verifies_where_that_is_allowed(
-    data: Path, tmp_path: Path, name: str, algorithm: Any
-) -> None:
-    key = made_key(tmp_path)
-    sums = ""
-    for path in (data / "cat.txt", data / "cat" / "1.csv"):
-        hasher = new_hasher(algorithm)
-        hasher.update(path.read_bytes())
-        sums += f"{hasher.hexdigest()}  {path.relative_to(data).as_posix()}\n"
-    (data / name).write_text(sums)
-    (data / f"{name}.sigstore.json").write_bytes(sign_list(sums.encode(), ByKey(load_signing_key(key))).bundle)
-    check = ["verify", data, "--form", "checksums", "--key", key.with_suffix(".pub"), "--unsafe-unlogged"]
-    run(*check, "--digest", algorithm)
-    run(*check, "--manifest", data / name, fails=UntrustedSourceError)
-    (data / "cat.txt").write_text("dog\n")
-    run(*check, "--digest", algorithm, fails=DigestMismatchError)
-
-
-def test_a_signed_bag_verifies_by_its_payload(data: Path, tmp_path: Path) -> None:
-    key, bag = made_key(tmp_path), tmp_path / "bag"
-    bag.mkdir()
-    data.rename(bag / "data")
-    (bag / "bagit.txt").write_text("BagIt-Version: 1.0\n")
-    held = {path.relative_to(bag).as_posix(): path for path in (bag / "data").rglob("*") if path.is_file()}
-    sums = "".join(f"{hashlib.sha256(path.read_bytes()).hexdigest()} {name}\n" for name, path in held.items()).encode()
-    (bag / "manifest-sha256.txt").write_bytes(sums)
-    signed = sign_list(sums, ByKey(load_signing_key(key)))
-    (bag / "manifest-sha256.txt.sigstore.json").write_bytes(signed.bundle)
-    check = ["verify", bag, "--form", "bagit", "--key", key.with_suffix(".pub"), "--unsafe-unlogged"]
-    assert "2 files" in run(*check).output
-    (bag / "data" / "extra").write_text("x")
-    run(*check, fails=ManifestError)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        [],
-        ["--key", "K", "--issuer", "https://x.example", "--identity", "a@x.example"],
-        ["--issuer", "https://x.example", "--identity", "a@x.example", "--unsafe-unlogged"],
-        ["--identity", "a@x.example", "--trusted-root", "R", "--trusted-root-sha256", "0" * 64],
-        ["--unsafe-authority", "K"],
-        ["--key", "K", "--subject", "CN=x"],
-        ["--key", "K", "--trusted-root", "R"],
-        ["--key", "K"],
-        ["--unsafe-authority", "K", "--subject", "CN=x"],
-        ["--key", "K", "--unsafe-unlogged", "--form", "oms", "--manifest", "M"],
-        ["--key", "K", "--unsafe-unlogged", "--digest", "sha512"],
-    ],
-)
-def test_options_of_verify_that_name_nobody_or_contradict_each_other_are_refused(
-    data: Path, tmp_path: Path, options: list[str]
-) -> None:
-    key = made_key(tmp_path).with_suffix(".pub")
-    run("verify", data, *[str(key) if option == "K" else option for option in options], fails=PolicyError)
-
-
-@pytest.mark.data
-@pytest.mark.skipif(not MODELS.is_dir(), reason="shared/data/model-signing is not there")
-def test_a_name_under_an_authority_of_ones_own_can_be_asked_for(tmp_path: Path) -> None:
-    copy = tmp_path / "model"
-    copy.mkdir()
-    for name in ("model.sig", "signme-1", "signme-2"):
-        (copy / name).write_bytes((MODELS / "v1.1.0-certificate" / name).read_bytes())
-    authority = MODELS / "keys" / "certificate" / "ca-cert.pem"
-    check = ["verify", copy, "--form", "oms", "--unsafe-authority", authority]
-    assert "2 files" in run(*check, "--subject", "CN=intermediate-ca").output
-    run(*check, "--subject", "CN=other", fails=UntrustedSourceError)
 
 
 @pytest.mark.parametrize(("form", "name"), [("manifest", "millcert-manifest.json"), ("oms", "model.sig")])
