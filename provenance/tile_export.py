@@ -75,7 +75,7 @@ def export_tiles(
         SignatureError: the newest checkpoint, or the one in the folder, is not signed by a known key.
         StoreError: the folder cannot be written; the published checkpoint is still the old one, and a retry completes.
 
-    Cost: one read of the new entries; memory for one bundle.
+    Cost: about 0.02 ms of CPU a new entry (bench/tiles.py); memory for one bundle.
     """
     with _translated(path):
         path.mkdir(parents=True, exist_ok=True)

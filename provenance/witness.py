@@ -197,8 +197,8 @@ def _keep(connection: sqlite3.Connection, request: AddCheckpoint, checkpoint: Ch
     if size == checkpoint.size:  # 4
         if request.proof:
             return _refusal(HTTPStatus.UNPROCESSABLE_ENTITY, "The proof between equal sizes must be empty.")
-        if row is not None and root != checkpoint.root:
-            return _conflict(size)
+        if row is not None and root != checkpoint.root:  # no size with it: clients tell it from a stale old size
+            return _refusal(HTTPStatus.CONFLICT, "Another root was cosigned at this size: the log was forked.")
     elif size == 0:
         if request.proof:
             return _refusal(HTTPStatus.UNPROCESSABLE_ENTITY, "The proof from size 0 must be empty.")

@@ -90,7 +90,7 @@ def ask_witness(
         known = parse_known_size(body) if status == HTTPStatus.CONFLICT else None
         if known is None:
             text = body[:200].decode("utf-8", "replace").strip()
-            is_fork = status == HTTPStatus.UNPROCESSABLE_ENTITY
+            is_fork = status in {HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY}
             raise WitnessRefusedError(f"answered {status}: {text}", is_fork=is_fork)
         if known > size:
             raise WitnessRefusedError(f"has a larger checkpoint already, of {known} entries", known_size=known)

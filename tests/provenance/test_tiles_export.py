@@ -29,6 +29,7 @@ from millcert.provenance.checkpoint import (
     verify_checkpoint,
     vkey_of,
 )
+from millcert.provenance.cosignature import cosign, merge_signatures
 from millcert.provenance.ledger import Entry, Ledger, open_ledger, verify_tlog_proof
 from millcert.provenance.merkle import leaf_hash, root_of
 from millcert.provenance.mirror import import_tiles
@@ -339,6 +340,45 @@ def test_a_bundle_of_257_and_an_entry_of_65_536_bytes_are_refused() -> None:
         split_bundle(b"\0\0" * 257, 0)
     with pytest.raises(LedgerError, match="65536 bytes"):
         join_bundle([bytes(65_536)])
+
+
+def test_an_altered_upper_tile_and_another_log_s_checkpoint_are_told(tmp_path: Path) -> None:
+    with ledger_at(tmp_path / "state", 300) as ledger:
+        export_tiles(ledger, tmp_path / "tiles")
+    tile = tmp_path / "tiles" / "tile/1/000.p/1"
+    good = tile.read_bytes()
+
+    tile.write_bytes(bytes(32))
+    with pytest.raises(LedgerError, match="Tile 0 of level 1"):
+        audit_tiles(TileFolder(tmp_path / "tiles"), VKEYS)
+    tile.write_bytes(good)
+    lie = sign_checkpoint(Checkpoint(ORIGIN, 300, bytes(32)), KEY)
+    with pytest.raises(LedgerError, match="its checkpoint of 300 entries says"):
+        audit_tiles(TileFolder(tmp_path / "tiles"), VKEYS, note=lie)
+
+
+def test_a_part_that_cannot_be_written_leaves_nothing_half_written(tmp_path: Path) -> None:
+    in_the_way = tmp_path / "tiles" / "tile/0/000.p/5/folder"
+    in_the_way.mkdir(parents=True)
+
+    with ledger_at(tmp_path / "state", 5) as ledger, pytest.raises(StoreError, match="The export to"):
+        export_tiles(ledger, tmp_path / "tiles")
+
+    left = [path for path in (tmp_path / "tiles").rglob("*") if path.is_file()]
+    assert {path.name for path in left} <= {".lock", "5"}
+
+
+def test_cosignatures_are_published_with_the_newest_checkpoint_and_stay(tmp_path: Path) -> None:
+    with ledger_at(tmp_path / "state", 5) as ledger:
+        note = ledger.checkpoint()
+        text = note.decode().rpartition("\n\n")[0] + "\n"
+        cosigned = merge_signatures(note, [cosign(text, "w.example", Ed25519PrivateKey.generate(), 1)])
+        export_tiles(ledger, tmp_path / "tiles", cosigned=cosigned)
+        export_tiles(ledger, tmp_path / "tiles")
+        assert (tmp_path / "tiles" / "checkpoint").read_bytes() == cosigned
+        ledger.append(entries(5, 6))
+        export_tiles(ledger, tmp_path / "tiles", cosigned=cosigned)
+        assert (tmp_path / "tiles" / "checkpoint").read_bytes() == ledger.checkpoint()
 
 
 # --- mirrors -------------------------------------------------------------------------------------------------------

@@ -157,7 +157,7 @@ def other_log() -> bytes:
         (format_request(5, (*proof_of(5, 9), bytes(32)), note_of(9)), 422, None),
         (format_request(5, proof_of(5, 9), note_of(9, FORK)), 422, None),
         (format_request(5, proof_of(5, 9, FORK), note_of(9, FORK)), 422, None),
-        (format_request(5, (), note_of(5, FORK)), 409, b"5\n"),
+        (format_request(5, (), note_of(5, FORK)), 409, None),
         (format_request(5, (bytes(32),), note_of(5)), 422, None),
         (format_request(0, (), other_log()), 404, None),
         (format_request(5, (), note_of(5, key=Ed25519PrivateKey.generate())), 403, None),
@@ -324,14 +324,14 @@ def test_many_requests_at_once_never_roll_back_and_never_fork(
         for new in range(2, 26):
             if new < old:
                 continue
-            status, _, body = served.post(request_of(old, new, hashes))
+            status, kind, body = served.post(request_of(old, new, hashes))
             if status == 200:
                 done.append((new, root_of(hashes[:new])))
                 old = new
-            elif status == 409:
+            elif status == 409 and kind == "text/x.tlog.size":
                 old = int(body)
             else:
-                assert status == 422  # the other history won
+                assert status in {409, 422}  # the other history won
         return done
 
     with ThreadPoolExecutor(8) as pool:
