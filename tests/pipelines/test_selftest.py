@@ -1,5 +1,6 @@
 """The self-test: it plants in a copy, runs the user's checks, and says what it could not test."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import yaml
 
 from millcert.cli.main import main
 from millcert.errors import IntegrityError, NotEnoughSamplesError, UsageError
+from millcert.pipelines.driver import VetOptions, vet_dataset
 from millcert.pipelines.selftest import SelftestOptions, run_selftest
 from millcert.pipelines.selftest_file import bind_selftest, selftest_bytes
 from millcert.pipelines.selftest_samples import read_subject
@@ -280,3 +282,19 @@ def test_the_command_writes_a_file_that_vet_binds(home: Home, capsys: pytest.Cap
     assert json.loads(target.read_bytes()) == payload
     digest = bind_selftest(target.read_bytes(), policy_digest=home.load().digest, code_version=payload["code_version"])
     assert len(digest) == 64
+
+
+def test_a_verdict_holds_the_digest_of_the_self_test_that_it_was_given(home: Home, plain_engine: Any) -> None:
+    data = selftest_bytes(home.run("label_flips", repeats=1))
+    options = VetOptions(
+        (str(home.top / "data"),), str(home.top / "out"), home.top / "state", selftest=data, replace=True
+    )
+
+    result = vet_dataset(home.load(), options, engine=plain_engine())
+
+    assert result.verdict.selftest_sha256 == hashlib.sha256(data).hexdigest()
+    certificate = json.loads((home.top / "out" / "certificate.json").read_bytes())
+    assert certificate
+    home.policy["verdict"]["max_quarantined_fraction"] = 0.9
+    with pytest.raises(UsageError, match="policy_digest"):
+        vet_dataset(home.load(), options, engine=plain_engine())
