@@ -146,7 +146,10 @@ def _verify(
         return _verify_logged(form, data, root, signers), form
     except MillcertError:
         raise
-    except Exception as error:
+    except BaseException as error:
+        # A panic in a library's Rust code is no Exception in Python, and would end a worker where a refusal is due.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         raise _refusal(error) from error
 
 
@@ -334,7 +337,7 @@ def _parse_root(root: TrustRoot) -> "TrustedRoot":
         ) from error
 
 
-def _refusal(error: Exception) -> SignatureError:
+def _refusal(error: BaseException) -> SignatureError:
     """Return our refusal for whatever the library raised: its own errors, and the stray ones that it lets through."""
     from sigstore.errors import CertValidationError, VerificationError
     from sigstore.models import InvalidBundle
@@ -354,7 +357,7 @@ def _refusal(error: Exception) -> SignatureError:
     )
 
 
-def _said(error: Exception) -> str:
+def _said(error: BaseException) -> str:
     return " ".join(str(error).split())[:500] or type(error).__name__
 
 

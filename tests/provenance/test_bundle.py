@@ -398,6 +398,25 @@ def test_a_stray_exception_of_the_library_is_a_refusal(rekor: Rekor) -> None:
     assert caught.value.reason == "library_error"
 
 
+class PanicException(BaseException):
+    """What a panic in a library's Rust code becomes."""
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected"), [(PanicException, SignatureError), (KeyboardInterrupt, KeyboardInterrupt)]
+)
+def test_a_panic_of_the_library_is_a_refusal_and_an_interrupt_is_none(
+    monkeypatch: pytest.MonkeyPatch, raised: type[BaseException], expected: type[BaseException]
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise raised("from below")
+
+    bundle, root = signed(2)
+    monkeypatch.setattr("millcert.provenance.bundle.trusted_times", stop)
+    with pytest.raises(expected):
+        verify_bundle(b"data", bundle, root=root, identity=CURATOR)
+
+
 def test_an_entry_of_a_kind_that_is_not_read_is_refused() -> None:
     bundle, root = signed(2)
     document = json.loads(bundle)
