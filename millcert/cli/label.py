@@ -1,4 +1,4 @@
-"""`millcert label`: what became of the labels between two versions, and who accounts for it."""
+"""`millcert label`: what became of the labels between two versions, who accounts for it; label tasks of other forms."""
 
 import hashlib
 from collections import Counter
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from millcert.cli.dataset import Dataset, open_dataset, read_bounded, write_whole
+from millcert.cli.label_tasks import consensus, issues
 from millcert.cli.output import emit, json_option
 from millcert.errors import InvalidSampleError, MissingColumnError
 
@@ -32,7 +33,11 @@ class _Version(NamedTuple):
 
 @click.group()
 def label() -> None:
-    """Say what became of the labels of a data set."""
+    """Say what became of the labels of a data set, and score those of other tasks than one class a row."""
+
+
+label.add_command(issues)
+label.add_command(consensus)
 
 
 @label.command("diff")

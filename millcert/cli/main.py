@@ -71,7 +71,7 @@ COMMANDS: Mapping[str, LazyCommand] = {
     "check": LazyCommand("millcert.cli.check:check", "List, describe and try single checks."),
     "schema": LazyCommand("millcert.cli.schema:schema", "Propose a schema and a suite from data; compare schemas."),
     "profile": LazyCommand("millcert.cli.profile:profile", "Summarise distributions, merge and compare them."),
-    "label": LazyCommand("millcert.cli.label:label", "Say what became of the labels between two versions."),
+    "label": LazyCommand("millcert.cli.label:label", "Compare the labels of two versions; score other label tasks."),
     "ledger": LazyCommand("millcert.cli.ledger:ledger", "Look up, prove and audit what the ledger says."),
     "witness": LazyCommand("millcert.cli.witness:witness", "Watch ledgers of others; cosign what only grows."),
     "evidence": LazyCommand("millcert.cli.evidence:evidence", "Prove what the gate said of a sample, offline."),

@@ -39,8 +39,8 @@ class Run:
     def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
         self._capsys = capsys
 
-    def __call__(self, *arguments: object) -> Result:
-        code = main(["label", "diff", *map(str, arguments)])
+    def __call__(self, *arguments: object, command: str = "diff") -> Result:
+        code = main(["label", command, *map(str, arguments)])
         return Result(code, *self._capsys.readouterr())
 
 
@@ -186,3 +186,84 @@ def test_who_may_be_a_number_or_nobody() -> None:
     found = read_label_events(json.dumps([task]).encode(), name="events")
 
     assert [(item.key, item.who) for item in found] == [("4", "7"), ("4", "")]
+
+
+def test_sets_of_labels_tokens_and_numbers_are_scored_into_a_file(run: Run, tmp_path: Path) -> None:
+    rows = 60
+    good = [[0.9, 0.1] if at % 2 else [0.1, 0.9] for at in range(rows)]
+    table = pa.table(
+        {
+            "sets": [[0] if at % 2 else [1] for at in range(rows - 6)] + [[1] if at % 2 else [0] for at in range(6)],
+            "chances": good,
+            "tokens": [[0, 1]] * (rows - 1) + [[]],
+            "token_chances": [[[0.9, 0.1], [0.2, 0.8]]] * (rows - 1) + [[]],
+            "number": [float(at) for at in range(rows)],
+            "guess": [float(at) for at in range(rows - 1)] + [900.0],
+        }
+    )
+    pq.write_table(table, tmp_path / "data.parquet")
+    answers = {}
+    for task, label, guess in (
+        ("multilabel", "sets", "chances"),
+        ("token", "tokens", "token_chances"),
+        ("regression", "number", "guess"),
+    ):
+        arguments = ("--task", task, "--label", label, "--predicted", guess, "--out", tmp_path / f"{task}.parquet")
+        result = run(tmp_path / "data.parquet", *arguments, "--json", command="issues")
+        assert result.exit_code == 0, result.stderr
+        assert "next:" in run(tmp_path / "data.parquet", *arguments, command="issues").stdout  # the same file again
+        answers[task] = json.loads(result.stdout)
+        assert pq.read_table(tmp_path / f"{task}.parquet").num_rows == rows
+
+    assert answers["multilabel"]["flagged"] >= 5
+    assert answers["token"]["flagged"] == 0
+    assert answers["regression"]["worst"][0]["row"] == rows - 1
+
+
+def test_a_consensus_names_the_worst_annotator(run: Run, tmp_path: Path) -> None:
+    rows = 80
+    truth = [at % 2 for at in range(rows)]
+    table = pa.table(
+        {
+            "ann": truth,
+            "bob": truth,
+            "eve": [None if at % 5 == 0 else 1 - value if at % 3 else value for at, value in enumerate(truth)],
+            "probs": [[0.9, 0.1] if value == 0 else [0.1, 0.9] for value in truth],
+        }
+    )
+    pq.write_table(table, tmp_path / "data.parquet")
+    people = ("--annotator", "ann", "--annotator", "bob", "--annotator", "eve")
+
+    result = run(
+        tmp_path / "data.parquet",
+        *people,
+        "--pred-probs",
+        "probs",
+        "--out",
+        tmp_path / "c.parquet",
+        command="consensus",
+    )
+
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.splitlines()[1].startswith("  eve: quality 0.")
+    assert pq.read_table(tmp_path / "c.parquet")["label"].to_pylist() == truth
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "message"),
+    [
+        ("issues", ["--task", "regression", "--label", "text", "--predicted", "id"], "holds no numbers"),
+        ("issues", ["--task", "multilabel", "--label", "text", "--predicted", "id"], "no lists of numbers"),
+        ("issues", ["--task", "multilabel", "--label", "nothing", "--predicted", "id"], "no column"),
+        ("consensus", ["--annotator", "id", "--annotator", "who", "--pred-probs", "label"], "no whole numbers"),
+        ("consensus", ["--annotator", "id", "--annotator", "who", "--pred-probs", "id"], "named twice"),
+    ],
+)
+def test_columns_of_another_kind_are_refused(
+    run: Run, versions: tuple[Path, Path], tmp_path: Path, command: str, arguments: list[str], message: str
+) -> None:
+    result = run(versions[0], *arguments, "--out", tmp_path / "out.parquet", command=command)
+
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert not (tmp_path / "out.parquet").exists()
