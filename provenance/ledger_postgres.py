@@ -118,7 +118,7 @@ class PostgresStore(SqlStore):
             pool_pre_ping=True,  # a server that was started again since the last call is no failure
             hide_parameters=True,
         )
-        sa.event.listen(engine, "connect", _require_durable)
+        sa.event.listen(engine, "connect", _require_durable, insert=True)  # before SQLAlchemy asks anything
         super().__init__(engine, place.schema)
 
     def grant(self, *, writers: tuple[str, ...] = (), readers: tuple[str, ...] = ()) -> None:
@@ -209,24 +209,25 @@ def _require_durable(connection: Any, record: object) -> None:
     del record
     try:
         with connection.cursor() as cursor:
-            cursor.execute("SELECT current_setting('fsync'), current_setting('server_encoding')")
-            fsync, encoding = cursor.fetchone()
+            # Compared there: in a database without an encoding the driver hands out no text.
+            cursor.execute("SELECT current_setting('fsync') = 'on', current_setting('server_encoding') = 'UTF8'")
+            is_durable, is_utf8 = cursor.fetchone()
         connection.rollback()
-        _require_settings(fsync, encoding)
+        _require_settings(is_durable=is_durable, is_utf8=is_utf8)
     except BaseException:
         connection.close()
         raise
 
 
-def _require_settings(fsync: str, encoding: str) -> None:
-    if fsync != "on":
+def _require_settings(*, is_durable: bool, is_utf8: bool) -> None:
+    if not is_durable:
         raise UsageError(
             "The PostgreSQL server runs with fsync=off: it may lose what it acknowledged.",
             hint="Switch fsync on; a ledger must not forget.",
         )
-    if encoding != "UTF8":
+    if not is_utf8:
         raise UsageError(
-            f"The PostgreSQL database has the encoding {encoding}; the ledger needs UTF8.",
+            "The PostgreSQL database is not encoded in UTF8, so it cannot hold every entry.",
             hint="CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0",
         )
 

@@ -153,3 +153,27 @@ def test_a_server_that_is_not_there_is_exit_5(capsys: pytest.CaptureFixture[str]
 
     assert answer["error"]["code"] == "store.error"
     assert "retry is safe" in answer["error"]["hint"]
+
+
+def test_a_predecessor_of_which_nothing_was_seen_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    append(None, 1)
+    Path(".millcert/ledger.checkpoint").unlink()
+    succeeding = ["--predecessor", ".millcert", "--reason", "r"]
+
+    answer = answer_of(capsys, "ledger", "init", "--state", "new", "--origin", "example.com/l2", *succeeding, code=2)
+
+    assert "No checkpoint was kept" in answer["error"]["message"]
+
+
+def test_roles_are_given_their_rights_by_the_command(
+    postgres: PrivatePostgres, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = postgres.url_of(schema=f"t{uuid4().hex[:12]}")
+
+    assert main(["ledger", "init", "--ledger", url, "--writer", "pg_monitor", "--reader", "pg_read_all_stats"]) == 0
+
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "ready  a ledger without a name yet"
+    assert lines[1:3] == ["  may append: pg_monitor", "  may read: pg_read_all_stats"]
+    append(url, 1)
+    assert answer_of(capsys, "ledger", "verify", "--ledger", url)["size"] == 1

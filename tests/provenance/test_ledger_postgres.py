@@ -565,3 +565,22 @@ def test_an_error_that_quotes_the_password_is_told_without_it(state: Path, postg
     assert SECRET not in str(caught.value)
     assert caught.value.__cause__ is None
     assert "hidden_cause" not in caught.value.details
+
+
+def test_a_database_that_cannot_hold_every_entry_is_refused(postgres: PrivatePostgres, state: Path) -> None:
+    name = f"ascii_{uuid4().hex[:8]}"
+    with admin(postgres) as connection:
+        connection.execute(f"CREATE DATABASE {name} ENCODING 'SQL_ASCII' TEMPLATE template0")
+    try:
+        with pytest.raises(UsageError, match="not encoded in UTF8"):
+            open_ledger(
+                state, origin=ORIGIN, key=KEY, create=True, url=postgres.url_of(database=name, schema="millcert")
+            )
+    finally:
+        with admin(postgres) as connection:
+            connection.execute(f"DROP DATABASE {name}")
+
+
+def test_a_dead_server_is_a_failure_of_the_store_from_the_first_call_on(tmp_path: Path, state: Path) -> None:
+    with pytest.raises(StoreError, match="could not be reached"):
+        open_ledger(state, origin=ORIGIN, key=KEY, create=True, url=f"postgresql:///x?host={tmp_path}")
