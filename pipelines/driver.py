@@ -28,6 +28,7 @@ from apache_beam.runners.runner import PipelineState
 
 from millcert.errors import InternalError, MillcertError, StoreError
 from millcert.pipelines.clearing import refuse_revoked_run, refuse_revoked_sources
+from millcert.pipelines.finding_records import findings_of
 from millcert.pipelines.formats import ReadLimits
 from millcert.pipelines.output import (
     PartWriter,
@@ -197,7 +198,9 @@ def vet_dataset(
         findings = _merge_parts(staging, "findings", FINDINGS_SCHEMA, result.files)
         malformed = _merge_parts(staging, "malformed", MALFORMED_SCHEMA, result.files)
         _settle_admitted(plan, result, published)
-        samples = settle_samples(staging, StateFolder(options.state), secret, data_files(plan, result))
+        samples = settle_samples(
+            staging, StateFolder(options.state), secret, data_files(plan, result), findings_of(published, secret)
+        )
         after("parts merged")
         now = stamp(options.now())
         entries = run_entries(result.verdict, now)

@@ -8,7 +8,7 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +21,7 @@ from millcert.pipelines.index_merge import SortedRun, merge_index
 from millcert.pipelines.plan import VetPlan
 from millcert.pipelines.ruling import RunResult
 from millcert.pipelines.sample_leaves import LeafFacts, part_stem, read_facts
+from millcert.provenance.finding_store import write_findings
 from millcert.provenance.keys import sync_folder
 from millcert.provenance.ledger_entry import Entry
 from millcert.provenance.lookup import INDEX_FOLDER, LIST_FILE, SEALED_FILE, files_folder, salts_folder
@@ -34,12 +35,17 @@ _COPY_BYTES = 1 << 20
 
 
 class SampleSet(NamedTuple):
-    """What the driver settled: the state's folders are whole. roots in hex; to be logged."""
+    """What the driver settled: the state's folders are whole. roots in hex; to be logged.
+
+    flagged, findings_root: of the findings of single samples; -1 and "" where none are kept.
+    """
 
     shards: tuple[Shard, ...]
     shards_root: str
     shards_sha256: str
     index_root: str
+    flagged: int = -1
+    findings_root: str = ""
 
     @property
     def records(self) -> int:
@@ -53,7 +59,11 @@ class SampleSet(NamedTuple):
 
 
 def settle_samples(
-    staging: str, state: StateFolder, secret: RunSecret, files: Sequence[tuple[str, str, str]]
+    staging: str,
+    state: StateFolder,
+    secret: RunSecret,
+    files: Sequence[tuple[str, str, str]],
+    findings: Iterable[tuple[bytes, bytes]] | None = None,
 ) -> SampleSet:
     """Join what the workers wrote into the state folder, durably; nothing is logged yet.
 
@@ -62,6 +72,7 @@ def settle_samples(
         state: gets `provenance/<shards root>/` and `salts/<shards root>/`.
         secret: of the run.
         files: (name, source, SHA-256 of the bytes in hex) of every data file.
+        findings: (row salt, record) of every flagged sample; None keeps no findings of single samples.
 
     Raises:
         StoreError: a part is missing, or the state folder cannot be written. A later run is not disturbed by what is
@@ -92,8 +103,11 @@ def settle_samples(
         _write_durably(temporary / LIST_FILE, listed)
         with TreeWriter(lambda level: (temporary / f"shards.{level}").open("wb")) as tree:
             tree.extend(b"".join(list_leaf(shard.line()) for shard in shards))
-        _sync_files(temporary)
         settled = SampleSet(shards, shards_root(shards).hex(), hashlib.sha256(listed).hexdigest(), index_root.hex())
+        if findings is not None:
+            flagged, findings_root = write_findings(temporary, findings)
+            settled = settled._replace(flagged=flagged, findings_root=findings_root.hex())
+        _sync_files(temporary)
         _move_in(temporary, state, secret, settled)
     except OSError as error:
         raise StoreError(
@@ -124,6 +138,8 @@ def samples_entry(samples: SampleSet, entries: Sequence[Entry], indexes: Sequenc
         shards_root=samples.shards_root,
         shards_sha256=samples.shards_sha256,
         index_root=samples.index_root,
+        flagged=samples.flagged,
+        findings_root=samples.findings_root,
         verdict=indexes[-1],
         checks=tuple(index for entry, index in placed if entry.kind == "check_summary"),
         sources=tuple(index for entry, index in placed if entry.kind == "manifest" and "source" in entry.body),

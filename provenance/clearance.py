@@ -59,7 +59,7 @@ def clear_by_ledger(
         RollbackError, ConsistencyError, LedgerError: it is another ledger than the certificate's, or lost its entry.
         RevokedError: a revocation or the end of an override takes the certificate back.
 
-    Cost: `Ledger.scan`: 8 microseconds an entry.
+    Cost: `Ledger.scan`: about 15 microseconds an entry (bench/admission.py).
     """
     standing = read_standing(ledger)
     if max_age is not None:  # 1

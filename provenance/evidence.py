@@ -12,12 +12,15 @@ from typing import Any
 from millcert.errors import UsageError
 from millcert.provenance.absence import Absence, Neighbour
 from millcert.provenance.checkpoint import encode_base64, parse_checkpoint, parse_note
+from millcert.provenance.finding_leaf import FindingNeighbour
 from millcert.provenance.ledger import Ledger, LoggedEntry
 from millcert.provenance.lookup import FoundSample, SampleRun
 from millcert.provenance.strict_json import canonical_json
 from millcert.provenance.tlog_proof import parse_tlog_proof
 
-VERSION = 1
+#: 2 shows what the checks said of each sample; runs of before that have evidence of version 1.
+VERSION = 2
+OLD_VERSION = 1
 
 
 def export_evidence(
@@ -47,15 +50,22 @@ def export_evidence(
     last = max(run.logged.index for run, _, _ in answers)  # of all that a run says, its roots are logged last
     if cosigned is not None and last < (held := parse_checkpoint(parse_note(cosigned).text).size) <= size:
         size, checkpoint = held, cosigned
-    runs = [_run(ledger, size, run, samples, absent) for run, samples, absent in answers]
+    has_findings = any(run.roots.has_findings for run, _, _ in answers)
+    runs = [_run(ledger, size, run, samples, absent, has_findings=has_findings) for run, samples, absent in answers]
     return canonical_json(
-        {"checkpoint": checkpoint.decode(), "runs": runs, "version": VERSION},
+        {"checkpoint": checkpoint.decode(), "runs": runs, "version": VERSION if has_findings else OLD_VERSION},
         what="evidence",
     )
 
 
 def _run(
-    ledger: Ledger, size: int, run: SampleRun, samples: Sequence[FoundSample], absent: Sequence[bytes]
+    ledger: Ledger,
+    size: int,
+    run: SampleRun,
+    samples: Sequence[FoundSample],
+    absent: Sequence[bytes],
+    *,
+    has_findings: bool,
 ) -> Mapping[str, Any]:
     roots = run.roots
     sources = {found.shard.source for found in samples}
@@ -64,7 +74,10 @@ def _run(
         "absences": [_absence(run.absence(digest)) for digest in absent],
         "checks": [_statement(ledger, size, ledger.get(index)) for index in roots.checks],
         "roots": _statement(ledger, size, run.logged),
-        "samples": [_sample(run, found) for found in samples],
+        "samples": [
+            {**_sample(run, found), **({"findings": _findings(run, found)} if has_findings else {})}
+            for found in samples
+        ],
         "sources": [_statement(ledger, size, logged) for logged in manifests],
         "verdict": _statement(ledger, size, ledger.get(roots.verdict)),
     }
@@ -84,6 +97,26 @@ def _sample(run: SampleRun, found: FoundSample) -> Mapping[str, Any]:
         "shard": found.shard.line().decode(),
         "shard_index": found.number,
         "shard_path": _hashes(run.shard_path(found.number)),
+    }
+
+
+def _findings(run: SampleRun, found: FoundSample) -> Mapping[str, Any] | None:
+    proof = run.findings(found)
+    if proof is None:
+        return None
+    if proof.record:
+        return {"path": _hashes(proof.path), "position": proof.position, "record": proof.record}
+    return {"left": _finding_neighbour(proof.left), "right": _finding_neighbour(proof.right)}
+
+
+def _finding_neighbour(neighbour: FindingNeighbour | None) -> Mapping[str, Any] | None:
+    if neighbour is None:
+        return None
+    return {
+        "commitment": neighbour.commitment.hex(),
+        "key": neighbour.key.hex(),
+        "path": _hashes(neighbour.path),
+        "position": neighbour.position,
     }
 
 

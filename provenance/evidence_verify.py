@@ -1,12 +1,13 @@
 """Verification of evidence on a machine that has nothing: no network, no database, no data, no numpy.
 
 Steps of `verify_evidence`:
-  1. The bytes are canonical JSON (RFC 8785) of version 1 with exactly the known fields, so all readers read the same.
+  1. The bytes are canonical JSON (RFC 8785) of version 1 or 2 with exactly the known fields: all readers read the same.
   2. The checkpoint is signed by a known key of its own origin.
   3. Every statement is in the ledger, at its index, under that checkpoint.
   4. The first is a `shard_roots` entry; verdict, checks and sources are those that it names, the checks all of them.
   5. Each sample's shard is in the run, and the sample, salted, is at its row of that shard.
-  6. Each sample's source is among the statements.
+  6. Each sample's source is among the statements, and (version 2) what the checks said of it is in the run's tree of
+     findings, or two neighbours show that they said nothing.
   7. Each absent sample lies between two neighbours of the run's index (`absence`).
 The caller owes: that the keys come from its own configuration. What the evidence says is what the gate said; that the
 gate was right, or that a sample was not erased since, it cannot say.
@@ -23,13 +24,14 @@ from millcert.errors import InclusionError, IntegrityError, LedgerError, Millcer
 from millcert.provenance.absence import Absence, Neighbour, verify_absence
 from millcert.provenance.checkpoint import Checkpoint, VerifierKey, decode_base64, verify_checkpoint
 from millcert.provenance.cosignature import WitnessRule, require_witnesses
+from millcert.provenance.finding_leaf import FindingNeighbour, FindingProof, verify_findings
 from millcert.provenance.ledger_entry import MAX_LEAF_BYTES, Entry, parse_entry
 from millcert.provenance.merkle import HASH_BYTES, leaf_hash, verify_inclusion
 from millcert.provenance.sample_leaf import sample_leaf_hash
 from millcert.provenance.sample_run import RunRoots, parse_shard, roots_from
 from millcert.provenance.strict_json import canonical_json, parse_json_object, require_fields
 
-VERSION = 1
+VERSIONS = (1, 2)
 
 #: Some 40,000 samples; more go into several files.
 MAX_EVIDENCE_BYTES = 64 * 1024 * 1024
@@ -52,7 +54,19 @@ _NEIGHBOUR = {"key": str, "path": str, "position": int, "salt": str}
 
 @dataclass(frozen=True)
 class SampleEvidence:
-    """A sample that was in a run. digest: hex. signer: identity that signed its source, "" if nobody did."""
+    """A sample that was in a run. digest: hex. signer: identity that signed its source, "" if nobody did.
+
+    findings: what the checks said of it: check, score, threshold, reason, group, action; empty if they said nothing;
+    None where the run does not keep that.
+    """
+
+    @property
+    def outcome(self) -> str:
+        """What became of it, as far as the checks decide: quarantined, or not held back; "" where nobody can tell."""
+        if self.findings is None:
+            return ""
+        held = any(one["action"] == "quarantine" for one in self.findings)
+        return "quarantined" if held else "not held back"
 
     digest: str
     file: str
@@ -61,6 +75,7 @@ class SampleEvidence:
     signer: str
     issuer: str
     source_status: str
+    findings: tuple[Mapping[str, Any], ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -103,8 +118,8 @@ def verify_evidence(data: bytes, vkeys: Sequence[VerifierKey], witnesses: Witnes
     if not vkeys:
         raise UsageError("No key to verify evidence with.", hint="Give the ledger's public key: --trust FILE.")
     parts = _object(data, _TOP, "evidence", MAX_EVIDENCE_BYTES)  # 1
-    if parts["version"] != VERSION or not parts["runs"]:
-        _refuse("form", f"The evidence has version {parts['version']!r} or no run; this millcert reads {VERSION}.")
+    if parts["version"] not in VERSIONS or not parts["runs"]:
+        _refuse("form", f"The evidence has version {parts['version']!r} or no run; this millcert reads {VERSIONS}.")
     try:
         checkpoint = verify_checkpoint(parts["checkpoint"].encode(), vkeys)  # 2
     except (LedgerError, SignatureError) as error:
@@ -114,10 +129,10 @@ def verify_evidence(data: bytes, vkeys: Sequence[VerifierKey], witnesses: Witnes
             require_witnesses(parts["checkpoint"].encode(), witnesses)
     except SignatureError as error:
         _refuse("witnesses", error.message, SignatureError, cause=error)
-    return Evidence(checkpoint, tuple(_run(run, checkpoint) for run in parts["runs"]))
+    return Evidence(checkpoint, tuple(_run(run, checkpoint, parts["version"]) for run in parts["runs"]))
 
 
-def _run(run: Any, checkpoint: Checkpoint) -> RunEvidence:
+def _run(run: Any, checkpoint: Checkpoint, version: int) -> RunEvidence:
     _fields(run, _RUN, "run")
     roots_entry, _ = _statement(run["roots"], checkpoint)  # 3
     verdict, index = _statement(run["verdict"], checkpoint)
@@ -142,7 +157,7 @@ def _run(run: Any, checkpoint: Checkpoint) -> RunEvidence:
         recorded_at=verdict.recorded_at,
         verdict=verdict.body,
         checks=tuple(entry.body for entry, _ in checks),
-        samples=tuple(_sample(one, roots, signers) for one in run["samples"]),
+        samples=tuple(_sample(one, roots, signers, version) for one in run["samples"]),
         absent=tuple(_absent(one, roots) for one in run["absences"]),
     )
 
@@ -164,8 +179,8 @@ def _statement(statement: Any, checkpoint: Checkpoint) -> tuple[Entry, int]:
         _refuse("form", error.message, cause=error)
 
 
-def _sample(sample: Any, roots: RunRoots, signers: Mapping[str, Entry]) -> SampleEvidence:
-    _fields(sample, _SAMPLE, "sample")
+def _sample(sample: Any, roots: RunRoots, signers: Mapping[str, Entry], version: int) -> SampleEvidence:
+    _fields(sample, _SAMPLE if version == 1 else {**_SAMPLE, "findings": object}, "sample")
     digest, salt = _digest(sample["digest"]), _digest(sample["salt"])
     line = sample["shard"].encode()
     root = bytes.fromhex(roots.shards_root)  # 5
@@ -187,6 +202,41 @@ def _sample(sample: Any, roots: RunRoots, signers: Mapping[str, Entry]) -> Sampl
         signer=str(body.get("identity") or ""),
         issuer=str(body.get("issuer") or ""),
         source_status=str(body.get("status") or ""),
+        findings=None if version == 1 else _findings(sample["findings"], salt, roots),
+    )
+
+
+def _findings(findings: Any, salt: bytes, roots: RunRoots) -> tuple[Mapping[str, Any], ...] | None:
+    # A run that keeps findings shows them; one that does not has nothing to show.
+    if (findings is None) == roots.has_findings:
+        _refuse("finding", "What the checks said of a sample is missing, or of a run that does not keep it.")
+    if findings is None:
+        return None
+    if isinstance(findings, dict) and "record" in findings:
+        _fields(findings, {"path": str, "position": int, "record": str}, "finding")
+        if not findings["record"]:
+            _refuse("form", "A record of findings is empty.")
+        proof = FindingProof(findings["record"], findings["position"], _hashes(findings["path"]))
+    else:
+        _fields(findings, {"left": object, "right": object}, "finding")
+        proof = FindingProof("", left=_beside(findings["left"]), right=_beside(findings["right"]))
+    try:
+        return verify_findings(proof, salt, flagged=roots.flagged, root=bytes.fromhex(roots.findings_root))
+    except InclusionError as error:
+        _refuse(str(error.details["reason"]), error.message, cause=error)
+    except (IntegrityError, UsageError) as error:
+        _refuse("form", error.message, cause=error)
+
+
+def _beside(neighbour: Any) -> FindingNeighbour | None:
+    if neighbour is None:
+        return None
+    _fields(neighbour, {"commitment": str, "key": str, "path": str, "position": int}, "neighbour")
+    return FindingNeighbour(
+        neighbour["position"],
+        _digest(neighbour["key"]),
+        _digest(neighbour["commitment"]),
+        _hashes(neighbour["path"]),
     )
 
 

@@ -216,7 +216,7 @@ class Ledger:
             LedgerError: the leaves are not those of the newest checkpoint.
             SignatureError, RollbackError, ConsistencyError: as `verify`.
 
-        Cost: 8 microseconds an entry (bench/admission.py); memory for what is wanted.
+        Cost: about 15 microseconds an entry (bench/admission.py); memory for what is wanted.
         """
         tree, wanted = TreeBuilder(), []
         with self._store.reading() as snapshot:

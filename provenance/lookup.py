@@ -15,6 +15,8 @@ from typing import Self
 
 from millcert.errors import InconclusiveError, LedgerError, StoreError, UsageError
 from millcert.provenance.absence import Absence, Neighbour
+from millcert.provenance.finding_leaf import FindingProof
+from millcert.provenance.finding_store import FindingStore
 from millcert.provenance.leaf_index import LeafIndex, Record
 from millcert.provenance.ledger import Ledger, LoggedEntry
 from millcert.provenance.salt_store import SaltStore, blocks_of
@@ -97,6 +99,7 @@ class SampleRun:
         self._rows = TreeFiles(self._folder, "rows")
         self._trees = TreeFiles(self._folder, "shards")
         self._index_tree = TreeFiles(self._folder, "index")
+        self._findings = FindingStore(self._folder, self.roots.flagged) if self.roots.has_findings else None
 
     def __enter__(self) -> Self:
         return self
@@ -111,6 +114,8 @@ class SampleRun:
         self._index.close()
         for files in (self._rows, self._trees, self._index_tree):
             files.close()
+        if self._findings is not None:
+            self._findings.close()
 
     def find(self, digest: bytes) -> list[FoundSample]:
         """Return every place of the sample with this digest, by file and row; empty if it is in none.
@@ -174,6 +179,14 @@ class SampleRun:
     def shard_path(self, number: int) -> tuple[bytes, ...]:
         """Return the audit path from a shard's line to the run's shard root."""
         return self._trees.tree(len(self.shards)).path(number)
+
+    def findings(self, found: FoundSample) -> FindingProof | None:
+        """Return the proof of what the checks said of a sample; None in a run that keeps no findings of samples.
+
+        Raises:
+            LedgerError: the files are damaged.
+        """
+        return None if self._findings is None else self._findings.prove(found.salt)
 
     def record(self, position: int) -> Record:
         """Return a record of the index."""

@@ -21,6 +21,8 @@ from millcert.provenance.strict_json import canonical_json, parse_json_object, r
 #: The kind of the entry, and the format that its body names.
 KIND = "shard_roots"
 FORMAT = "millcert-samples-1"
+#: With the findings of single samples.
+FINDINGS_FORMAT = "millcert-samples-2"
 
 MAX_LINE_BYTES = 64 * 1024
 
@@ -77,7 +79,8 @@ class RunRoots:
 
     dataset, input_root: as in the verdict. records, samples, shards: counts. shards_root: of the shard tree.
     shards_sha256: of the shard list's bytes. index_root: of the sorted index of `samples` leaves. verdict: index of the
-    run's verdict in the ledger. checks, sources: indexes of the run's check entries and of its sources' manifests; the
+    run's verdict in the ledger. flagged, findings_root: of the tree of findings of single samples; -1 and "" in a run
+    of format 1, which has none. checks, sources: indexes of the run's check entries and of its sources' manifests; the
     ledger is append-only, so an index names one entry for ever. All digests in hex.
     """
 
@@ -92,6 +95,13 @@ class RunRoots:
     verdict: int
     checks: tuple[int, ...]
     sources: tuple[int, ...]
+    flagged: int = -1
+    findings_root: str = ""
+
+    @property
+    def has_findings(self) -> bool:
+        """Whether the run says what its checks said of single samples."""
+        return bool(self.findings_root)
 
     @property
     def run_id(self) -> str:
@@ -118,6 +128,8 @@ class RunRoots:
             "sources": list(self.sources),
             "verdict": self.verdict,
         }
+        if self.has_findings:
+            body |= {"findings_root": self.findings_root, "flagged": self.flagged, "format": FINDINGS_FORMAT}
         return Entry(KIND, self.input_root, recorded_at, body)
 
 
@@ -127,19 +139,22 @@ def roots_from(entry: Entry) -> RunRoots:
     Raises:
         LedgerError: it is of another kind or format, or malformed.
     """
-    if entry.kind != KIND or entry.body.get("format") != FORMAT:
+    if entry.kind != KIND or entry.body.get("format") not in (FORMAT, FINDINGS_FORMAT):
         raise LedgerError(f"Expected a {KIND} entry of format {FORMAT}, got {entry.kind} {entry.body.get('format')!r}.")
     body = dict(entry.body)
-    require_fields(body, _RUN_FIELDS, what=f"{KIND} entry", error=LedgerError)
+    has_findings = body["format"] == FINDINGS_FORMAT
+    fields = {**_RUN_FIELDS, **({"findings_root": str, "flagged": int} if has_findings else {})}
+    require_fields(body, fields, what=f"{KIND} entry", error=LedgerError)
     digests = [body[name] for name in ("index_root", "input_root", "shards_root", "shards_sha256")]
+    digests += [body["findings_root"]] if has_findings else []
     if not all(_HEX.fullmatch(one) for one in digests) or entry.subject != body["input_root"]:
         raise LedgerError(f"The {KIND} entry has a digest that is none, or another subject than its input.")
     indexes = [body["verdict"], *body["checks"], *body["sources"]]
     if not all(type(one) is int and one >= 0 for one in indexes):
         raise LedgerError(f"The {KIND} entry names an entry by something else than its index.")
-    if not 0 <= body["samples"] <= body["records"] or body["shards"] < 0:
+    if not 0 <= body.get("flagged", 0) <= body["samples"] <= body["records"] or body["shards"] < 0:
         raise LedgerError(f"The {KIND} entry has counts that cannot be.")
-    names = set(_RUN_FIELDS) - {"format", "checks", "sources"}
+    names = set(fields) - {"format", "checks", "sources"}
     return RunRoots(
         **{name: body[name] for name in names}, checks=tuple(body["checks"]), sources=tuple(body["sources"])
     )

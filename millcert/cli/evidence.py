@@ -297,6 +297,12 @@ def _run_lines(run: "RunEvidence") -> list[str]:
     for sample in run.samples:
         signer = f"signed by {sample.signer}" if sample.signer else sample.source_status or "unsigned"
         lines.append(f"    present  {sample.digest[:16]}  {sample.file} row {sample.row}  ({sample.source}, {signer})")
+        lines += [
+            f"      {one['check']}: {one['action']}, {one['reason']}, score {one['score']} over {one['threshold']}"
+            for one in sample.findings or ()
+        ]
+        if sample.findings == ():
+            lines.append("      no check said anything of it")
     lines += [f"    absent   {digest[:16]}" for digest in run.absent]
     return lines
 
@@ -309,7 +315,7 @@ def _run_payload(run: "RunEvidence") -> dict[str, Any]:
         "recorded_at": run.recorded_at,
         "verdict": dict(run.verdict),
         "checks": [dict(check) for check in run.checks],
-        "samples": [asdict(sample) for sample in run.samples],
+        "samples": [{**asdict(sample), "outcome": sample.outcome} for sample in run.samples],
         "absent": list(run.absent),
     }
 

@@ -14,8 +14,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from millcert.pipelines.sample_leaves import LeafWriter
 from millcert.pipelines.sample_set import SampleSet, samples_entry, settle_samples
+from millcert.provenance.finding_leaf import format_record
 from millcert.provenance.ledger import Entry, Ledger, LoggedEntry, open_ledger
-from millcert.provenance.sample_leaf import RunSecret
+from millcert.provenance.sample_leaf import BLOCK_ROWS, RunSecret, row_salt
 from millcert.provenance.state import StateFolder
 from millcert.provenance.strict_json import canonical_json
 
@@ -32,7 +33,12 @@ def signed_ledger(state: Path, *, seed: int = 1) -> Ledger:
 
 
 def add_run(
-    state: Path, files: Mapping[str, Sequence[bytes | None] | np.ndarray], *, secret: bytes, dataset: str = "pets"
+    state: Path,
+    files: Mapping[str, Sequence[bytes | None] | np.ndarray],
+    *,
+    secret: bytes,
+    dataset: str = "pets",
+    findings: Mapping[tuple[str, int], Sequence[Mapping[str, Any]]] | None = None,
 ) -> LoggedEntry:
     """Write the samples of a run into a state folder, log them, and return the `shard_roots` entry.
 
@@ -42,6 +48,7 @@ def add_run(
             digests as uint8 (n, 32). The part of the name before the first "/" is the source.
         secret: 32 bytes that all salts come from.
         dataset: name of the data set.
+        findings: (file, row) -> what the checks said of that sample; None makes a run of format 1, which keeps none.
     """
     with tempfile.TemporaryDirectory() as staging:
         run_secret = RunSecret(secret)
@@ -49,12 +56,23 @@ def add_run(
         for name, digests in files.items():
             write_leaves(staging, name, digests, run_secret)
             described.append((name, name.partition("/")[0], hashlib.sha256(name.encode()).hexdigest()))
-        settled = settle_samples(staging, StateFolder(state), run_secret, described)
+        records = None if findings is None else _records(findings, run_secret)
+        settled = settle_samples(staging, StateFolder(state), run_secret, described, records)
     entries = run_entries(dataset, settled)
     with signed_ledger(state) as ledger:
         indexes = ledger.append(entries).indexes
         index = ledger.append([samples_entry(settled, entries, indexes)]).indexes[0]
         return ledger.get(index)
+
+
+def _records(
+    findings: Mapping[tuple[str, int], Sequence[Mapping[str, Any]]], secret: RunSecret
+) -> list[tuple[bytes, bytes]]:
+    """Return (row salt, record) of each sample that has findings."""
+    return [
+        (row_salt(secret.block_seed(file, row // BLOCK_ROWS), row % BLOCK_ROWS), format_record(list(said)))
+        for (file, row), said in findings.items()
+    ]
 
 
 def write_leaves(

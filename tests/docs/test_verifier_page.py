@@ -26,7 +26,9 @@ HARNESS = """
         origin: shown.origin, size: shown.size,
         runs: shown.runs.map((run) => ({
           index: run.index, decision: run.verdict.decision, absent: run.absent,
-          samples: run.samples.map((one) => [one.digest, one.file, one.row, one.source, one.signer]),
+          samples: run.samples.map((one) => [
+            one.digest, one.file, one.row, one.source, one.signer, ...(one.findings === null ? [] : [one.findings]),
+          ]),
         })),
       } };
     } catch (error) { answers[name] = { reason: error.reason ?? String(error) }; }
@@ -104,7 +106,7 @@ def test_the_page_counts_witnesses_as_the_command_does(tmp_path: Path) -> None:
     from millcert.provenance.state import load_ledger_vkeys
     from millcert.provenance.witness_folder import read_witness_vkeys
 
-    folder = VECTORS[-1].with_name("evidence-witnessed")
+    folder = max((ROOT / "tests" / "vectors").glob("*/evidence-witnessed"))
     cases = json.loads((folder / "cases.json").read_text())
     files = {name: (folder / name).read_bytes() for name in cases}
     rule = WitnessRule(tuple(read_witness_vkeys(folder / "witnesses.vkey")), 2)

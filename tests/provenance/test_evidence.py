@@ -35,7 +35,11 @@ def shown_by(evidence: Evidence) -> dict[str, Any]:
             {
                 "index": run.index,
                 "decision": run.verdict["decision"],
-                "samples": [[one.digest, one.file, one.row, one.source, one.signer] for one in run.samples],
+                "samples": [
+                    [one.digest, one.file, one.row, one.source, one.signer]
+                    + ([] if one.findings is None else [list(one.findings)])
+                    for one in run.samples
+                ],
                 "absent": list(run.absent),
             }
             for run in evidence.runs
@@ -66,7 +70,7 @@ def test_every_single_flipped_byte_is_refused_with_a_reason(step: int) -> None:
         reason = str(refused.value.details["reason"])
         reasons[reason] = reasons.get(reason, 0) + 1
 
-    assert set(reasons) >= {"form", "checkpoint", "statement", "shard", "sample", "absence_path"}
+    assert set(reasons) >= {"form", "checkpoint", "statement", "shard", "sample", "absence_path", "finding"}
 
 
 @pytest.mark.parametrize(
@@ -99,9 +103,9 @@ def test_evidence_of_another_ledger_s_key_is_refused() -> None:
     stranger = vkey_of(VKEYS[0].name, Ed25519PrivateKey.from_private_bytes(b"k" * 32))
 
     with pytest.raises(SignatureError, match="No known key"):
-        verify_evidence((NEWEST / "present.json").read_bytes(), [stranger])
+        verify_evidence((NEWEST / "flagged.json").read_bytes(), [stranger])
     with pytest.raises(UsageError, match="--trust"):
-        verify_evidence((NEWEST / "present.json").read_bytes(), [])
+        verify_evidence((NEWEST / "flagged.json").read_bytes(), [])
 
 
 def test_evidence_that_never_ends_is_not_parsed() -> None:
@@ -205,11 +209,12 @@ def test_a_gap_that_is_none_proves_nothing(tmp_path: Path) -> None:
 def test_the_format_s_page_lists_every_reason_and_the_vectors_show_each() -> None:
     page = (VECTORS.parents[1] / "docs" / "formats" / "evidence.md").read_text()
     listed = set(re.findall(r"^\| `([a-z_]+)` \| ", page, re.MULTILINE))
-    shown = {case["reason"] for case in json.loads((NEWEST / "cases.json").read_text()).values()} - {None}
-    witnessed = json.loads((NEWEST.with_name("evidence-witnessed") / "cases.json").read_text())
-    shown |= {case["reason"] for case in witnessed.values()} - {None}
+    folders = [*FOLDERS, *VECTORS.glob("*/evidence-witnessed")]
+    cases = [case for folder in folders for case in json.loads((folder / "cases.json").read_text()).values()]
+    shown = {case["reason"] for case in cases} - {None}
     code = (VECTORS.parents[1] / "provenance" / "evidence_verify.py").read_text()
     code += (VECTORS.parents[1] / "provenance" / "absence.py").read_text()
+    code += (VECTORS.parents[1] / "provenance" / "finding_leaf.py").read_text()
     raised = set(re.findall(r'(?:_refuse\(|_included\(|reason=)"([a-z_]+)"', code))
 
     assert listed == shown == raised
