@@ -10,7 +10,9 @@ the true size, and a perfect filter. Then the clean runs: how many had any findi
 
 Data: ../shared/data (evaluation only; parts that are absent are left out and said so) and scikit-learn's bundled sets.
 CIFAR-10 images are stamped here; BadNets as in Gu et al. 2017 (3 x 3 checkerboard, lower right, relabelled 0), blend as
-in Chen et al. 2017 (one fixed random image, 20 %). SST-2 is all-MiniLM-L6-v2 with published BadNets and AddSent rows.
+in Chen et al. 2017 (one fixed random image, 20 %), adaptive blend with as many cover samples (Qi et al. 2023); blends
+are judged on raw pixels and on principal components of them, floods (near copies of one sample) on the external view.
+SST-2 is all-MiniLM-L6-v2 with published BadNets and AddSent rows.
 """
 
 import hashlib
@@ -28,6 +30,9 @@ import numpy as np
 import pyarrow as pa
 
 from millcert.checks.base import Check, GroupEvidence, Scores
+from millcert.checks.detectors.activation_clustering import ActivationClustering
+from millcert.checks.detectors.knn_disagreement import KnnDisagreement
+from millcert.checks.detectors.near_duplicates import NearDuplicates
 from millcert.checks.detectors.robust_spectral import RobustSpectral
 from millcert.checks.detectors.source_shift import SourceShift
 from millcert.checks.detectors.spectral_signatures import REMOVAL_FACTOR, SpectralSignatures
@@ -116,7 +121,16 @@ def line(check: str, data: Data, flagged: np.ndarray, score: np.ndarray, named: 
 
 def checks_for(data: Data) -> list[Check]:
     """Return our checks that have their columns here, with their defaults."""
-    every: list[Check] = [RobustSpectral(), SourceShift(), ViewContradiction(), TriggerMining(shape=data.shape)]
+    every: list[Check] = [
+        RobustSpectral(),
+        SourceShift(),
+        ViewContradiction(),
+        TriggerMining(shape=data.shape),
+        ActivationClustering(),
+        KnnDisagreement(),
+        NearDuplicates(view="embedding_external"),
+        NearDuplicates(view="features"),
+    ]
     there = {"label", "source", "sample_digest", *data.views}
     return [check for check in every if check.columns <= there]
 
@@ -215,6 +229,45 @@ def stamped(images: np.ndarray, label: np.ndarray, seed: int, *, bad: int, relab
     return image_data(poisoned, wrong, np.isin(np.arange(len(label)), chosen), f"{kind}, 1 source")
 
 
+def blended(images: np.ndarray, label: np.ndarray, seed: int, *, bad: int, cover: int = 0) -> Data:
+    """Blend: `bad` images of other classes mixed with 20 % of one random image, relabelled 0; adaptive with cover.
+
+    The `cover` samples carry the blend and keep their own label (Qi et al., ICLR 2023); they are not counted as bad.
+    """
+    random = np.random.default_rng(seed)
+    chosen = random.choice(np.flatnonzero(label != 0), bad + cover, replace=False)
+    pattern = np.random.default_rng(1234).integers(0, 256, images.shape[1:])
+    poisoned, wrong = images.copy(), label.copy()
+    poisoned[chosen] = np.rint(0.8 * images[chosen] + 0.2 * pattern).astype(np.uint8)
+    wrong[chosen[:bad]] = 0
+    kind = "adaptive blend" if cover else "blend"
+    return image_data(poisoned, wrong, np.isin(np.arange(len(label)), chosen[:bad]), f"{kind}, 1 source")
+
+
+def as_views(data: Data) -> Data:
+    """Return image data with 64 principal components of the clean pixels as an external view; no model, no download."""
+    rows = data.views["features"].reshape(len(data.label), -1).astype(np.float32)
+    clean = rows[~data.is_bad]
+    centred = clean - clean.mean(axis=0)
+    _, vectors = np.linalg.eigh(centred.T @ centred)
+    view = (rows - clean.mean(axis=0)) @ vectors[:, :-65:-1]
+    return replace(data, name="CIFAR-10 pixel PCA", views={"embedding_external": view.astype(np.float32)})
+
+
+def flooded(data: Data, seed: int, *, copies: int) -> Data:
+    """Return the data with `copies` near copies of one sample of class 1, relabelled 0, in place of others."""
+    random = np.random.default_rng(seed)
+    chosen = random.choice(len(data.label), copies, replace=False)
+    rows = data.views["embedding_external"].copy()
+    spread = 0.01 * rows.std(axis=0)
+    rows[chosen] = rows[np.flatnonzero(data.label == 1)[0]] + spread * random.standard_normal((copies, rows.shape[1]))
+    label = data.label.copy()
+    label[chosen] = 0
+    views = {"embedding_external": rows.astype(np.float32)}
+    is_bad = np.isin(np.arange(len(label)), chosen)
+    return replace(data, views=views, label=label, is_bad=is_bad, attack="flood of near copies")
+
+
 def sst2() -> tuple[Data, dict[str, tuple[np.ndarray, np.ndarray]]] | None:
     """Return clean SST-2 and, by attack, poisoned rows with their row numbers (all of label 0, relabelled 1)."""
     path, texts = SHARED / "text" / "sst2_minilm.npz", SHARED / "text" / "hiddenkiller.parquet"
@@ -279,6 +332,14 @@ def all_attacks(seeds: int) -> None:
         for seed in range(seeds):
             for count, relabelled in ((40, True), (20, True), (40, False)):
                 attacked(with_sources(stamped(*images, seed, bad=count, relabelled=relabelled), seed))
+            for count, cover in ((200, 0), (40, 0), (40, 40)):
+                poisoned = with_sources(blended(*images, seed, bad=count, cover=cover), seed)
+                attacked(poisoned)
+                attacked(as_views(poisoned))
+    if backdoor is not None:
+        honest = backdoor.take(np.flatnonzero(~backdoor.is_bad))
+        for seed in range(seeds):
+            attacked(with_sources(flooded(honest, seed, copies=200), seed))
     text = sst2()
     if text is not None:
         clean, attacks = text

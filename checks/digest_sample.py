@@ -1,0 +1,59 @@
+"""A fixed-size sample of rows that is the same in any order, on any number of workers: those with the least digests."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from millcert.checks.exact_features import mixed
+
+
+@dataclass(frozen=True, eq=False)
+class DigestSample:
+    """The rows with the least hashes of their digests, each digest once; immutable, mergeable in any order.
+
+    keys: uint64 (n,), ascending. rows: float32 (n, d). most: at most so many.
+
+    Size: 4 x d + 8 bytes a row.
+    Source: bottom-k sampling, Cohen, Kaplan, PODC 2007; a digest's hash does not depend on what the row holds, so the
+        sample is a uniform one of the distinct samples.
+    """
+
+    keys: np.ndarray
+    rows: np.ndarray
+    most: int
+
+    @classmethod
+    def of(cls, digests: np.ndarray, rows: np.ndarray, most: int) -> "DigestSample":
+        """Return the sample of rows.
+
+        Args:
+            digests: uint8 (n, 32).
+            rows: float (n, d), finite.
+            most: rows to keep, at least 1.
+        """
+        return _least(digest_keys(digests), rows.astype(np.float32), most)
+
+    def merge(self, others: Iterable["DigestSample"]) -> "DigestSample":
+        """Return the sample of all rows of this and the others, which must be of one width."""
+        parts = [self, *others]
+        if len(parts) == 1:
+            return self
+        keys, rows = (np.concatenate(one) for one in zip(*((part.keys, part.rows) for part in parts), strict=True))
+        return _least(keys, rows, self.most)
+
+
+def digest_keys(digests: np.ndarray) -> np.ndarray:
+    """Return the hash of each digest, uint64 (n,), from uint8 (n, 32)."""
+    return mixed(np.ascontiguousarray(digests[:, 8:16]).view(">u8").astype(np.uint64).ravel())
+
+
+def _least(keys: np.ndarray, rows: np.ndarray, most: int) -> DigestSample:
+    # Rows of one digest are alike; should a caller's differ, the least in its bytes stands for all.
+    columns = [rows[:, column] for column in range(rows.shape[1] - 1, -1, -1)]
+    order = np.argsort(keys, kind="stable")
+    if len(np.unique(keys)) < len(keys):
+        order = np.lexsort((*columns, keys))
+    _, first = np.unique(keys[order], return_index=True)
+    kept = order[first[:most]]
+    return DigestSample(keys[kept], rows[kept], most)
