@@ -27,6 +27,7 @@ ledger: {origin: test.example/ledger}
 def top(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a data set, a key and a policy, in which files count as old at once."""
     monkeypatch.setattr(digest_cache, "RACY_NS", -60_000_000_000)
+    monkeypatch.setattr(digest_cache, "MIN_BYTES", 0)
     monkeypatch.delenv("MILLCERT_HOME", raising=False)
     monkeypatch.chdir(tmp_path)
     write_data(tmp_path, seed=1)

@@ -21,6 +21,12 @@ from millcert.provenance.digest_cache import HashedFolder, Remembered, hash_fold
 LATER = 60_000_000_000
 
 
+@pytest.fixture(autouse=True)
+def every_size_is_remembered(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "small" not in request.node.name:
+        monkeypatch.setattr(digest_cache, "MIN_BYTES", 0)
+
+
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     folder = tmp_path / "data"
@@ -64,6 +70,14 @@ def test_what_did_not_change_is_not_hashed_again_but_for_the_part_that_is_proved
     first, second = run(data, cache), run(data, cache)
     assert (first.hashed, first.reused, first.proved, first.notes) == (40, 0, 0, ())
     assert (second.hashed, second.reused, second.proved, second.notes) == (2, 38, 2, ())
+
+
+def test_small_files_are_hashed_every_time(data: Path, cache: Path) -> None:
+    (data / "large.bin").write_bytes(b"x" * 40_000)
+    (data / "larger.bin").write_bytes(b"x" * 50_000)
+    assert run(data, cache).hashed == 42
+    found = run(data, cache)
+    assert (found.hashed, found.reused, found.proved) == (41, 1, 1)
 
 
 def test_without_a_cache_everything_is_hashed_and_nothing_is_kept(data: Path, tmp_path: Path) -> None:
@@ -161,7 +175,7 @@ def test_a_damaged_memory_is_passed_over_with_a_word_and_made_anew(
     found = run(data, cache)
     assert (found.hashed, found.reused) == (40, 0)
     assert found.notes[0].endswith("it is made anew")
-    monkeypatch.undo()
+    monkeypatch.setattr(digest_cache, "MAX_CACHE_BYTES", 1 << 20)
     assert run(data, cache).reused == 38
 
 
