@@ -68,7 +68,7 @@ def test_the_help_of_a_command_loads_nothing_heavy(name: str) -> None:
     assert len(modules) < LIGHT, len(modules)
 
 
-@pytest.mark.parametrize("name", ["admit", "ledger", "evidence"])
+@pytest.mark.parametrize("name", ["admit", "ledger", "evidence", "witness"])
 def test_a_light_command_s_module_loads_nothing_heavy(name: str) -> None:
     modules = modules_after(f"import millcert.cli.{name}")
 
