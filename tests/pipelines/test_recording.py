@@ -10,6 +10,7 @@ import pytest
 from millcert.errors import InternalError, StoreError
 from millcert.pipelines.recording import Recorder, run_entries
 from millcert.pipelines.ruling import RunResult
+from millcert.testing.private_postgres import PrivatePostgres
 
 if TYPE_CHECKING:
     from tests.pipelines.conftest import Workbench
@@ -50,3 +51,17 @@ def test_a_state_folder_that_cannot_be_made_is_a_store_error(tmp_path: Path) -> 
 
     with pytest.raises(StoreError):
         Recorder.open(tmp_path / "file" / "state", "test.example/ledger")
+
+
+def test_a_run_records_into_the_database_that_the_url_names_and_keeps_its_keys_in_the_state_folder(
+    tmp_path: Path, postgres: PrivatePostgres
+) -> None:
+    url = postgres.url_of(schema="recording")
+
+    recorder = Recorder.open(tmp_path / "state", "example.com/l", url)
+    again = Recorder.open(tmp_path / "state", "example.com/l", url)
+
+    assert again.ledger_key.private_bytes_raw() == recorder.ledger_key.private_bytes_raw()
+    assert {path.name for path in (tmp_path / "state").iterdir()} >= {"keys", "ledger.vkey"}
+    assert not (tmp_path / "state" / "ledger.db").exists()
+    assert str(postgres.folder) not in repr(recorder)
