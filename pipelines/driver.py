@@ -249,7 +249,7 @@ def run_pipeline(plan: VetPlan, options: PipelineOptions, watcher: Watcher) -> R
     except Exception as error:
         if _last_line(error).startswith("KeyboardInterrupt"):
             raise KeyboardInterrupt from error  # it met a worker's thread, which the runner tells as a failure
-        raise _runner_error(error) from error
+        raise runner_error(error) from error
     finally:
         watcher.stop()
     if state != PipelineState.DONE:
@@ -278,7 +278,8 @@ _FAILED_JOB = " failed in state "
 _LOST_WORKER = "Channel closed prematurely"
 
 
-def _runner_error(error: Exception) -> MillcertError:
+def runner_error(error: Exception) -> MillcertError:
+    """Return the error of ours that stands for what a runner raised: the machine's fault, or a bug of ours."""
     # Workers turn every foreseen failure into a value, so what arrives here is the machine's fault or ours.
     text = _last_line(error)
     if text.startswith(_LOST_WORKER):

@@ -8,8 +8,10 @@ manifest is written last.
 import hashlib
 import io
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import apache_beam as beam
@@ -17,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 from apache_beam.pvalue import AsList
 from apache_beam.runners.runner import PipelineState
 
@@ -28,6 +30,7 @@ from millcert.checks.probe import WIDTH as PROBE_WIDTH
 from millcert.checks.probe import Probe, train_probe
 from millcert.checks.text_grams import gram_rows
 from millcert.errors import MillcertError, StoreError, UsageError
+from millcert.pipelines.driver import runner_error
 from millcert.pipelines.formats import Decoded, ReadLimits, decode
 from millcert.pipelines.onnx_view import Layout, OnnxView
 from millcert.pipelines.output import open_output, translate_store_errors
@@ -35,11 +38,12 @@ from millcert.pipelines.planning import CODE_VERSION, read_limits
 from millcert.pipelines.publish import local_path, promote, refuse_overlap, staging_for, write_file
 from millcert.pipelines.records import Fault, WorkItem, error_from, fault_from
 from millcert.pipelines.roles import ColumnNames, RolePlan, plan_roles
-from millcert.pipelines.runner import choose_runner, pipeline_options
+from millcert.pipelines.runner import choose_runner, is_local, pipeline_options
 from millcert.pipelines.selftest_samples import Listing, Subject, list_files, read_subject
 from millcert.pipelines.spool import read_verified
 from millcert.pipelines.view_manifest import VIEWS_FILE, FileView, View, ViewSet, input_root, views_bytes
 from millcert.pipelines.view_rows import view_schema
+from millcert.pipelines.watchdog import call_watched
 from millcert.policy import LoadedPolicy
 
 External: TypeAlias = Literal["none", "patches", "grams", "onnx"]
@@ -117,7 +121,7 @@ def embed_dataset(
     `max_train`, and one batch a worker.
     """
     out = local_path(options.out)
-    refuse_overlap(out, options.datasets, _nowhere(out))
+    refuse_overlap(out, options.datasets, Path(out).resolve().parent)  # there is no state folder to guard
     beam_options = pipeline_options(list(options.beam_arguments), workers=options.workers)
     FileSystems.set_options(beam_options)
     with staging_for(out, replace=options.replace, marker=VIEWS_FILE) as staging:
@@ -144,12 +148,6 @@ def embed_dataset(
         write_file(f"{staging}/publish/{VIEWS_FILE}", data)
         promote(f"{staging}/publish", out)
     return ViewSet(**{**views.__dict__, "sha256": hashlib.sha256(data).hexdigest()})
-
-
-def _nowhere(out: str) -> Any:
-    from pathlib import Path
-
-    return Path(out).resolve().parent
 
 
 def _spec(
@@ -211,10 +209,7 @@ def _score(spec: _Spec, listing: Listing, options: PipelineOptions) -> list[File
         | "Embed" >> beam.ParDo(_EmbedFile(spec))
     )
     _ = pipeline | "Once" >> beam.Create([spec.staging]) | "Write" >> beam.Map(_write_result, AsList(found))
-    try:
-        state = pipeline.run().wait_until_finish()
-    except OSError as error:
-        raise StoreError(f"The runner failed: {error}", hint="Run again; nothing was published.") from error
+    state = _finish(pipeline, options)
     if state != PipelineState.DONE:
         raise StoreError(f"The runner ended the job in state {state}.", hint="Run again; nothing was published.")
     with FileSystems.open(f"{spec.staging}/{_RESULT}", compression_type="uncompressed") as stream:
@@ -222,6 +217,20 @@ def _score(spec: _Spec, listing: Listing, options: PipelineOptions) -> list[File
     if result["faults"]:
         raise error_from([Fault(**fault) for fault in result["faults"]])
     return [FileView(**file) for file in result["files"]]
+
+
+def _finish(pipeline: beam.Pipeline, options: PipelineOptions) -> str:
+    def run() -> str:
+        return str(pipeline.run().wait_until_finish())
+
+    try:
+        if options.view_as(DirectOptions).direct_running_mode == "multi_processing" and is_local(options):
+            return call_watched(run, process=os.getpid())
+        return run()
+    except MillcertError:
+        raise
+    except Exception as error:
+        raise runner_error(error) from error
 
 
 def _write_result(staging: str, found: list[Any]) -> str:

@@ -26,7 +26,7 @@ from millcert.errors import (
     StoreError,
     UsageError,
 )
-from millcert.pipelines.driver import VetOptions, _NoWatcher, _runner_error, run_pipeline, vet_dataset
+from millcert.pipelines.driver import VetOptions, _NoWatcher, run_pipeline, runner_error, vet_dataset
 from millcert.pipelines.plan import PlannedCheck, VetPlan
 from millcert.pipelines.planning import Workspace, plan_run
 from millcert.pipelines.records import error_from
@@ -477,7 +477,7 @@ def test_a_check_that_meets_a_refused_data_set_is_not_asked_to_fit(bench: Workbe
     ],
 )
 def test_a_runner_that_fails_is_the_machines_fault_or_ours(error: Exception, kind: type[MillcertError]) -> None:
-    found = _runner_error(error)
+    found = runner_error(error)
 
     assert type(found) is kind
     assert "\n" not in found.message
