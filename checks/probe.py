@@ -115,4 +115,6 @@ def _normaliser(rows: np.ndarray, content: Content) -> tuple[np.ndarray, np.ndar
 
 
 def _normalised(rows: np.ndarray, centre: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    return np.clip((np.clip(rows, -_LARGEST, _LARGEST) - centre) / scale, -REACH, REACH)
+    if rows.dtype == np.float64:  # float32 cannot hold such a value
+        rows = np.clip(rows, -_LARGEST, _LARGEST)
+    return np.clip((rows - centre) / scale, -REACH, REACH)

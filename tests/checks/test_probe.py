@@ -53,6 +53,14 @@ def test_a_missing_value_does_not_drown_the_rest(small: tuple[np.ndarray, np.nda
     assert probe.accuracy > 0.95
 
 
+def test_hashed_words_train_a_probe_without_a_warning() -> None:
+    rows = gram_rows([f"{'good' if number % 2 else 'bad'} film {number}" for number in range(200)], width=64)
+
+    probe = train_probe(rows, np.where(np.arange(200) % 2, "1", "0"), content="text")
+
+    assert probe.embed(rows).shape == (200, WIDTH)
+
+
 def test_rows_of_another_width_and_a_single_class_are_refused(small: tuple[np.ndarray, np.ndarray, Probe]) -> None:
     rows, labels, probe = small
 
