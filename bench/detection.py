@@ -126,7 +126,6 @@ def checks_for(data: Data) -> list[Check]:
         SourceShift(),
         ViewContradiction(),
         TriggerMining(shape=data.shape),
-        ActivationClustering(),
         KnnDisagreement(),
         NearDuplicates(view="embedding_external"),
         NearDuplicates(view="features"),
@@ -151,6 +150,8 @@ def rivals(data: Data) -> None:
     rate = max(float(np.mean(data.is_bad[data.label == value])) for value in np.unique(data.label).tolist())
     scores, _, _ = run(SpectralSignatures(epsilon=rate), data)
     line("paper: 1.5 x true rate", data, scores.flagged, scores.score, "-")
+    scores, _, _ = run(ActivationClustering(), data)
+    line("activation_clustering", data, scores.flagged, scores.score, "-")
     for name, rule in (("ART default", art_rule), ("activation clustering", toolbox_clustering)):
         flagged, score = rule(data.views["embedding_self"].astype(float), data.label)
         line(name, data, flagged, score, "-")

@@ -1,8 +1,10 @@
 """Activation clustering (Chen et al., 2018): a poisoned class falls into two clusters, the smaller of which is poison.
 
 The published rules, as a baseline: ten components of each class, two means, the smaller cluster below 35 % and a
-silhouette above 0.15. Honest classes of two kinds meet them too, so here the split must also be sharper than one lump
-of the class's own spread and tails would be split (`millcert.checks.two_means`). It cannot see poison that is a small
+silhouette above 0.15. One lump with heavy tails can meet them too, so here the split must also be sharper than one lump
+of the class's own spread and tails would be split (`millcert.checks.two_means`). An honest class of two kinds still
+looks like a poisoned one: it names the 1 of scikit-learn's digits, of which there are two ways to write. Nor can it see
+poison that is a small
 part of its class: two means then cut the class elsewhere. Use `robust_spectral` to decide; bench/detection.py prints
 both.
 
@@ -67,9 +69,10 @@ class ActivationClustering:
         embedding's unit.
     Accumulator, a class: pass 1 8 x (d + d * d) bytes an exponent; pass 2 2,000 x components x 4 bytes.
     Finds: poison that is a good part of its class, from about 15 % to 35 %, in a view that was trained on it.
+    False alarm that remains: an honest class of two kinds. Hence the severity.
     Does not find: poison of a few per cent of its class; whatever does not separate in the view.
     Source: Chen et al., arXiv:1811.03728, sections 4 and 5.3 (relative size, silhouette); principal for independent
-        components. The null is our addition: without it the rule flags honest classes that have two kinds.
+        components. The null is our addition.
 
     components: principal components of a class, in [2, 64].
     max_share: the smaller cluster is poison only below this part of its class, in (0, 0.5].
