@@ -4,7 +4,7 @@ Cases, with a label, a text and an embedding in each sample:
   even            300,000 samples of 64 dimensions, 10 classes, 8 files: what the others are held against
   one class       the same, 90 % of the samples in one class
   one file        the same, 90 % of the bytes in one file, which is larger than the memory that a file may take
-  many files      10,000 files of 30 samples (--files 100000 for the full case: about 25 CPU-minutes)
+  many files      10,000 files of 30 samples (--files 100000 for the full case)
   empty files     4 files with samples among 196 without
   1,000 classes   300,000 samples of 64 dimensions in 1,000 classes
   d = 4,096       20,000 samples of 4,096 dimensions, 10 classes
