@@ -78,7 +78,7 @@ def test_no_command_prints_the_help_and_is_a_usage_error(capsys: pytest.CaptureF
     ("arguments", "words"),
     [
         (["vett"], "Did you mean 'vet'?"),
-        (["zzzzzz"], "Known are vet, admit"),
+        (["zzzzzz"], "Known are vet, "),
         (["--zz"], "No such option"),
         (["policy", "--zz"], "No such option"),
         (["policy", "check"], "Missing argument 'FILE'"),
