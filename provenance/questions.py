@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 
-from millcert.errors import UsageError
+from millcert.errors import IntegrityError, UsageError
+from millcert.provenance.erasure import tombstone_from
 from millcert.provenance.ledger import Ledger, LoggedEntry
 from millcert.provenance.lookup import SampleRun, list_runs
 from millcert.provenance.sample_run import RunRoots, roots_from
@@ -93,7 +94,7 @@ def list_records(ledger: Ledger) -> Iterator[RunRecord]:
                 for one in certificates
                 if one.entry.body.get("verdict_digest") == digest and one.entry.recorded_at == verdict.entry.recorded_at
             ),
-            erasures=tuple(one for one in erasures if one.entry.body.get("run") == roots.run_id),
+            erasures=tuple(one for one in erasures if _erases(one, roots.run_id)),
         )
 
 
@@ -154,6 +155,14 @@ def without_provenance(ledger: Ledger) -> list[tuple[RunRecord, LoggedEntry]]:
         for source in record.sources
         if source.entry.body.get("status") != "verified"
     ]
+
+
+def _erases(logged: LoggedEntry, run_id: str) -> bool:
+    """Say whether an erasure is of this run; one that no reader understands is of none (`erased` lists it)."""
+    try:
+        return tombstone_from(logged.entry).run == run_id
+    except IntegrityError:
+        return False
 
 
 def _is_touched(record: RunRecord, state: StateFolder, suspect: Suspect) -> bool:

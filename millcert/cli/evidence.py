@@ -128,6 +128,13 @@ def verify(
 @_RUN
 @click.option("--whole-run", is_flag=True, help="Erase every sample of --run: destroy all its salts.")
 @click.option("--reason", required=True, help="On what ground, without personal data; it is logged for ever.")
+@click.option(
+    "--key",
+    "key_path",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Your private key (Ed25519, PEM); needed once roles are in force: who erases signs for it.",
+)
 @state_option
 @json_option
 def erase(
@@ -137,39 +144,59 @@ def erase(
     run_id: str | None,
     whole_run: bool,
     reason: str,
+    key_path: Path | None,
     state: Path | None,
     as_json: bool,
 ) -> None:
     """Make samples' leaves unlinkable for ever, and say so in the ledger. Needs the ledger's private key.
 
-    Proofs of all other samples, and the ledger, verify as before. The data itself is not touched.
+    Proofs of all other samples, and the ledger, verify as before. The data itself is not touched. Once roles are in
+    force, only who may say an `erasure` may erase, and signs it.
     """
-    from millcert.provenance.erasure import erase_run, erase_samples
+    from millcert.provenance.erasure import erase_run, erase_samples, find_eraser, forget_named
+    from millcert.provenance.keys import load_key
+    from millcert.provenance.sample_query import ask_runs, parse_digest
 
     folder, ledger = opened(state, for_appending=True)
     stamp = _now()
     runs_touched, erased = 0, 0
+    gone = [parse_digest(digest) for digest in digests]
     with ledger, ExitStack() as stack:
+        eraser = find_eraser(ledger, None if key_path is None else load_key(key_path))
         if whole_run:
             if run_id is None or digests or file is not None:
                 raise UsageError("--whole-run goes with --run, and with no sample.", hint="Give --run ID --whole-run.")
             run = stack.enter_context(_run(folder, _runs(ledger, run_id)[0]))
             erased, runs_touched = run.roots.samples, 1
-            erase_run(run, folder, ledger, reason=reason, recorded_at=stamp)
+            erase_run(run, folder, ledger, reason=reason, recorded_at=stamp, eraser=eraser)
         else:
             for run, samples in _present(stack, folder, ledger, digests, (file, row), run_id):
                 if samples:
-                    erase_samples(run, samples, ledger, reason=reason, recorded_at=stamp)
+                    erase_samples(run, samples, ledger, reason=reason, recorded_at=stamp, eraser=eraser)
                     erased, runs_touched = erased + len(samples), runs_touched + 1
+                    gone += [found.digest for found in samples]
         size = ledger.size
-    if not runs_touched:
+        # A sample that is still somewhere keeps its name: what revokes it must go on finding it.
+        runs = _runs(ledger, None)
+        nowhere = [one for one in set(gone) if not any(answer.found for answer in ask_runs(folder, runs, one))]
+        forgotten = forget_named(folder, nowhere)
+    if not runs_touched and not forgotten:
         raise UsageError("No run has such a sample, so nothing was erased.", hint="Check the digest.")
-    payload = {"version": 1, "erased": erased, "runs": runs_touched, "ledger_size": size}
-    text = (
-        f"erased  {erased} samples in {runs_touched} runs\n"
-        "  next: erase them from the data and its copies; backups of the salts undo this"
-    )
-    emit(payload, text, as_json=as_json)
+    payload = {
+        "version": 1,
+        "erased": erased,
+        "runs": runs_touched,
+        "ledger_size": size,
+        "signed": eraser.key is not None,
+        "forgotten_commitments": list(forgotten),
+    }
+    lines = [f"erased  {erased} samples in {runs_touched} runs"]
+    lines += [
+        f"  {name[:16]}: no longer linked to the sample; what revokes or releases it does not find it in new data"
+        for name in forgotten
+    ]
+    lines.append("  next: erase them from the data and its copies; backups of the salts undo this")
+    emit(payload, "\n".join(lines), as_json=as_json)
 
 
 @evidence.command()

@@ -171,9 +171,11 @@ def unsigned(proof: bool, state: Path | None, as_json: bool) -> None:
 
 
 def _run_line(record: "RunRecord") -> str:
-    body, tombstones = record.verdict.entry.body, [one.entry.body for one in record.erasures]
-    is_whole = any(one.get("scope") == "run" for one in tombstones)
-    erased = "all" if is_whole else str(sum(len(one.get("leaves", [])) for one in tombstones))
+    from millcert.provenance.erasure import tombstone_from
+
+    body, tombstones = record.verdict.entry.body, [tombstone_from(one.entry) for one in record.erasures]
+    is_whole = any(one.scope == "run" for one in tombstones)
+    erased = "all" if is_whole else str(len({leaf for one in tombstones for leaf in one.leaves}))
     certificates = ", ".join(f"#{one.index}" for one in record.certificates) or "none"
     about = f"#{record.verdict.index:<6} {record.verdict.entry.recorded_at}  {record.roots.dataset}"
     after = f"  {erased} samples erased" if record.erasures else ""

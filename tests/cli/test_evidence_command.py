@@ -12,8 +12,11 @@ import pytest
 from millcert.cli.main import main
 from millcert.provenance.keys import load_or_create_key
 from millcert.provenance.lookup import list_runs
+from millcert.provenance.named_sample import name_sample, named_samples
 from millcert.provenance.sample_query import run_id_of
+from millcert.provenance.state import StateFolder
 from millcert.testing import sample_runs
+from millcert.testing.role_people import office, record_roles, write_key
 from millcert.testing.sample_runs import add_run, digests_of, signed_ledger
 
 DIGESTS = [one.tobytes() for one in digests_of(40, seed=6)]
@@ -157,6 +160,26 @@ def test_a_place_and_a_whole_run_can_be_erased(state: Path, capsys: pytest.Captu
     assert main(["ledger", "find", "--sample", DIGESTS[2].hex()]) == 0
     assert "salts of run" in capsys.readouterr().out
     run(capsys, "evidence", "erase", "--whole-run", "--reason", "ticket", code=2)
+
+
+def test_once_roles_are_in_force_who_erases_signs_for_it(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    digest = DIGESTS[5]
+    named = name_sample(StateFolder(state), digest)
+    with signed_ledger(state) as ledger:
+        record_roles(ledger, office(), by="bo", at=sample_runs.RECORDED_AT)
+    erase = ["evidence", "erase", "--digest", digest.hex(), "--reason", "ticket 7"]
+
+    run(capsys, *erase, code=2)
+    run(capsys, *erase, "--key", str(write_key(state, "ana")), code=2)
+    assert named_samples(StateFolder(state)) == {named: digest}
+    key = ["--key", str(write_key(state, "bo"))]
+    part = run(capsys, "evidence", "erase", "--file", "north/a.jsonl", "--row", "4", "--reason", "t", *key)
+    assert part["forgotten_commitments"] == []  # it is in another run still
+    erased = run(capsys, *erase, *key)
+
+    assert (erased["erased"], erased["signed"], erased["forgotten_commitments"]) == (1, True, [named])
+    assert run(capsys, "ledger", "verify")["ignored_acts"] == []
+    assert [one["by"] for one in run(capsys, "ledger", "acts", "--kind", "erasure")["acts"]] == ["bo", "bo"]
 
 
 def test_a_ledger_without_runs_or_no_ledger_is_a_usage_error(

@@ -4,18 +4,21 @@ from pathlib import Path
 
 import pytest
 
-from millcert.errors import InconclusiveError, StoreError, UsageError
+from millcert.errors import InconclusiveError, IntegrityError, StoreError, UsageError
 from millcert.provenance import erasure
-from millcert.provenance.erasure import erase_run, erase_samples
+from millcert.provenance.erasure import erase_run, erase_samples, find_eraser, forget_named, tombstone_from
 from millcert.provenance.evidence import export_evidence
 from millcert.provenance.evidence_verify import verify_evidence
 from millcert.provenance.leaf_index import LeafIndex
 from millcert.provenance.ledger import Entry, LoggedEntry
 from millcert.provenance.ledger_entry import MAX_LEAF_BYTES
 from millcert.provenance.lookup import SampleRun
+from millcert.provenance.named_sample import name_sample, named_samples
 from millcert.provenance.sample_leaf import RunSecret, index_key, row_salt, sample_leaf_hash
 from millcert.provenance.sample_query import ask_run
+from millcert.provenance.standing import read_standing
 from millcert.provenance.state import StateFolder
+from millcert.testing.role_people import key_of, office, record_roles
 from millcert.testing.sample_runs import RECORDED_AT, add_run, digests_of, signed_ledger
 
 DIGESTS = [one.tobytes() for one in digests_of(300, seed=9)]
@@ -161,3 +164,75 @@ def test_an_erasure_needs_a_reason_and_a_sample(made: tuple[StateFolder, LoggedE
         with pytest.raises(UsageError, match="no sample"):
             erase_samples(run, [], ledger, reason="ticket", recorded_at=RECORDED_AT)
         assert ledger.find(kind="erasure") == []
+
+
+def test_once_roles_are_in_force_an_erasure_is_an_act_of_somebody_who_may(
+    made: tuple[StateFolder, LoggedEntry],
+) -> None:
+    state, logged = made
+    with signed_ledger(state.path) as ledger, SampleRun(state, logged) as run:
+        record_roles(ledger, office(), by="bo", at=RECORDED_AT)
+        eraser = find_eraser(ledger, key_of("bo"))
+        erase_samples(run, run.find(DIGESTS[5]), ledger, reason="ticket 7", recorded_at=RECORDED_AT, eraser=eraser)
+        erase_run(run, state, ledger, reason="ticket 8", recorded_at=RECORDED_AT, eraser=eraser)
+        standing = read_standing(ledger)
+
+    said = list(standing.counting("erasure"))
+    assert (len(said), standing.refused) == (2, ())
+    assert [one.person and one.person.name for one in said] == ["bo", "bo"]
+    first, second = (tombstone_from(one.logged.entry) for one in said)
+    assert (first.run, first.scope, len(first.leaves), first.reason) == (
+        logged.entry.body["shards_root"],
+        "samples",
+        2,
+        "ticket 7",
+    )
+    assert (second.scope, second.leaves) == ("run", ())
+
+
+@pytest.mark.parametrize("name", [None, "ana", "zoe"])
+def test_who_may_not_erase_erases_nothing_once_roles_are_in_force(
+    made: tuple[StateFolder, LoggedEntry], name: str | None
+) -> None:
+    state, logged = made
+    with signed_ledger(state.path) as ledger, SampleRun(state, logged) as run:
+        record_roles(ledger, office(), by="bo", at=RECORDED_AT)
+        before = everything_on_disk(state)
+        with pytest.raises(UsageError):
+            find_eraser(ledger, None if name is None else key_of(name))
+        with pytest.raises(UsageError, match="signed by approver"):
+            erase_samples(run, run.find(DIGESTS[5]), ledger, reason="ticket", recorded_at=RECORDED_AT)
+        with pytest.raises(UsageError, match="signed by approver"):
+            erase_run(run, state, ledger, reason="ticket", recorded_at=RECORDED_AT)
+        assert ledger.find(kind="erasure") == []
+    assert everything_on_disk(state) == before
+
+
+def test_a_key_without_roles_in_force_is_refused(made: tuple[StateFolder, LoggedEntry]) -> None:
+    with signed_ledger(made[0].path) as ledger, pytest.raises(UsageError, match="No roles"):
+        find_eraser(ledger, key_of("bo"))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"dataset": "d", "leaves": [1], "reason": "r", "run": "x", "scope": "samples"},
+        {"dataset": "d", "leaves": ["ab"], "reason": "r", "run": "x", "scope": "run"},
+        {"format": "millcert-act-1"},
+    ],
+)
+def test_a_tombstone_that_says_nothing_sound_is_refused(body: dict[str, object]) -> None:
+    with pytest.raises(IntegrityError):
+        tombstone_from(Entry("erasure", "ab" * 32, RECORDED_AT, body))
+    with pytest.raises(IntegrityError):
+        tombstone_from(Entry("verdict", "ab" * 32, RECORDED_AT, body))
+
+
+def test_a_forgotten_sample_is_linked_to_no_commitment(made: tuple[StateFolder, LoggedEntry]) -> None:
+    state, _ = made
+    kept, gone = name_sample(state, DIGESTS[1]), name_sample(state, DIGESTS[5])
+
+    assert forget_named(state, [DIGESTS[5], DIGESTS[5], DIGESTS[7]]) == (gone,)
+    assert named_samples(state) == {kept: DIGESTS[1]}
+    assert DIGESTS[5] not in b"".join(path.read_bytes() for path in (state.path / "salts" / "named").iterdir())
