@@ -31,6 +31,9 @@ MAX_WIDTH = 2**16
 #: Float64 rows below 2**-482 are taken as zero: their squares would not be numbers any more. No float32 is so small.
 _LOWEST_ROW_EXPONENT = -500
 
+#: Rows quantised at a time, so that what comes between stays in the processor's cache; changes no result.
+_CACHED_ROWS = 2048
+
 #: Row exponents within this scale float32 rows in float32: neither the power nor the product leaves its range.
 _FLOAT32_EXPONENT = 100
 
@@ -62,21 +65,40 @@ def quantise_rows(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     Cost: about 0.2 microseconds a row at d = 128 for float32.
     """
+    if len(rows) > _CACHED_ROWS:
+        whole, exponent = np.empty(rows.shape), np.empty(len(rows), dtype=np.int64)
+        for start in range(0, len(rows), _CACHED_ROWS):
+            part = slice(start, start + _CACHED_ROWS)
+            whole[part], exponent[part] = quantise_rows(rows[part])
+        return whole, exponent
+    exponent = row_exponents(rows)
+    return whole_numbers(rows, exponent), exponent
+
+
+def row_exponents(rows: np.ndarray) -> np.ndarray:
+    """Return the exponents of `quantise_rows`, int64 (m,), for rows as it takes them; raises as it does."""
     if rows.shape[0] == 0 or rows.shape[1] == 0:
-        return np.zeros(rows.shape), np.zeros(rows.shape[0], dtype=np.int64)
-    largest = _largest_magnitudes(rows).astype(np.float64)
+        return np.zeros(rows.shape[0], dtype=np.int64)
+    largest = np.concatenate(
+        [_largest_magnitudes(rows[start : start + _CACHED_ROWS]) for start in range(0, len(rows), _CACHED_ROWS)]
+    ).astype(np.float64)
     if not (largest < 2.0**400).all():  # also catches NaN
         raise InvalidSampleError("A value is not finite, or larger than 2**400.", hint="Rescale the embedding.")
     _, power = np.frexp(largest)
     exponent = -(-power.astype(np.int64) // EXPONENT_STEP) * EXPONENT_STEP - QUANTISED_BITS
     exponent[largest == 0] = 0
     np.maximum(exponent, _LOWEST_ROW_EXPONENT, out=exponent)
-    if rows.dtype == np.float32 and np.abs(exponent).max() <= _FLOAT32_EXPONENT:
+    return exponent
+
+
+def whole_numbers(rows: np.ndarray, exponent: np.ndarray) -> np.ndarray:
+    """Return the whole numbers of `quantise_rows`, float64 (m, d), for rows and their exponents."""
+    if rows.dtype == np.float32 and np.abs(exponent).max(initial=0) <= _FLOAT32_EXPONENT:
         # The same bits at a third of the cost: a power of two changes no digit, and 2**18 needs fewer than float32 has.
         narrow = rows * np.ldexp(np.float32(1), -exponent)[:, None]
-        return np.rint(narrow, out=narrow).astype(np.float64), exponent
+        return np.rint(narrow, out=narrow).astype(np.float64)
     whole = np.multiply(rows, np.ldexp(1.0, -exponent)[:, None], dtype=np.float64)
-    return np.rint(whole, out=whole), exponent
+    return np.rint(whole, out=whole)
 
 
 def _largest_magnitudes(rows: np.ndarray) -> np.ndarray:
@@ -134,7 +156,10 @@ class ExactMatrix:
 
     def apply_quantised(self, whole: np.ndarray, exponent: np.ndarray) -> np.ndarray:
         """Return the product for rows that `quantise_rows` already split."""
-        return (whole @ self.whole) * np.ldexp(1.0, exponent)[:, None] * self.scale
+        product: np.ndarray = whole @ self.whole
+        product *= np.ldexp(1.0, exponent)[:, None]  # in place: these are powers of two, and memory costs more
+        product *= self.scale
+        return product
 
 
 def sum_squares(values: np.ndarray) -> np.ndarray:
@@ -143,8 +168,8 @@ def sum_squares(values: np.ndarray) -> np.ndarray:
     A plain `.sum(axis=1)` picks its order by the shape, so the answer for a row could depend on its batch.
     """
     total = np.zeros(values.shape[0])
-    for column in range(values.shape[1]):
-        total += values[:, column] * values[:, column]
+    for column in np.ascontiguousarray(values.T):
+        total += column * column
     return total
 
 

@@ -5,7 +5,7 @@ One table is kept for each row exponent, and the tables are combined in the orde
 covariance is asked for. The same rows give the same bits in any batches, in any order, on any number of workers.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -93,9 +93,7 @@ class Moments:
     def add_quantised(self, whole: np.ndarray, exponent: np.ndarray) -> "Moments":
         """Return the moments with rows added that `quantise_rows` already split."""
         added: list[ScaledSums] = []
-        present = np.unique(exponent)
-        for value in present.tolist():
-            group = whole if len(present) == 1 else whole[exponent == value]
+        for value, group in _by_exponent(whole, exponent):
             added += [
                 _sums_of(group[start : start + MAX_PRODUCT_ROWS], value, self.keeps_products)
                 for start in range(0, len(group), MAX_PRODUCT_ROWS)
@@ -189,6 +187,20 @@ class Moments:
         if total < 0 or any(scale.rows < 0 for scale in kept):
             raise InternalError("Cannot subtract moments of rows that were never added.")
         return Moments(self.dimension, total, self.keeps_products, kept)
+
+
+def _by_exponent(whole: np.ndarray, exponent: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield each exponent with its rows: views where the rows come in the order of their exponents, else copies."""
+    if not len(exponent):
+        return
+    borders = [0, *(np.flatnonzero(np.diff(exponent)) + 1).tolist(), len(exponent)]
+    values = exponent[borders[:-1]].tolist()
+    if len(set(values)) == len(values):
+        for value, first, last in zip(values, borders[:-1], borders[1:], strict=True):
+            yield value, whole[first:last]
+    else:
+        for value in sorted(set(values)):
+            yield value, whole[exponent == value]
 
 
 def _sums_of(whole: np.ndarray, exponent: int, keeps_products: bool) -> ScaledSums:  # noqa: FBT001 - private

@@ -24,12 +24,12 @@ import numpy as np
 import pyarrow as pa
 
 from millcert.checks.base import Accumulator, GroupEvidence, Role, Scores, Severity
+from millcert.checks.class_rows import rows_by_class
 from millcert.checks.columns import matrix, strings
 from millcert.checks.contrast import ClassContrast, class_contrasts, fastest_growing, random_signs
-from millcert.checks.exact import ExactMatrix, quantise_rows
-from millcert.checks.flagging import Counts
+from millcert.checks.exact import ExactMatrix
+from millcert.checks.flagging import BufferedCounts, Counts
 from millcert.checks.hidden_part import LEAST_GAP_OVER_DISTANCE, HiddenPart, find_hidden_part
-from millcert.checks.label_groups import rows_by_text
 from millcert.checks.mixture import Histogram
 from millcert.checks.moments import Moments
 from millcert.checks.robust_covariance import Shells
@@ -39,7 +39,7 @@ from millcert.errors import InternalError, InvalidSampleError, NotEnoughSamplesE
 DIRECTIONS_OF_A_KIND = 4
 #: Below this many samples a class is not tested: fewer than three directions, and no valley could be significant.
 LEAST_SAMPLES = 24
-_BINS = 4096
+_BINS = 1024
 _BIN_WIDTH = 40.0 / _BINS
 _REACH = 20.0  # standard deviations each way; Chebyshev: less than 1 sample in 400 is beyond and counts in the end bins
 _SOURCES_NAMED = 16
@@ -107,37 +107,32 @@ class _Sums:
 
 @dataclass(frozen=True, eq=False)
 class _Lines:
-    """Positions of a class's samples along its directions, by source: key = direction x 4,096 + bin."""
+    """Positions of a class's samples along its directions, by source: key = direction x 1,024 + bin."""
 
-    by_source: Mapping[str, Counts]
+    by_source: Mapping[str, BufferedCounts]
 
-    def add(self, keys: np.ndarray, sources: pa.StringArray) -> "_Lines":
+    def add(self, keys: np.ndarray, sources: tuple[tuple[str, slice], ...]) -> "_Lines":
         added = dict(self.by_source)
-        for source, places in rows_by_text(sources):
-            added[source] = added.get(source, Counts.zero()).add(keys[places])
+        for source, part in sources:
+            added[source] = added.get(source, BufferedCounts.zero()).add(keys[part])
         return _Lines(added)
 
     def merge(self, others: Iterable["_Lines"]) -> "_Lines":
-        gathered: dict[str, list[Counts]] = {}
+        gathered: dict[str, list[BufferedCounts]] = {}
         for lines in (self, *others):
             for source, counts in lines.by_source.items():
                 gathered.setdefault(source, []).append(counts)
         return _Lines({source: parts[0].merge(parts[1:]) for source, parts in sorted(gathered.items())})
 
-    def count(self, directions: int) -> int:
-        """Return how many samples were added."""
-        return sum(counts.total for counts in self.by_source.values()) // directions
-
-    def histogram(self, direction: int) -> Histogram:
-        """Return the positions of all sources' samples along a direction, in standard deviations."""
-        counts = Counts.zero().merge(self.by_source.values()).at(direction * _BINS, (direction + 1) * _BINS)
-        return Histogram(_position(counts.keys % _BINS), counts.counts.astype(np.float64), _BIN_WIDTH)
+    def all_sources(self) -> Counts:
+        """Return the counts of all sources together."""
+        return Counts.zero().merge(counts.settled() for counts in self.by_source.values())
 
     def fractions_above(self, direction: int, sign: float, border: float) -> dict[str, float]:
         """Return the share of each source's samples above the border, for the sources with the most of them."""
         above = {}
         for source, every in self.by_source.items():
-            counts = every.at(direction * _BINS, (direction + 1) * _BINS)
+            counts = every.settled().at(direction * _BINS, (direction + 1) * _BINS)
             is_above = _position(counts.keys % _BINS) * sign > border
             above[source] = (int(counts.counts[is_above].sum()), counts.total)
         worst = sorted(above.items(), key=lambda item: (-item[1][0], item[0]))[:_SOURCES_NAMED]
@@ -152,7 +147,7 @@ class RobustSpectral:
         shows only in a model that learnt it. On features of another model this check finds little.
     Passes: 3, and scoring.
     Accumulator, a class: pass 1 8 x (w + w * w) bytes an exponent, w = min(d, max_dimension), so 132 kB at d = 128 and
-        2 MB at most; pass 2 about 80 kB; pass 3 at most 0.5 MB a source (16 bytes an occupied bin).
+        2 MB at most; pass 2 about 35 kB; pass 3 at most 8 kB and 16 bytes an occupied bin (of 8,192) a source.
     Finds: backdoors by a fixed trigger that the model learnt, from 2 to 50 % of the target class and about 15 samples.
     Does not find: triggers that the model did not learn, adaptive attacks that keep the latent parts together,
         all-to-all attacks (every class has the trigger, so no class stands out), classes under 24 samples. Half of the
@@ -168,7 +163,7 @@ class RobustSpectral:
     """
 
     name: ClassVar[str] = "robust_spectral"
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     columns: ClassVar[frozenset[Role]] = frozenset({"label", "source", "embedding_self"})
     severity: ClassVar[Severity] = "reject"
     covers: ClassVar[frozenset[str]] = frozenset({"backdoor_dirty_label"})
@@ -199,24 +194,23 @@ class RobustSpectral:
         if not len(rows):
             return dict(acc)
         added = dict(acc)
-        whole, exponent = quantise_rows(rows)
         if model is not None:
             _check_width(rows.shape[1], model.width)
-        for label, places in rows_by_text(labels):
-            part = added.get(label)
+        for of_class in rows_by_class(rows, labels, sources if model is not None and model.stage == 2 else None):
+            label, part = of_class.label, added.get(of_class.label)
             if model is None:
                 first = part if part is not None else _Sums(rows.shape[1], Moments.zero(self._kept(rows.shape[1])))
                 _check_width(rows.shape[1], first.width)
-                added[label] = _Sums(first.width, self._summed(first, whole[places], exponent[places]))
+                added[label] = _Sums(first.width, self._summed(first, of_class.whole, of_class.exponent))
             elif label in model.frames:
                 frame = model.frames[label]
-                centred = frame.apply(whole[places], exponent[places])
+                centred = frame.apply(of_class.whole, of_class.exponent)
                 if model.stage == 1:
                     shells = part if part is not None else Shells.zero(centred.shape[1])
                     added[label] = shells.add(centred, frame.scale**2)
                 else:
                     lines = part if part is not None else _Lines({})
-                    added[label] = lines.add(_keys(centred / frame.scale), sources.take(pa.array(places)))
+                    added[label] = lines.add(_keys(centred / frame.scale), of_class.sources)
         return added
 
     def merge(self, accs: Iterable[Accumulator]) -> Accumulator:
@@ -248,13 +242,12 @@ class RobustSpectral:
         threshold = np.full(len(rows), np.inf)
         if len(rows):
             _check_width(rows.shape[1], model.width)
-            whole, exponent = quantise_rows(rows)
-            for label, places in rows_by_text(labels):
+            for label, places, whole, exponent, _ in rows_by_class(rows, labels):
                 finding = model.findings.get(label)
                 if finding is None or label not in model.frames:
                     continue
                 frame = model.frames[label]
-                position = frame.apply(whole[places], exponent[places])[:, 0] / frame.scale[0]
+                position = frame.apply(whole, exponent)[:, 0] / frame.scale[0]
                 if finding.part is not None and finding.is_suspicious:
                     score[places] = (position * finding.part.sign - finding.part.border) / finding.part.half_gap
                     threshold[places] = 0.0
@@ -330,7 +323,7 @@ def _after_shells(acc: Accumulator, model: RobustSpectralModel) -> RobustSpectra
         widest = np.eye(size)[:, :DIRECTIONS_OF_A_KIND]
         shells = acc.get(label, Shells.zero(size))
         _check_count(label, shells.count, contrast.samples)
-        growing = fastest_growing(contrast.variance, shells.core().covariance(), DIRECTIONS_OF_A_KIND)
+        growing = fastest_growing(contrast.variance, shells.core(contrast.variance), DIRECTIONS_OF_A_KIND)
         frames[label] = _frame(contrast, np.concatenate([widest, growing], axis=1))
     return replace(model, stage=2, frames=frames)
 
@@ -343,9 +336,10 @@ def _after_lines(acc: Accumulator, model: RobustSpectralModel) -> RobustSpectral
         frame, part = model.frames.get(label), None
         if frame is not None:
             lines = acc.get(label, _Lines({}))
-            _check_count(label, lines.count(len(frame.scale)), contrast.samples)
+            counts = lines.all_sources()
+            _check_count(label, counts.total // len(frame.scale), contrast.samples)
             gap_needed = LEAST_GAP_OVER_DISTANCE * _farthest(model, label)
-            chosen, part = _best_line(lines, frame, gap_needed, len(model.frames))
+            chosen, part = _best_line(counts, frame, gap_needed, len(model.frames))
             frames[label] = frame.only(chosen)
             figures |= {"tested": 1.0, "directions": float(len(frame.scale)), "gap_needed": gap_needed}
             if part is not None:
@@ -358,12 +352,12 @@ def _after_lines(acc: Accumulator, model: RobustSpectralModel) -> RobustSpectral
     return replace(model, stage=3, frames=frames, findings=findings)
 
 
-def _best_line(lines: _Lines, frame: _Frame, gap_needed: float, tests: int) -> tuple[int, HiddenPart | None]:
+def _best_line(counts: Counts, frame: _Frame, gap_needed: float, tests: int) -> tuple[int, HiddenPart | None]:
     """Return the direction with the best candidate, and the candidate; direction 0 where there is none."""
     best: tuple[int, HiddenPart | None] = (0, None)
     for direction, scale in enumerate(frame.scale.tolist()):
         part = find_hidden_part(
-            lines.histogram(direction),
+            _histogram(counts, direction),
             others=float(frame.others[direction]) / scale,
             gap_needed=gap_needed / scale,
             tests=tests,
@@ -394,9 +388,15 @@ def _frame(contrast: ClassContrast, turned: np.ndarray) -> _Frame:
 
 
 def _keys(positions: np.ndarray) -> np.ndarray:
-    """Return keys of `_Lines`, int64, for positions in standard deviations, shape (n, directions)."""
-    bins = np.clip(np.floor((positions + _REACH) / _BIN_WIDTH), 0, _BINS - 1).astype(np.int64)
-    return bins + _BINS * np.arange(positions.shape[1])
+    """Return keys of `_Lines`, uint16, for positions in standard deviations, shape (n, directions)."""
+    bins = np.clip((positions + _REACH) / _BIN_WIDTH, 0, _BINS - 1).astype(np.uint16)
+    return np.asarray(bins + (_BINS * np.arange(positions.shape[1])).astype(np.uint16))
+
+
+def _histogram(counts: Counts, direction: int) -> Histogram:
+    """Return the positions along a direction, in standard deviations."""
+    found = counts.at(direction * _BINS, (direction + 1) * _BINS)
+    return Histogram(_position(found.keys % _BINS), found.counts.astype(np.float64), _BIN_WIDTH)
 
 
 def _position(bins: np.ndarray) -> np.ndarray:

@@ -8,6 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from millcert.checks.flagging import (
+    MOST_WAITING,
+    BufferedCounts,
     Counts,
     cell_of_threshold,
     exact_threshold,
@@ -117,3 +119,29 @@ def test_keys_are_counted_alike_whether_they_lie_close_or_far_apart(
     expected = sorted(Counter(key for keys in parts for key in keys).items())
     assert list(zip(total.keys.tolist(), total.counts.tolist(), strict=True)) == expected
     assert total.keys.dtype == total.counts.dtype == np.int64
+
+
+@given(st.lists(st.lists(st.integers(0, 2**16 - 1), max_size=30), max_size=8), st.integers(0, 2**32 - 1))
+def test_keys_that_wait_are_counted_like_any_others(groups: list[list[int]], seed: int) -> None:
+    order = np.random.default_rng(seed).permutation(len(groups))
+    first, second = BufferedCounts.zero(), BufferedCounts.zero()
+    for place, number in enumerate(order.tolist()):
+        keys = np.array(groups[number], dtype=np.uint16)
+        first, second = (first.add(keys), second) if place % 2 else (first, second.add(keys))
+
+    found = first.merge([second]).settled()
+
+    expected = Counter(key for group in groups for key in group)
+    assert dict(zip(found.keys.tolist(), found.counts.tolist(), strict=True)) == expected
+
+
+def test_no_more_keys_wait_than_the_limit() -> None:
+    keys = np.arange(MOST_WAITING // 2 + 1, dtype=np.uint16)
+
+    one, two = BufferedCounts.zero().add(keys), BufferedCounts.zero().add(keys).add(keys)
+
+    assert len(one.waiting) == 1
+    assert not two.waiting
+    assert two.nbytes == 16 * len(keys)
+    assert one.nbytes == keys.nbytes
+    assert two.merge([one]).settled().total == 3 * len(keys)

@@ -1,0 +1,92 @@
+"""The rows of a batch by class, quantised once: what every pass of a check on an embedding starts from."""
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from millcert.checks.exact import row_exponents, whole_numbers
+from millcert.errors import InternalError
+
+#: Rows gathered and quantised at a time: 2 MB at d = 128, which stays in the processor's cache. Changes no result.
+_BLOCK_ROWS = 2048
+
+
+class ClassRows(NamedTuple):
+    """Rows of one class in a batch; a class with more than 2,048 comes in several such parts.
+
+    places: int64 (n,), row numbers in the batch, by source where it was asked for, else by exponent; then ascending.
+    whole, exponent: the rows as `quantise_rows` splits them, float64 (n, d) and int64 (n,).
+    sources: each source of these rows, sorted, with the part of the rows that it gave; empty where none were asked for.
+    """
+
+    label: str
+    places: np.ndarray
+    whole: np.ndarray
+    exponent: np.ndarray
+    sources: tuple[tuple[str, slice], ...]
+
+
+def rows_by_class(
+    rows: np.ndarray, labels: pa.StringArray, sources: pa.StringArray | None = None
+) -> Iterator[ClassRows]:
+    """Yield the rows of each class, classes sorted.
+
+    Args:
+        rows: float32 (n, d).
+        labels: (n,), without nulls.
+        sources: likewise; None where the caller does not tell them apart.
+
+    Cost: about 0.2 microseconds a row at d = 128, and 5 a class.
+    """
+    if not len(rows) == len(labels) == (len(labels) if sources is None else len(sources)):
+        raise InternalError("A batch's columns have several lengths.")
+    names, codes = _codes(labels)
+    origins, origin = (("",), np.zeros(len(rows), dtype=np.int64)) if sources is None else _codes(sources)
+    exponent = row_exponents(rows)
+    if sources is None and len(rows):
+        origin = exponent - exponent.min()
+    steps = int(origin.max(initial=0)) + 1
+    cells = codes * steps + origin
+    order = np.argsort(cells.astype(np.uint16) if len(names) * steps < 2**16 else cells, kind="stable")
+    cells = cells[order]
+    for block in _blocks(np.searchsorted(cells, steps * np.arange(len(names) + 1)).tolist()):
+        first = block[0][1]
+        chosen = order[first : block[-1][2]]
+        powers = exponent[chosen]
+        whole = whole_numbers(rows.take(chosen, axis=0), powers)
+        for code, start, end in block:
+            part = slice(start - first, end - first)
+            of_source = () if sources is None else _sources_of(cells[start:end] - code * steps, origins)
+            yield ClassRows(names[code], chosen[part], whole[part], powers[part], of_source)
+
+
+def _blocks(classes: list[int]) -> Iterator[list[tuple[int, int, int]]]:
+    """Yield lists of (class, start, end) with about 2,048 rows each, from the borders of the classes."""
+    block: list[tuple[int, int, int]] = []
+    for code, (first, last) in enumerate(pairwise(classes)):
+        for start in range(first, last, _BLOCK_ROWS):
+            block.append((code, start, min(last, start + _BLOCK_ROWS)))
+            if block[-1][2] - block[0][1] >= _BLOCK_ROWS:
+                yield block
+                block = []
+    if block:
+        yield block
+
+
+def _sources_of(origin: np.ndarray, names: tuple[str, ...]) -> tuple[tuple[str, slice], ...]:
+    borders = [0, *(np.flatnonzero(np.diff(origin)) + 1).tolist(), len(origin)]
+    return tuple((names[int(origin[start])], slice(start, end)) for start, end in pairwise(borders))
+
+
+def _codes(texts: pa.StringArray) -> tuple[tuple[str, ...], np.ndarray]:
+    """Return the distinct texts, sorted, and the place of each row's text among them, int64 (n,)."""
+    encoded = texts.dictionary_encode()
+    names = encoded.dictionary.to_pylist()
+    order = sorted(range(len(names)), key=names.__getitem__)
+    rank = np.empty(len(names), dtype=np.int64)
+    rank[order] = np.arange(len(names))
+    codes = encoded.indices.to_numpy(zero_copy_only=False)
+    return tuple(names[place] for place in order), rank[codes]
