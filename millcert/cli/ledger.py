@@ -14,6 +14,7 @@ from millcert.cli.ledger_anchor import anchor, anchored_line, read_anchor
 from millcert.cli.ledger_copies import backup, compact, restore
 from millcert.cli.ledger_cosign import cosign
 from millcert.cli.ledger_questions import as_of, changes, impact, unsigned
+from millcert.cli.ledger_samples import erased, sample
 from millcert.cli.ledger_tiles import compare, export, import_, verify_tiles
 from millcert.cli.opened import opened, state_option
 from millcert.cli.output import emit, json_option
@@ -37,6 +38,8 @@ ledger.add_command(impact)
 ledger.add_command(as_of)
 ledger.add_command(changes)
 ledger.add_command(unsigned)
+ledger.add_command(sample)
+ledger.add_command(erased)
 for command in (access, acts, declare_use, submit, roles, revocations, export, import_, compare, cosign, anchor):
     ledger.add_command(command)
 

@@ -109,15 +109,17 @@ def as_of(time: str, proof: bool, state: Path | None, as_json: bool) -> None:
 @click.command()
 @click.argument("old", type=click.IntRange(min=1))
 @click.argument("new", type=click.IntRange(min=1), required=False)
+@_proof_option
 @state_option
 @json_option
-def changes(old: int, new: int | None, state: Path | None, as_json: bool) -> None:
+def changes(old: int, new: int | None, proof: bool, state: Path | None, as_json: bool) -> None:
     """List what was added between a ledger of OLD entries and one of NEW (now), and prove that nothing else changed."""
     from millcert.provenance.questions import changes_between
 
     _, ledger = opened(state)
     with ledger:
         found = changes_between(ledger, old, ledger.size if new is None else new)
+        proofs = _proofs(found.entries, ledger, proof=proof)
         origin = ledger.origin
     rows = [_entry_line(logged) for logged in found.entries]
     kinds = ", ".join(f"{count} {kind}" for kind, count in found.kinds) or "nothing"
@@ -131,6 +133,7 @@ def changes(old: int, new: int | None, state: Path | None, as_json: bool) -> Non
         "kinds": dict(found.kinds),
         "entries": [_entry_payload(logged) for logged in found.entries],
         "consistency": [one.hex() for one in found.consistency],
+        **proofs,
     }
     emit(payload, "\n".join(rows), as_json=as_json)
 

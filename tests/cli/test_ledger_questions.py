@@ -60,6 +60,12 @@ def test_changes_list_every_entry_since_a_size(state: Path, capsys: pytest.Captu
     assert answer["kinds"] == {"check_summary": 1, "manifest": 1, "shard_roots": 1, "verdict": 1}
     assert [entry["index"] for entry in answer["entries"]] == [5, 6, 7, 8]
     assert ask(capsys, "changes", "5", "6")["kinds"] == {"manifest": 1}
+    proved = ask(capsys, "changes", "5", "7", "--proof")
+    assert sorted(proved["proofs"]) == ["5", "6"]
+    with signed_ledger(state) as ledger:
+        for index, proof in proved["proofs"].items():
+            leaf = ledger.get(int(index)).entry.leaf()
+            verify_tlog_proof(proof.encode(), leaf, load_ledger_vkeys([state / "ledger.vkey"]))
     ask(capsys, "changes", "5", "99", code=2)
 
 
