@@ -1,4 +1,4 @@
-"""Great Expectations suites, answered from one read of any number of rows. The only module that imports GX.
+"""Great Expectations suites, answered from one read (two for outliers) of any number of rows, and judged by GX itself.
 
 A suite is what GX 1.x writes: `ExpectationSuite` as JSON. On the driver GX says which metrics each expectation needs
 (`plan_suite`), workers measure them without GX (`millcert.checks.metric_plan`), and on the driver GX judges the
@@ -18,27 +18,24 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
-from decimal import Decimal
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import pyarrow as pa
 
 from millcert.checks.base import Accumulator
+from millcert.checks.expectations_metrics import Asked, AskedMetric, asked_of_all, listing_limit, one_line
 from millcert.checks.metric_answers import Answers, Interval
-from millcert.checks.metric_columns import family, kernel_type
-from millcert.checks.metric_compile import SCHEMA_METRICS, MetricRequest, kernels_for
+from millcert.checks.metric_compile import SCHEMA_METRICS
+from millcert.checks.metric_filter import RowFilter
 from millcert.checks.metric_kernels import Kernel
-from millcert.checks.metric_plan import MetricPlan
+from millcert.checks.metric_plan import Deferred, MetricPlan, RowCheck
 from millcert.checks.metric_suite import SuiteSpec, load_suite
-from millcert.errors import InconclusiveError, MillcertError, PolicyError
+from millcert.checks.metric_where import Where, inner
+from millcert.errors import InconclusiveError, InternalError, MillcertError, PolicyError
 
-#: How much a result says. COMPLETE is left out: it lists every failing row, without bound.
-ResultFormat: TypeAlias = Literal["BOOLEAN_ONLY", "BASIC", "SUMMARY"]
-RESULT_FORMATS = ("BOOLEAN_ONLY", "BASIC", "SUMMARY")
-
-#: Failing rows that a result lists: GX's own default.
-PARTIAL_UNEXPECTED_COUNT = 20
+#: How much a result says.
+ResultFormat: TypeAlias = Literal["BOOLEAN_ONLY", "BASIC", "SUMMARY", "COMPLETE"]
+RESULT_FORMATS = ("BOOLEAN_ONLY", "BASIC", "SUMMARY", "COMPLETE")
 
 __all__ = [
     "ExpectationOutcome",
@@ -49,10 +46,6 @@ __all__ = [
     "load_suite",
     "plan_suite",
 ]
-
-#: What a metric may be about. "table" (another table) and "row_condition" (some rows) are not among them.
-_DOMAIN_KEYS = frozenset({"column", "column_A", "column_B", "column_list", "ignore_row_if"})
-_HANDED_TO_GX = ("type", "kwargs", "meta", "id", "notes", "description", "severity")
 
 
 class ExpectationOutcome(NamedTuple):
@@ -113,24 +106,32 @@ def plan_suite(suite: SuiteSpec, schema: pa.Schema, *, result_format: ResultForm
     if result_format not in RESULT_FORMATS:
         raise PolicyError(f"result_format must be one of {', '.join(RESULT_FORMATS)}, got {result_format!r}.")
     kernels: dict[Kernel, None] = {}
+    deferred: dict[Deferred, None] = {}
+    row_checks: list[RowCheck] = []
     faults = []
     with _quiet():
-        for number, asked in enumerate(_asked_of_all(suite, schema, result_format)):
+        for number, asked in enumerate(asked_of_all(suite, schema, result_format)):
             if isinstance(asked, PolicyError):
                 faults.append(f"expectation {number} ({suite.expectations[number]['type']}): {asked.message}")
                 continue
             for metric in asked.metrics:
-                kernels.update(dict.fromkeys(metric.kernels))
+                kernels.update(dict.fromkeys(_among(metric.request.rows, kernel) for kernel in metric.kernels))
+                if metric.deferred is not None:
+                    deferred[metric.deferred] = None
+                    kernels[metric.deferred.basis] = None
+            row_checks += _row_checks(number, asked)
     if faults:
         raise PolicyError(
             f"The suite {suite.name!r} cannot be evaluated: {' '.join(faults)}",
             hint="Remove or change these expectations; none is skipped.",
             faults=faults,
         )
-    return MetricPlan(suite.digest, result_format, tuple(kernels))
+    return MetricPlan(suite.digest, result_format, tuple(kernels), tuple(deferred), tuple(row_checks))
 
 
-def evaluate_suite(suite: SuiteSpec, plan: MetricPlan, acc: Accumulator, schema: pa.Schema) -> SuiteResult:
+def evaluate_suite(
+    suite: SuiteSpec, plan: MetricPlan, acc: Accumulator, schema: pa.Schema, *, second: Accumulator | None = None
+) -> SuiteResult:
     """Judge a suite by what was measured. Imports GX.
 
     Args:
@@ -138,16 +139,18 @@ def evaluate_suite(suite: SuiteSpec, plan: MetricPlan, acc: Accumulator, schema:
         plan: what `plan_suite` returned for it and `schema`.
         acc: the merged accumulator of all rows.
         schema: as for `plan_suite`.
+        second: the merged accumulator of `plan.second(acc)` of all rows; None only where that plan has no kernels.
 
     Raises:
         InconclusiveError: GX could not judge an expectation, which is named.
         PolicyError: the plan is for another suite or schema.
+        InternalError: the second read is missing.
     """
     if plan.suite_digest != suite.digest:
         raise PolicyError("The plan was made for another suite.", expected=suite.digest, actual=plan.suite_digest)
-    answers = Answers(schema, {kernel: plan.parts_of(acc, kernel) for kernel in plan.kernels})
+    answers = _Measured(plan, acc, schema, second)
     with _quiet():
-        asked_of = list(_asked_of_all(suite, schema, plan.result_format))
+        asked_of = list(asked_of_all(suite, schema, plan.result_format))
         judged = []
         for number in _in_order_of_columns(suite):
             asked = asked_of[number]
@@ -157,20 +160,49 @@ def evaluate_suite(suite: SuiteSpec, plan: MetricPlan, acc: Accumulator, schema:
         return _suite_result(suite, judged)
 
 
-class _Metric(NamedTuple):
-    """One metric that an expectation needs: GX's own configuration, and how we answer it."""
+class _Measured:
+    """What both reads measured, told apart by the row condition."""
 
-    configuration: Any
-    request: MetricRequest
-    kernels: tuple[Kernel, ...]
+    def __init__(self, plan: MetricPlan, acc: Accumulator, schema: pa.Schema, second: Accumulator | None) -> None:
+        self._plan, self._acc, self._schema, self._second = plan, acc, schema, second
+        self._next = plan.second(acc)
+        if self._next.kernels and second is None:
+            raise InternalError("The suite needs a second read, which was not handed over.")
+        self._by_rows: dict[RowFilter | None, Answers] = {}
+
+    def value(self, metric: AskedMetric, limit: int) -> Any:
+        """Return the value of a metric, or an `Interval`."""
+        if metric.deferred is None:
+            return self._answers(metric.request.rows).value(metric.request, metric.kernels, limit)
+        values = []
+        for kernel in self._plan.kernels_of(metric.deferred, self._acc):
+            answers = Answers(self._schema, {inner(kernel): self._next.parts_of(self._second or {}, kernel)})
+            values.append(answers.value(metric.request, [inner(kernel)], limit))
+        return values[0] if len(values) == 1 else Interval(values[0], values[1])
+
+    def _answers(self, rows: RowFilter | None) -> Answers:
+        if rows not in self._by_rows:
+            mine = [k for k in self._plan.kernels if (k.rows if isinstance(k, Where) else None) == rows]
+            self._by_rows[rows] = Answers(
+                self._schema, {inner(kernel): self._plan.parts_of(self._acc, kernel) for kernel in mine}
+            )
+        return self._by_rows[rows]
 
 
-class _Asked(NamedTuple):
-    """One expectation: GX's object, its engine, and the metrics it needs."""
+def _row_checks(number: int, asked: Asked) -> list[RowCheck]:
+    """Return the check of an expectation's rows; none where it is about a table or a whole column."""
+    name = getattr(asked.expectation, "map_metric", None)
+    metric = next((m for m in asked.metrics if m.configuration.metric_name == f"{name}.unexpected_count"), None)
+    if metric is None:
+        return []
+    kernel = _among(metric.request.rows, metric.kernels[-1]) if metric.kernels else None
+    configuration = asked.expectation.configuration
+    severity = str(getattr(configuration.severity, "value", configuration.severity))
+    return [RowCheck(number, configuration.type, _columns_of(asked.expectation), severity, kernel, metric.deferred)]
 
-    expectation: Any
-    engine: Any
-    metrics: tuple[_Metric, ...]
+
+def _among(rows: RowFilter | None, kernel: Kernel) -> Kernel:
+    return kernel if rows is None else Where(rows, kernel)
 
 
 class _Judged(NamedTuple):
@@ -179,100 +211,7 @@ class _Judged(NamedTuple):
     interval: Interval | None
 
 
-def _asked_of_all(suite: SuiteSpec, schema: pa.Schema, result_format: str) -> Iterator[_Asked | PolicyError]:
-    from great_expectations.execution_engine import PandasExecutionEngine
-
-    engine = PandasExecutionEngine(batch_data_dict={"millcert": schema.empty_table().to_pandas()})
-    for entry in suite.expectations:
-        try:
-            yield _asked_of(entry, engine, schema, result_format)
-        except PolicyError as error:
-            yield error
-
-
-def _asked_of(entry: Mapping[str, Any], engine: Any, schema: pa.Schema, result_format: str) -> _Asked:
-    from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
-
-    handed = {key: entry[key] for key in _HANDED_TO_GX if entry.get(key) is not None}
-    try:
-        expectation = ExpectationConfiguration(**handed).to_domain_obj()
-        kwargs = expectation.configuration.kwargs
-        _require_supported(entry["type"], kwargs, schema)
-        needed = expectation.get_validation_dependencies(
-            execution_engine=engine, runtime_configuration={"result_format": result_format}
-        )
-    except MillcertError:
-        raise
-    except Exception as error:  # GX and pydantic raise anything; all of it means that GX refuses the expectation
-        raise PolicyError(f"Great Expectations refuses it: {_one_line(error)}.") from error
-    limit = _limit(result_format)
-    metrics = []
-    for configuration in needed.metric_configurations.values():
-        request = _request_of(configuration, schema)
-        metrics.append(_Metric(configuration, request, kernels_for(request, schema, limit)))
-    return _Asked(expectation, engine, tuple(metrics))
-
-
-def _require_supported(kind: str, kwargs: Mapping[str, Any], schema: pa.Schema) -> None:
-    if kwargs.get("row_condition"):
-        raise PolicyError("row_condition is not supported.", hint="Give the suite data that are filtered already.")
-    if _has_parameter(kwargs):
-        raise PolicyError("suite parameters ($PARAMETER) are not supported.", hint="Write the value itself.")
-    column = kwargs.get("column")
-    if kind != "expect_column_to_exist" and column is not None and len(schema.get_all_field_indices(column)) != 1:
-        raise PolicyError(f"The data has no column {column!r}, or more than one; it has {', '.join(schema.names)}.")
-    if kind == "expect_column_kl_divergence_to_be_less_than" and kwargs.get("partition_object") is None:
-        raise PolicyError("KL divergence needs a partition_object; without one GX compares the data with themselves.")
-
-
-def _has_parameter(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return "$PARAMETER" in value or any(_has_parameter(item) for item in value.values())
-    return isinstance(value, list | tuple) and any(_has_parameter(item) for item in value)
-
-
-def _request_of(configuration: Any, schema: pa.Schema) -> MetricRequest:
-    """Translate GX's metric configuration."""
-    domain = dict(configuration.metric_domain_kwargs)
-    beyond = sorted(key for key, value in domain.items() if value is not None and key not in _DOMAIN_KEYS)
-    if beyond:
-        raise PolicyError(f"The metric {configuration.metric_name} is about {', '.join(beyond)}, not about these data.")
-    parameters = {k: v for k, v in (configuration.metric_value_kwargs or {}).items() if k != "result_format"}
-    if domain.get("column") is not None:
-        columns: tuple[str, ...] = (domain["column"],)
-    elif domain.get("column_A") is not None:
-        columns = (domain["column_A"], domain["column_B"])
-    else:
-        columns = tuple(domain.get("column_list") or ())
-    request = MetricRequest(configuration.metric_name, columns, parameters, domain.get("ignore_row_if"))
-    if request.base in ("column_values.of_type", "column_values.in_type_list"):
-        data_type = schema.field(columns[0]).type
-        is_expected = _is_of_type(request.base, data_type, columns[0], parameters)
-        return MetricRequest(request.name, columns, {"is_expected": is_expected})
-    return request
-
-
-def _is_of_type(base: str, data_type: pa.DataType, column: str, parameters: Mapping[str, Any]) -> bool:
-    """Ask GX on one value, as all values of a column of objects (dates, decimals, bytes) have one Python type."""
-    import pandas as pd
-    from great_expectations.execution_engine import PandasExecutionEngine
-    from great_expectations.validator.metric_configuration import MetricConfiguration
-    from great_expectations.validator.metrics_calculator import MetricsCalculator
-
-    samples = {"date": date(1970, 1, 1), "decimal": Decimal(0), "binary": b""}
-    if family(data_type) not in samples:
-        raise PolicyError(f"The type of the values of {column!r} ({data_type}) has no name in pandas.", column=column)
-    value = pa.array([samples[family(data_type)]], kernel_type(data_type))
-    frame = pd.DataFrame({column: value.to_pandas()})
-    metric = MetricConfiguration(f"{base}.unexpected_count", {"column": column}, dict(parameters))
-    calculator = MetricsCalculator(PandasExecutionEngine(batch_data_dict={"one": frame}), show_progress_bars=False)
-    try:
-        return bool(calculator.get_metric(metric) == 0)
-    except Exception as error:
-        raise PolicyError(f"Great Expectations refuses the type {parameters!r}: {_one_line(error)}.") from error
-
-
-def _judge(asked: _Asked, answers: Answers, result_format: str) -> _Judged:
+def _judge(asked: Asked, answers: _Measured, result_format: str) -> _Judged:
     """Have GX judge one expectation; where a metric is an interval, at both of its ends."""
     name = asked.expectation.configuration.type
     try:
@@ -291,14 +230,14 @@ def _judge(asked: _Asked, answers: Answers, result_format: str) -> _Judged:
     except Exception as error:
         raise InconclusiveError(
             f"Great Expectations could not judge {name} on {_columns_of(asked.expectation) or 'the table'}: "
-            f"{_one_line(error)}.",
+            f"{one_line(error)}.",
             hint="Change the expectation so that it can be compared with the data.",
             expectation=name,
         ) from error
     return _Judged(asked.expectation, result, interval)
 
 
-def _validate(asked: _Asked, values: Mapping[Any, Any], result_format: str) -> Any:
+def _validate(asked: Asked, values: Mapping[Any, Any], result_format: str) -> Any:
     result = asked.expectation.metrics_validate(
         metrics=dict(values),
         runtime_configuration={"result_format": result_format},
@@ -313,9 +252,9 @@ def _end(value: Any, which: str) -> Any:
     return getattr(value, which) if isinstance(value, Interval) else value
 
 
-def _value(metric: _Metric, answers: Answers, engine: Any, result_format: str) -> Any:
+def _value(metric: AskedMetric, answers: _Measured, engine: Any, result_format: str) -> Any:
     if metric.request.base not in SCHEMA_METRICS:
-        return answers.value(metric.request, metric.kernels, _limit(result_format))
+        return answers.value(metric, listing_limit(result_format))
     frame = engine.batch_manager.active_batch_data.dataframe
     if metric.request.base == "table.column_types":
         return [{"name": name, "type": dtype} for name, dtype in zip(frame.columns, frame.dtypes, strict=True)]
@@ -404,14 +343,6 @@ def _in_order_of_columns(suite: SuiteSpec) -> list[int]:
         column = entry["kwargs"].get("column")
         by_column.setdefault(column if isinstance(column, str) else None, []).append(number)
     return [number for numbers in by_column.values() for number in numbers]
-
-
-def _limit(result_format: str) -> int:
-    return 0 if result_format == "BOOLEAN_ONLY" else PARTIAL_UNEXPECTED_COUNT
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")[:500]
 
 
 @contextlib.contextmanager

@@ -164,7 +164,7 @@ class Answers:
         n = int(buckets.counts.sum())
         if not n:
             return nothing[0] if is_median else nothing
-        ends = [interpolate(buckets, n, quantile, how) for quantile in quantiles]
+        ends = [order.interpolate(buckets, n, quantile, how) for quantile in quantiles]
         lows, highs = [low for low, _ in ends], [high for _, high in ends]
         if is_median:
             return float(lows[0]) if lows == highs else Interval(float(lows[0]), float(highs[0]))
@@ -278,37 +278,6 @@ def listed_values(listing: Listing, request: MetricRequest) -> list[Any]:
 def as_pandas(values: pa.Array) -> list[Any]:
     """Return the values of an array as a pandas series gives them."""
     return list(values.to_pandas())
-
-
-def interpolate(buckets: order.Buckets, n: int, quantile: float, how: str) -> tuple[Any, Any]:
-    """Return the bounds of a quantile of n > 0 numbers, equal where it is exact, by pandas' rule of interpolation.
-
-    Source: Hyndman and Fan, The American Statistician 50 (1996), definition 7, and the options of `numpy.quantile`.
-    """
-    place = (n - 1) * quantile
-    below = math.floor(place)
-    match how:
-        case "lower":
-            return order.value_at(buckets, below)
-        case "higher":
-            return order.value_at(buckets, math.ceil(place))
-        case "nearest":
-            return order.value_at(buckets, round(place))
-        case "midpoint" | "median":
-            part = 0.5 if place > below else 0.0
-        case _:
-            part = place - below
-    before, after = order.value_at(buckets, below), order.value_at(buckets, min(below + 1, n - 1))
-    if how == "median" and part:  # the mean of the two in the middle, which stays infinite beside an infinity
-        return (float(before[0]) + float(after[0])) / 2, (float(before[1]) + float(after[1])) / 2
-    return _between(before[0], after[0], part), _between(before[1], after[1], part)
-
-
-def _between(low: float, high: float, part: float) -> float:
-    if part == 0.0 or low == high:
-        return low
-    step = high - low
-    return high - step * (1 - part) if part >= 0.5 else low + step * part
 
 
 def _keys(data_type: pa.DataType, members: Sequence[Any]) -> pa.Array:  # noqa: PLR0911 - a table of families

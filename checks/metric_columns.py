@@ -16,6 +16,7 @@ a kernel meets each value in one form:
 | other | lists, structs, times, durations, null, ... | as it is; only null counts are measured |
 """
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import Literal, TypeAlias
 
@@ -136,16 +137,31 @@ class BatchView:
 
     file: the manifest path of the file that the rows are from.
     rows: int64, shape (n,): the record index of each row in its file.
+    span: first and last row of the batch as it was read, also where only some of its rows are here; None of no rows.
     """
 
-    def __init__(self, batch: pa.RecordBatch, file: str, rows: np.ndarray) -> None:
+    def __init__(self, batch: pa.RecordBatch, file: str, rows: np.ndarray, span: tuple[int, int] | None = None) -> None:
         self.batch = batch
         self.file = file
         self.rows = np.asarray(rows, dtype=np.int64)
+        self.span = (int(self.rows[0]), int(self.rows[-1])) if span is None and len(self.rows) else span
         self._columns: dict[str, ColumnView] = {}
+        self._parts: dict[object, tuple[np.ndarray, BatchView]] = {}
 
     def __len__(self) -> int:
         return int(self.batch.num_rows)
+
+    def where(self, key: object, mask_of: "Callable[[BatchView], np.ndarray]") -> "BatchView":
+        """Return the view of some of the rows, made once a batch for each `key`; `mask_of` picks them."""
+        return self.picked(key, mask_of)[1]
+
+    def picked(self, key: object, mask_of: "Callable[[BatchView], np.ndarray]") -> "tuple[np.ndarray, BatchView]":
+        """Return which rows `mask_of` picks, bool (n,), and the view of them, both made once for each `key`."""
+        if key not in self._parts:
+            mask = mask_of(self)
+            part = self.batch.filter(pa.array(mask))
+            self._parts[key] = mask, type(self)(part, self.file, self.rows[mask], self.span)
+        return self._parts[key]
 
     def column(self, name: str) -> ColumnView:
         """Return the view of a column, made once a batch.

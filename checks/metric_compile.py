@@ -5,6 +5,7 @@ on pandas means it is refused here, by name, while the suite is planned.
 """
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from millcert.checks import metric_bounds as bounds
 from millcert.checks import metric_conditions as conditions
 from millcert.checks.metric_columns import Family, family
 from millcert.checks.metric_conditions import Condition
+from millcert.checks.metric_filter import RowFilter
 from millcert.checks.metric_kernels import (
     AddUp,
     CountBins,
@@ -27,6 +29,7 @@ from millcert.checks.metric_kernels import (
     Kernel,
     RankValues,
 )
+from millcert.checks.metric_outliers import FindOutliers
 from millcert.checks.metric_pairs import (
     PAIR_CONDITIONS,
     RECORD_CONDITIONS,
@@ -63,12 +66,14 @@ class MetricRequest:
     columns: the columns of its domain, in order.
     parameters: its value keyword arguments.
     ignore_row_if: for pairs and records, which rows are passed over.
+    rows: which rows the expectation is about; None is all.
     """
 
     name: str
     columns: tuple[str, ...]
     parameters: Mapping[str, Any]
     ignore_row_if: str | None = None
+    rows: RowFilter | None = None
 
     @property
     def base(self) -> str:
@@ -124,9 +129,11 @@ _PARAMETERS = frozenset(
         *("min_value", "max_value", "strict_min", "strict_max", "value", "value_set", "limit", "value_pairs_set"),
         *("regex", "regex_list", "match_on", "like_pattern", "like_pattern_list", "escape", "strictly", "or_equal"),
         *("strftime_format", "json_schema", "is_expected", "sum_total", "quantiles", "allow_relative_error", "bins"),
-        *("sort", "collate", "include_nested"),
+        *("sort", "collate", "include_nested", "threshold", "double_sided", "method", "multiplier"),
     }
 )
+#: Metrics whose row condition needs what the first read measured.
+OUTLIER_METRICS = frozenset({"column_values.z_score.under_threshold", "column_values.not_outliers"})
 #: Metrics that the schema answers.
 SCHEMA_METRICS = frozenset({"table.columns", "table.column_types", "table.column_count"})
 #: Metrics that are answered from the distinct values of a column.
@@ -182,6 +189,28 @@ def _column_kernels(  # noqa: C901, PLR0911 - a table of metrics
             _require(data_type, request, frozenset({"int", "float", "timestamp"}))
             return (FollowOrder(column, base.endswith("increasing"), bool(parameters.get("strictly")), limit),)
     return (FindValues(column, condition_for(request, data_type), limit),)
+
+
+def outliers_for(request: MetricRequest, schema: pa.Schema, limit: int) -> FindOutliers:
+    """Return what the second read finds for one of `OUTLIER_METRICS`; the arguments are those of `kernels_for`.
+
+    Raises:
+        PolicyError: the column has no numbers, or the threshold or multiplier is none that GX means.
+    """
+    (column,), parameters = request.columns, request.parameters
+    _require(_type_of(schema, column), request, _RANKED)
+    is_score = request.base.startswith("column_values.z_score")
+    method: Any = "z_score" if is_score else parameters.get("method") or "iqr"
+    amount = parameters.get("threshold") if is_score else parameters.get("multiplier", 1.5)
+    if method not in ("z_score", "iqr", "std"):
+        raise PolicyError(f"The method of outliers is 'iqr' or 'std', got {method!r}.")
+    if isinstance(amount, bool) or not isinstance(amount, int | float) or not math.isfinite(amount):
+        raise PolicyError(
+            f"The metric {request.name} needs a finite number as threshold or multiplier, got {amount!r}."
+        )
+    if method == "iqr" and amount < 0:
+        raise PolicyError(f"The multiplier of outliers is 0 or more, got {amount!r}.")
+    return FindOutliers(column, method, float(amount), bool(parameters.get("double_sided")), limit)
 
 
 def condition_for(request: MetricRequest, data_type: pa.DataType) -> Condition:

@@ -326,13 +326,14 @@ class FollowOrder:
 
     def measure(self, view: BatchView) -> Iterator[tuple[str, tuple[runs.Stretch, ...]]]:
         """See `Kernel`. A batch is rows of one file in ascending order, and no other batch has rows between them."""
-        if not len(view):
+        if view.span is None:
             return
         column = view.column(self.column)
         is_float = family(column.array.type) == "float"
         numbers = column.present_floats if is_float else column.present_ticks
         broken = runs.breaks_order(numbers, is_rising=self.is_rising, is_strict=self.is_strict)
-        stretch = runs.measure_stretch(view.file, view.rows, column.present_at, column.present, broken, self.limit)
+        places = runs.Places(view.file, view.rows, view.span)
+        stretch = runs.measure_stretch(places, column.present_at, column.present, broken, self.limit)
         yield view.file, (stretch,)
 
     def fold(

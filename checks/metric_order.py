@@ -10,8 +10,9 @@ kept. At level s a bucket is at most 2^(s - 52) wide, relative to its value (tes
 Size: at most 100,000 buckets of 32 bytes, 3.2 MB.
 """
 
+import math
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -76,6 +77,37 @@ def value_at(buckets: Buckets, rank: int) -> tuple[float | int, float | int]:
     if rank == ends[at] - 1:
         return high, high
     return low, high
+
+
+def interpolate(buckets: Buckets, n: int, quantile: float, how: str) -> tuple[Any, Any]:
+    """Return the bounds of a quantile of n > 0 numbers, equal where it is exact, by pandas' rule of interpolation.
+
+    Source: Hyndman and Fan, The American Statistician 50 (1996), definition 7, and the options of `numpy.quantile`.
+    """
+    place = (n - 1) * quantile
+    below = math.floor(place)
+    match how:
+        case "lower":
+            return value_at(buckets, below)
+        case "higher":
+            return value_at(buckets, math.ceil(place))
+        case "nearest":
+            return value_at(buckets, round(place))
+        case "midpoint" | "median":
+            part = 0.5 if place > below else 0.0
+        case _:
+            part = place - below
+    before, after = value_at(buckets, below), value_at(buckets, min(below + 1, n - 1))
+    if how == "median" and part:  # the mean of the two in the middle, which stays infinite beside an infinity
+        return (float(before[0]) + float(after[0])) / 2, (float(before[1]) + float(after[1])) / 2
+    return _between(before[0], after[0], part), _between(before[1], after[1], part)
+
+
+def _between(low: float, high: float, part: float) -> float:
+    if part == 0.0 or low == high:
+        return low
+    step = high - low
+    return high - step * (1 - part) if part >= 0.5 else low + step * part
 
 
 def _fit(buckets: Buckets) -> Buckets:

@@ -8,18 +8,48 @@ values are asked for, which grows with them.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from millcert.checks.base import Accumulator
 from millcert.checks.metric_columns import BatchView
+from millcert.checks.metric_filter import RowFilter
 from millcert.checks.metric_kernels import Kernel
+from millcert.checks.metric_outliers import FindOutliers
 from millcert.checks.metric_suite import SuiteSpec, load_suite
+from millcert.checks.metric_where import Where
 from millcert.errors import InternalError
 
 __all__ = ["MetricPlan", "SuiteSpec", "load_suite"]
+
+
+class Deferred(NamedTuple):
+    """A measurement of the second read, and the rows that it is about (None: all)."""
+
+    rows: RowFilter | None
+    find: FindOutliers
+
+    @property
+    def basis(self) -> Kernel:
+        """What the first read measures for it."""
+        return self.find.basis if self.rows is None else Where(self.rows, self.find.basis)
+
+
+class RowCheck(NamedTuple):
+    """An expectation that is about single rows.
+
+    number: its place in the suite's file, from 0. type, column, severity: as in `ExpectationOutcome`.
+    kernel: what finds its rows in the first read, or None where `deferred` does in the second.
+    """
+
+    number: int
+    type: str
+    column: str
+    severity: str
+    kernel: Kernel | None
+    deferred: Deferred | None
 
 
 @dataclass(frozen=True)
@@ -29,11 +59,15 @@ class MetricPlan:
     suite_digest: SHA-256 (hex) of the suite's canonical text.
     result_format: how much the results will say: BOOLEAN_ONLY, BASIC or SUMMARY.
     kernels: the measurements; each once, however many expectations ask for it.
+    deferred: measurements of a second read, which `second` plans from what the first one measured.
+    row_checks: the expectations that are about single rows, by number.
     """
 
     suite_digest: str
     result_format: str
     kernels: tuple[Kernel, ...]
+    deferred: tuple[Deferred, ...] = ()
+    row_checks: tuple[RowCheck, ...] = ()
 
     passes: ClassVar[int] = 1
 
@@ -80,6 +114,20 @@ class MetricPlan:
             number, _, name = group.partition("/")
             merged[group] = self.kernels[int(number)].merge(name, several)
         return merged
+
+    def second(self, acc: Accumulator) -> "MetricPlan":
+        """Return the plan of the second read; it has no kernels where the suite needs no second read.
+
+        Args:
+            acc: the merged accumulator of all rows, of this plan.
+        """
+        kernels = [kernel for deferred in self.deferred for kernel in self.kernels_of(deferred, acc)]
+        return MetricPlan(self.suite_digest, self.result_format, tuple(dict.fromkeys(kernels)))
+
+    def kernels_of(self, deferred: Deferred, acc: Accumulator) -> tuple[Kernel, ...]:
+        """Return what the second read runs for one of `deferred`: one kernel, or two where limits are intervals."""
+        kernels = deferred.find.kernels(self.parts_of(acc, deferred.basis).get(""))
+        return kernels if deferred.rows is None else tuple(Where(deferred.rows, kernel) for kernel in kernels)
 
     def parts_of(self, acc: Accumulator, kernel: Kernel) -> Mapping[str, Any]:
         """Return the parts of one kernel, by name, compacted."""

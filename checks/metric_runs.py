@@ -15,6 +15,18 @@ from millcert.checks.metric_listing import NOTHING, Listing, list_first, merge_l
 from millcert.errors import InternalError
 
 
+class Places(NamedTuple):
+    """Where the rows of a batch are from.
+
+    file: the file. rows: ascending record indices, shape (n,). span: first and last row of the batch, both in, which
+    may be more than `rows` where only some of them are looked at.
+    """
+
+    file: str
+    rows: np.ndarray
+    span: tuple[int, int]
+
+
 class Stretch(NamedTuple):
     """Rows `start` to `end` of one file, both in.
 
@@ -47,29 +59,25 @@ def breaks_order(numbers: np.ndarray, *, is_rising: bool, is_strict: bool) -> np
     return broken
 
 
-def measure_stretch(
-    file: str, rows: np.ndarray, at: np.ndarray, values: pa.Array, broken: np.ndarray, limit: int
-) -> Stretch:
+def measure_stretch(places: Places, at: np.ndarray, values: pa.Array, broken: np.ndarray, limit: int) -> Stretch:
     """Return the stretch of one batch.
 
     Args:
-        file: where the batch is from.
-        rows: ascending record indices of the batch, shape (n,), n > 0.
+        places: where the batch is from.
         at: positions of the values that are not null, shape (m,).
         values: those values, shape (m,).
         broken: `breaks_order` of them, shape (m - 1,), or (0,).
         limit: how many places to list.
     """
     found = np.flatnonzero(broken) + 1
-    listing = list_first(limit, file, rows, at[found], values.take(pa.array(found)))
+    listing = list_first(limit, places.file, places.rows, at[found], values.take(pa.array(found)))
     if not len(values):
-        return Stretch(int(rows[0]), int(rows[-1]), None, None, 0, 0, NOTHING)
+        return Stretch(*places.span, None, None, 0, 0, NOTHING)
     return Stretch(
-        int(rows[0]),
-        int(rows[-1]),
+        *places.span,
         values.take(pa.array([0])),
         values.take(pa.array([len(values) - 1])),
-        int(rows[at[0]]),
+        int(places.rows[at[0]]),
         len(found),
         listing,
     )

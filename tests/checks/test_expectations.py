@@ -14,7 +14,8 @@ import pyarrow as pa
 import pytest
 
 from millcert.checks.expectations import SuiteResult, evaluate_suite, load_suite, plan_suite
-from millcert.errors import InconclusiveError, PolicyError
+from millcert.checks.metric_plan import MetricPlan
+from millcert.errors import InconclusiveError, InternalError, PolicyError
 
 TABLE = pa.table(
     {
@@ -42,11 +43,13 @@ def suite_json(*expectations: dict[str, Any], **extra: Any) -> bytes:
 def run(*expectations: dict[str, Any], table: pa.Table = TABLE, result_format: Any = "SUMMARY") -> SuiteResult:
     suite = load_suite(suite_json(*expectations))
     plan = plan_suite(suite, table.schema, result_format=result_format)
-    acc = plan.empty()
-    if table.num_rows:
-        batch = table.combine_chunks().to_batches()[0]
-        acc = plan.add(acc, batch, "f.parquet", np.arange(table.num_rows))
-    return evaluate_suite(suite, plan, plan.merge([acc]), table.schema)
+    acc = measured(plan, table)
+    return evaluate_suite(suite, plan, acc, table.schema, second=measured(plan.second(acc), table))
+
+
+def measured(plan: MetricPlan, table: pa.Table) -> Any:
+    batch = table.combine_chunks().to_batches()[0]
+    return plan.merge([plan.add(plan.empty(), batch, "f.parquet", np.arange(table.num_rows))])
 
 
 def refusal(*expectations: dict[str, Any]) -> str:
@@ -124,23 +127,71 @@ def test_a_file_that_is_no_suite_is_refused(data: bytes, words: str) -> None:
         ),
         (expectation("column_values_to_be_of_type", column="l", type_="list"), "no name in pandas"),
         (expectation("column_values_to_be_of_type", column="d", type_="nonsense"), "nonsense"),
-        (expectation("column_value_z_scores_to_be_less_than", column="f", threshold=2, double_sided=True), "z_score"),
-        (expectation("column_values_to_not_be_outliers", column="f", method="iqr"), "outliers"),
+        (expectation("column_value_z_scores_to_be_less_than", column="s", threshold=2, double_sided=True), "z_score"),
+        (expectation("column_values_to_not_be_outliers", column="b", method="iqr"), "outliers"),
+        (expectation("column_values_to_not_be_outliers", column="f", method="mad"), "mad"),
+        (expectation("column_values_to_not_be_outliers", column="f", method="iqr", multiplier=-1), "multiplier"),
         (expectation("column_kl_divergence_to_be_less_than", column="s", threshold=1), "partition_object"),
         (expectation("column_pair_values_to_be_equal", column_A="i", column_B="i"), "themselves"),
         (expectation("column_pair_values_to_be_equal", column_A="i", column_B="s"), "cannot compare"),
         (expectation("column_pair_values_to_be_in_set", column_A="i", column_B="t", value_pairs_set=[]), "knows"),
         (expectation("multicolumn_sum_to_equal", column_list=["s", "j"], sum_total=1), "adds numbers"),
         (expectation("compound_columns_to_be_unique", column_list=["i", "l"]), "compound"),
-        (expectation("table_row_count_to_equal_other_table", other_table_name="t"), "other_table"),
-        ({"type": "unexpected_rows_expectation", "kwargs": {"unexpected_rows_query": "SELECT 1"}}, "unexpected_rows"),
+        (expectation("table_row_count_to_equal_other_table", other_table_name="t"), "another table"),
+        ({"type": "unexpected_rows_expectation", "kwargs": {"unexpected_rows_query": "SELECT 1"}}, "a SQL query"),
+        (expectation("query_results_to_match_comparison", base_query="SELECT 1"), "two SQL queries"),
         (expectation("column_mean_to_be_between", column="i", min_value={"$PARAMETER": "m"}), "parameter"),
+        *(
+            (
+                expectation(
+                    "column_mean_to_be_between", column="i", min_value=1, row_condition=text, condition_parser="pandas"
+                ),
+                words,
+            )
+            for text, words in [
+                ("i >", "cannot be read"),
+                ("i > (", "cannot be read"),
+                ("nope > 1", "nope"),
+                ("`no such` > 1", "no such"),
+                ("i > j", "Name"),
+                ("i + 1 > 2", "BinOp"),
+                ("@i > 2", "cannot be read"),
+                ("__import__('os').system('x')", "Call"),
+                ("i.map(print)", "Call"),
+                ("s.str.len() > 1", "Call"),
+                ("i", "Name"),
+                ("i is 1", "Is"),
+                ("i in [s]", "Name"),
+                ("i == [1, 2]", "List"),
+                ("[1] in i", "List"),
+                ("i in 1", "Constant"),
+                ("i > -'a'", "UnaryOp"),
+                ("i == None", "Constant"),
+                ("i == 'a'", "cannot be compared"),
+                ("i in ['a']", "cannot be compared"),
+                ("i == True", "cannot be compared"),
+                ("i < 1e999", "cannot be compared"),
+                ("s < 1", "cannot be compared"),
+                ("b in [True]", "cannot be compared"),
+                ("b > False", "no order"),
+                ("d > '2020-01-01'", "cannot be compared"),
+                ("t == '2020-01-01'", "never finds equal"),
+                ("t > '2020-01-01T00:00:00Z'", "zone"),
+                ("t > 5", "cannot be compared"),
+                ("(" * 5_000 + "i > 1" + ")" * 5_000, "characters"),
+                ("not " * 2_000 + "i > 1", "cannot be read"),
+            ]
+        ),
         (
             expectation(
-                "column_mean_to_be_between", column="i", min_value=1, row_condition="i > 1", condition_parser="pandas"
+                "column_mean_to_be_between",
+                column="i",
+                min_value=1,
+                row_condition={"type": "comparison", "column": {"name": "i"}, "operator": "IN", "parameter": ["a"]},
             ),
-            "row_condition",
+            "cannot be compared",
         ),
+        (expectation("column_mean_to_be_between", column="i", min_value=1, row_condition={"type": "sql"}), "sql"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_by_name_before_any_read(refused: dict[str, Any], words: str) -> None:
@@ -175,8 +226,8 @@ def test_two_columns_of_one_name_cannot_be_told_apart() -> None:
         plan_suite(load_suite(suite_json(expectation("column_mean_to_be_between", column="x", min_value=1))), schema)
 
 
-@pytest.mark.parametrize("result_format", ["COMPLETE", "basic", ""])
-def test_only_bounded_result_formats_are_made(result_format: Any) -> None:
+@pytest.mark.parametrize("result_format", ["ALL", "basic", ""])
+def test_only_known_result_formats_are_made(result_format: Any) -> None:
     with pytest.raises(PolicyError, match="result_format"):
         run(expectation("column_to_exist", column="i"), result_format=result_format)
 
@@ -330,6 +381,46 @@ def test_a_median_passes_only_where_both_ends_of_its_interval_do() -> None:
     )
 
     assert [outcome.success for outcome in result.outcomes] == [False, False]
+
+
+@pytest.mark.parametrize("multiplier", [1.5, 0.5])
+def test_outliers_of_very_many_values_are_counted_at_both_ends_of_their_quartiles(multiplier: float) -> None:
+    numbers = np.random.default_rng(3).normal(0, 1, 300_000)
+    first, third = np.quantile(numbers, [0.25, 0.75])
+    reach = multiplier * (third - first)
+    count = int(((numbers < first - reach) | (numbers > third + reach)).sum())
+
+    result = run(
+        expectation("column_values_to_not_be_outliers", column="f", method="iqr", multiplier=multiplier),
+        table=pa.table({"f": numbers}),
+    )
+
+    (outcome,) = result.outcomes
+    low, high = map(int, outcome.detail.removeprefix("the value lies between ").split(" and "))
+    assert outcome.exactness == "sketch"
+    assert low <= count <= high <= low + 100
+
+
+def test_a_suite_with_a_second_read_is_not_judged_without_it() -> None:
+    suite = load_suite(
+        suite_json(expectation("column_values_to_not_be_outliers", column="f", method="std", multiplier=1))
+    )
+    plan = plan_suite(suite, TABLE.schema)
+
+    with pytest.raises(InternalError, match="second read"):
+        evaluate_suite(suite, plan, measured(plan, TABLE), TABLE.schema)
+
+
+def test_a_complete_result_lists_two_hundred_rows() -> None:
+    result = run(
+        expectation("column_values_to_be_null", column="i"),
+        table=pa.table({"i": np.arange(1000)}),
+        result_format="COMPLETE",
+    )
+
+    details = result.json["results"][0]["result"]
+    assert details["unexpected_count"] == 1000
+    assert len(details["unexpected_list"]) == len(details["unexpected_index_list"]) == 200
 
 
 def test_nothing_is_sent_and_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from millcert.checks.metric_answers import interpolate
-from millcert.checks.metric_order import MAX_BUCKETS, Buckets, count_values, empty_buckets, merge_buckets, value_at
+from millcert.checks.metric_order import (
+    MAX_BUCKETS,
+    Buckets,
+    count_values,
+    empty_buckets,
+    interpolate,
+    merge_buckets,
+    value_at,
+)
 
 NUMBERS = st.lists(st.floats(allow_nan=False), min_size=1, max_size=40)
 

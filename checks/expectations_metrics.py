@@ -1,0 +1,172 @@
+"""From the expectations of a suite to the metrics that Great Expectations needs for them, on a frame of no rows.
+
+What cannot be measured is refused here, by name. Imports GX, in its functions only.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from datetime import date
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from millcert.checks.metric_columns import family, kernel_type
+from millcert.checks.metric_compile import OUTLIER_METRICS, MetricRequest, kernels_for, outliers_for
+from millcert.checks.metric_filter_parse import parse_row_condition
+from millcert.checks.metric_kernels import Kernel
+from millcert.checks.metric_plan import Deferred
+from millcert.checks.metric_suite import SuiteSpec
+from millcert.errors import MillcertError, PolicyError
+
+#: Failing rows that a result lists: GX's own default.
+PARTIAL_UNEXPECTED_COUNT = 20
+#: Failing rows that a COMPLETE result lists: as many as GX lists values. All of them are in the row sidecar.
+MAX_LISTED_ROWS = 200
+
+#: What a metric may be about. "table" (another table) is not among them.
+_DOMAIN_KEYS = frozenset(
+    {"column", "column_A", "column_B", "column_list", "ignore_row_if", "row_condition", "condition_parser"}
+)
+_SQL_ONLY = {
+    "unexpected_rows_expectation": "it is a SQL query",
+    "expect_query_results_to_match_comparison": "it compares two SQL queries",
+    "expect_table_row_count_to_equal_other_table": "it asks another table of a SQL database",
+}
+_HANDED_TO_GX = ("type", "kwargs", "meta", "id", "notes", "description", "severity")
+
+
+class AskedMetric(NamedTuple):
+    """One metric that an expectation needs: GX's own configuration, and how we answer it.
+
+    kernels: of the first read, without the expectation's row condition. deferred: where the second read answers.
+    """
+
+    configuration: Any
+    request: MetricRequest
+    kernels: tuple[Kernel, ...]
+    deferred: Deferred | None
+
+
+class Asked(NamedTuple):
+    """One expectation: GX's object, its engine, and the metrics it needs."""
+
+    expectation: Any
+    engine: Any
+    metrics: tuple[AskedMetric, ...]
+
+
+def asked_of_all(suite: SuiteSpec, schema: pa.Schema, result_format: str) -> Iterator[Asked | PolicyError]:
+    """Yield what each expectation of a suite needs, in its order, or why it is refused."""
+    from great_expectations.execution_engine import PandasExecutionEngine
+
+    engine = PandasExecutionEngine(batch_data_dict={"millcert": schema.empty_table().to_pandas()})
+    for entry in suite.expectations:
+        try:
+            yield _asked_of(entry, engine, schema, result_format)
+        except PolicyError as error:
+            yield error
+
+
+def listing_limit(result_format: str) -> int:
+    """Return how many failing rows a result of a format lists."""
+    if result_format == "COMPLETE":
+        return MAX_LISTED_ROWS
+    return 0 if result_format == "BOOLEAN_ONLY" else PARTIAL_UNEXPECTED_COUNT
+
+
+def one_line(error: BaseException) -> str:
+    """Return what an error of GX says, on one line of at most 500 characters."""
+    return " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")[:500]
+
+
+def _asked_of(entry: Mapping[str, Any], engine: Any, schema: pa.Schema, result_format: str) -> Asked:
+    from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
+
+    if entry["type"] in _SQL_ONLY:
+        raise PolicyError(f"Not for files: {_SQL_ONLY[entry['type']]}.")
+    handed = {key: entry[key] for key in _HANDED_TO_GX if entry.get(key) is not None}
+    try:
+        expectation = ExpectationConfiguration(**handed).to_domain_obj()
+        kwargs = expectation.configuration.kwargs
+        _require_supported(entry["type"], kwargs, schema)
+        needed = expectation.get_validation_dependencies(
+            execution_engine=engine, runtime_configuration={"result_format": result_format}
+        )
+    except MillcertError:
+        raise
+    except Exception as error:  # GX and pydantic raise anything; all of it means that GX refuses the expectation
+        raise PolicyError(f"Great Expectations refuses it: {one_line(error)}.") from error
+    limit = listing_limit(result_format)
+    metrics = []
+    for configuration in needed.metric_configurations.values():
+        request = _request_of(configuration, schema)
+        if request.base in OUTLIER_METRICS:
+            deferred = Deferred(request.rows, outliers_for(request, schema, limit))
+            metrics.append(AskedMetric(configuration, request, (), deferred))
+        else:
+            metrics.append(AskedMetric(configuration, request, kernels_for(request, schema, limit), None))
+    return Asked(expectation, engine, tuple(metrics))
+
+
+def _require_supported(kind: str, kwargs: Mapping[str, Any], schema: pa.Schema) -> None:
+    if _has_parameter(kwargs):
+        raise PolicyError("suite parameters ($PARAMETER) are not supported.", hint="Write the value itself.")
+    column = kwargs.get("column")
+    if kind != "expect_column_to_exist" and column is not None and len(schema.get_all_field_indices(column)) != 1:
+        raise PolicyError(f"The data has no column {column!r}, or more than one; it has {', '.join(schema.names)}.")
+    if kind == "expect_column_kl_divergence_to_be_less_than" and kwargs.get("partition_object") is None:
+        raise PolicyError("KL divergence needs a partition_object; without one GX compares the data with themselves.")
+
+
+def _has_parameter(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return "$PARAMETER" in value or any(_has_parameter(item) for item in value.values())
+    return isinstance(value, list | tuple) and any(_has_parameter(item) for item in value)
+
+
+def _request_of(configuration: Any, schema: pa.Schema) -> MetricRequest:
+    """Translate GX's metric configuration."""
+    domain = dict(configuration.metric_domain_kwargs)
+    beyond = sorted(key for key, value in domain.items() if value is not None and key not in _DOMAIN_KEYS)
+    if beyond:
+        raise PolicyError(f"The metric {configuration.metric_name} is about {', '.join(beyond)}, not about these data.")
+    parameters = {k: v for k, v in (configuration.metric_value_kwargs or {}).items() if k != "result_format"}
+    if domain.get("column") is not None:
+        columns: tuple[str, ...] = (domain["column"],)
+    elif domain.get("column_A") is not None:
+        columns = (domain["column_A"], domain["column_B"])
+    else:
+        columns = tuple(domain.get("column_list") or ())
+    condition = domain.get("row_condition")
+    rows = None if condition is None else parse_row_condition(_as_mapping(condition), schema)
+    request = MetricRequest(configuration.metric_name, columns, parameters, domain.get("ignore_row_if"), rows)
+    if request.base in ("column_values.of_type", "column_values.in_type_list"):
+        data_type = schema.field(columns[0]).type
+        is_expected = _is_of_type(request.base, data_type, columns[0], parameters)
+        return replace(request, parameters={"is_expected": is_expected})
+    return request
+
+
+def _as_mapping(condition: Any) -> Any:
+    return condition if isinstance(condition, Mapping) else condition.dict()
+
+
+def _is_of_type(base: str, data_type: pa.DataType, column: str, parameters: Mapping[str, Any]) -> bool:
+    """Ask GX on one value, as all values of a column of objects (dates, decimals, bytes) have one Python type."""
+    import pandas as pd
+    from great_expectations.execution_engine import PandasExecutionEngine
+    from great_expectations.validator.metric_configuration import MetricConfiguration
+    from great_expectations.validator.metrics_calculator import MetricsCalculator
+
+    samples = {"date": date(1970, 1, 1), "decimal": Decimal(0), "binary": b""}
+    if family(data_type) not in samples:
+        raise PolicyError(f"The type of the values of {column!r} ({data_type}) has no name in pandas.", column=column)
+    value = pa.array([samples[family(data_type)]], kernel_type(data_type))
+    frame = pd.DataFrame({column: value.to_pandas()})
+    metric = MetricConfiguration(f"{base}.unexpected_count", {"column": column}, dict(parameters))
+    calculator = MetricsCalculator(PandasExecutionEngine(batch_data_dict={"one": frame}), show_progress_bars=False)
+    try:
+        return bool(calculator.get_metric(metric) == 0)
+    except Exception as error:
+        raise PolicyError(f"Great Expectations refuses the type {parameters!r}: {one_line(error)}.") from error
