@@ -9,6 +9,7 @@ Rules this module keeps:
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ import rfc8785
 from pydantic import ValidationError
 
 from millcert.errors import PolicyError, UnknownCheckError, UsageError
+from millcert.policy_drift import LAST_ADMITTED
 from millcert.policy_faults import KeyPath, PolicyFault, dotted, refuse
 from millcert.policy_model import (
     CheckRule,
@@ -58,8 +60,21 @@ __all__ = [
 #: A suite, a schema or a trusted root is text that people and tools write; more is a mistake.
 MAX_NAMED_FILE_BYTES = 16 << 20
 
+_HASH_KEY = re.compile(r"[0-9a-f]{64}\n?")
+
 #: Separates this digest from any other use of the same bytes.
 _DIGEST_DOMAIN = "millcert policy v1"
+
+#: Sections and keys that name a file.
+_NAMED_FILES = (
+    ("dataset", "schema"),
+    ("drift", "reference"),
+    ("expectations", "suite"),
+    ("profile", "hash_key"),
+    ("trust", "trusted_root"),
+)
+#: A profile has some 10 kB a column, source and label.
+_MAX_BYTES: Mapping[KeyPath, int] = {("drift", "reference"): 1 << 30, ("profile", "hash_key"): 1024}
 
 _NO_VALUE = "the key has no value"
 
@@ -73,8 +88,8 @@ class LoadedPolicy:
 
     base_dir: the policy file's folder, absolute; the paths of suite, schema and trusted root start there.
     digest: SHA-256 as hex of the policy and of the files that it names; see `policy_digest`.
-    files: key -> bytes of each file that the policy names: "dataset.schema", "expectations.suite",
-        "trust.trusted_root". Use these bytes, they are the ones in the digest.
+    files: key -> bytes of each file that the policy names: "dataset.schema", "drift.reference", "expectations.suite",
+        "profile.hash_key", "trust.trusted_root". Use these bytes, they are the ones in the digest.
     """
 
     policy: Policy
@@ -106,7 +121,7 @@ def load_policy(path: Path) -> LoadedPolicy:
     files: dict[str, bytes] = {}
     if document.is_whole:
         for key, name in _named_files(document.tree):
-            content, problem = _read_named(base_dir / name)
+            content, problem = _read_named(base_dir / name, key)
             if problem is not None:
                 faults.append(_fault(document, origin, key, problem))
                 continue
@@ -227,23 +242,29 @@ def _missing_columns(tree: Any, position: int, name: str, needed: frozenset[str]
 
 
 def _named_files(tree: Any) -> Iterator[tuple[KeyPath, str]]:
-    for section, key in (("dataset", "schema"), ("expectations", "suite"), ("trust", "trusted_root")):
+    for section, key in _NAMED_FILES:
         part = tree.get(section)
         name = part.get(key) if isinstance(part, dict) else None
+        if (section, key, name) == ("drift", "reference", LAST_ADMITTED):
+            continue
         if isinstance(name, str) and name and not name.startswith("/") and "\0" not in name:
             yield (section, key), str(name)
 
 
-def _read_named(path: Path) -> tuple[bytes, str | None]:
+def _read_named(path: Path, key: KeyPath) -> tuple[bytes, str | None]:
+    most = _MAX_BYTES.get(key, MAX_NAMED_FILE_BYTES)
     try:
         if not path.is_file():
             return b"", f"there is no file {path}"
         with path.open("rb") as stream:
-            content = stream.read(MAX_NAMED_FILE_BYTES + 1)
+            content = stream.read(most + 1)
     except (OSError, ValueError) as error:
         return b"", f"cannot read {path}: {error}"
-    if len(content) > MAX_NAMED_FILE_BYTES:
-        return b"", f"{path} has more than {MAX_NAMED_FILE_BYTES:,} bytes"
+    if len(content) > most:
+        return b"", f"{path} has more than {most:,} bytes"
+    if key == ("profile", "hash_key"):
+        is_key = _HASH_KEY.fullmatch(content.decode("ascii", "replace")) is not None
+        return content, None if is_key else f"expected 64 lower-case hex digits in {path}, and nothing else"
     try:
         is_object = isinstance(json.loads(content), dict)
     except (ValueError, RecursionError) as error:

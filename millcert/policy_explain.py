@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from millcert.policy_drift_words import explain_drift
 from millcert.policy_model import CheckRule, Policy, SourceRule
 from millcert.provenance.pq_signature import parse_base64_pq_key
 from millcert.provenance.trust import SourceRule as TrustRule
@@ -55,6 +56,7 @@ def explain_policy(policy: Policy, checks: Mapping[int, "Check"]) -> tuple[Parag
         Paragraph("data set", tuple(_dataset(policy))),
         Paragraph("sources", tuple(_sources(policy))),
         Paragraph("expectations", tuple(_expectations(policy))),
+        Paragraph("profile and drift", tuple(explain_drift(policy))),
         *(
             Paragraph(f"check {rule.check}", tuple(_check(rule, checks[position])))
             for position, rule in enumerate(policy.checks)
@@ -216,7 +218,7 @@ def _demands(rule: SourceRule) -> str:
 
 def _expectations(policy: Policy) -> Iterator[str]:
     if policy.expectations is None:
-        yield "None: neither schema, ranges nor drift are tested."
+        yield "None: neither schema nor ranges are tested."
         return
     outcome = (
         "a failed critical expectation rejects the data set; others are reported."

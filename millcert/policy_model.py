@@ -12,9 +12,10 @@ docs/policy.md explains each key and its consequence.
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias, cast
 
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
+from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from millcert.errors import UntrustedSourceError
+from millcert.policy_drift import DriftRule, ProfileRule
 from millcert.policy_faults import KeyPath
 from millcert.policy_roles import Responsibilities
 from millcert.policy_section import (
@@ -23,11 +24,11 @@ from millcert.policy_section import (
     Fault,
     Fraction,
     FreeForm,
+    PolicyPath,
     Positive,
     Section,
     Text,
     at_least,
-    shown,
     whole_number,
 )
 from millcert.policy_sources import Signer, SourceRule
@@ -51,15 +52,6 @@ __all__ = [
     "Trust",
     "VerdictLimits",
 ]
-
-
-def _beside_policy(value: str) -> str:
-    if value.startswith("/") or "://" in value or "\\" in value:
-        raise ValueError(f"expected a path relative to the policy file, got {shown(value)}")
-    return value
-
-
-PolicyPath: TypeAlias = Annotated[Text, AfterValidator(_beside_policy)]
 
 
 def _one_or_more(value: object) -> object:
@@ -205,6 +197,8 @@ class Policy(Section):
     trust: Trust | None = None
     sources: Annotated[tuple[SourceRule, ...], at_least(1)]
     expectations: Expectations | None = None
+    profile: ProfileRule | None = None
+    drift: DriftRule | None = None
     checks: Annotated[tuple[CheckRule, ...], at_least(1)]
     verdict: VerdictLimits
     ledger: Ledger
@@ -223,6 +217,8 @@ class Policy(Section):
                     yield ("sources", position, key), f"{str(value)!r} is already the {key} of sources[{seen[value]}]"
         checks = list(_sections(raw.get("checks")))
         yield from _repeated_checks(checks)
+        if raw.get("drift") is not None and raw.get("profile") is None:
+            yield ("profile",), "the section is required because drift compares profiles"
         is_signed = any(rule.get("signed_by") is not None for _, rule in sources)
         if any(_is_logged(rule) for _, rule in sources) and raw.get("trust") is None:
             yield ("trust",), "the section is required because a source is signed_by somebody"

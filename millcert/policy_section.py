@@ -150,6 +150,15 @@ def _phrase(error: ErrorDetails) -> str:
 PRINTABLE = AfterValidator(_text)
 
 Text: TypeAlias = Annotated[str, Field(min_length=1, max_length=_MAX_TEXT), PRINTABLE]
+
+
+def _beside_policy(value: str) -> str:
+    if value.startswith("/") or "://" in value or "\\" in value:
+        raise ValueError(f"expected a path relative to the policy file, got {shown(value)}")
+    return value
+
+
+PolicyPath: TypeAlias = Annotated[Text, AfterValidator(_beside_policy)]
 Fraction: TypeAlias = Annotated[
     float, BeforeValidator(_number), AfterValidator(_fraction), Field(json_schema_extra={"minimum": 0, "maximum": 1})
 ]

@@ -356,6 +356,8 @@ sources:
 {sources}
 # A Great Expectations suite, evaluated over all samples in the same read.
 # expectations: {{suite: suite.json, on_failure: reject}}
+# profile: {{hash_key: profile.key}}
+# drift: {{reference: last_admitted, on_no_reference: report}}
 
 # `millcert check list` shows all checks and the columns that each reads.
 checks:

@@ -142,6 +142,31 @@ class ClusterSummary:
 
 
 @dataclass(frozen=True)
+class DriftSummary:
+    """How the data's profile differs from the reference's; see docs/drift.md.
+
+    reference: digest of the reference profile, "" where no version was admitted yet and nothing was compared.
+    alpha: the level of each comparison, so that all of them together keep the family's.
+    compared, found, skipped: how many comparisons there were, drift, and had too few rows.
+    outcomes: one mapping a comparison, drifting ones first, at most 100.
+    """
+
+    reference: str
+    on_drift: str
+    on_source_change: str
+    alpha: float
+    compared: int
+    found: int
+    skipped: int
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    changed: tuple[str, ...]
+    new_sources: tuple[str, ...]
+    silent_sources: tuple[str, ...]
+    outcomes: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True)
 class OverrideUse:
     """An override that this verdict rests on; see `millcert.provenance.override`.
 
@@ -169,6 +194,7 @@ class Verdict:
     selftest_sha256: of the self-test's file that the run was given; "" without one.
     overrides: those that it rests on, by leaf; the key is left out where there are none.
     views_sha256: of the manifest of the views that the run read beside the data; "" without views.
+    profile_digest, drift: of the data's profile, and how it differs from the reference; left out without them.
     """
 
     version: int
@@ -194,6 +220,8 @@ class Verdict:
     selftest_sha256: str = ""
     overrides: tuple[OverrideUse, ...] = ()
     views_sha256: str = ""
+    profile_digest: str = ""
+    drift: DriftSummary | None = None
 
     def __post_init__(self) -> None:
         if self.version not in (1, 2):
@@ -211,6 +239,9 @@ class Verdict:
         values = asdict(self)
         if not self.overrides:
             del values["overrides"]  # a verdict that rests on none has the same bytes as before there were any
+        for name in ("profile_digest", "drift"):
+            if not values[name]:
+                del values[name]
         if self.version == 1:
             values = {name: value for name, value in values.items() if name not in _SINCE_VERSION_2}
             for source in values["sources"]:
@@ -276,6 +307,7 @@ def verdict_from_mapping(raw: Mapping[str, Any]) -> Verdict:
                 CheckSummary(**{**check, "evidence": tuple(check["evidence"])}) for check in values["checks"]
             ),
             "not_covered": tuple(values["not_covered"]),
+            "drift": _drift(values.get("drift")),
             "overrides": tuple(
                 OverrideUse(
                     **{
@@ -293,3 +325,10 @@ def verdict_from_mapping(raw: Mapping[str, Any]) -> Verdict:
             ),
         }
     )
+
+
+def _drift(raw: Mapping[str, Any] | None) -> DriftSummary | None:
+    if raw is None:
+        return None
+    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in raw.items()}
+    return DriftSummary(**values)

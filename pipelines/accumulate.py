@@ -14,11 +14,12 @@ from apache_beam.pvalue import AsDict, AsList, AsSingleton, PBegin, PCollection,
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
-from millcert.checks.base import Accumulator, Check
+from millcert.checks.base import Accumulator
 from millcert.errors import InternalError, MillcertError
 from millcert.pipelines.dataset import DatasetFacts
 from millcert.pipelines.plan import VetPlan
-from millcert.pipelines.read import FILE_KEY, ReadFile, ReadRequest, role_batch, user_batch
+from millcert.pipelines.profiling import PROFILE, CellMerge, ProfileBuffer
+from millcert.pipelines.read import FILE_KEY, SOURCE_KEY, ReadFile, ReadRequest, role_batch, user_batch
 from millcert.pipelines.records import CheckFailure, Fault, ShardFacts, WorkItem, fault_from
 
 #: The key under which the expectations' metrics travel; no check may have this name (names have no slash).
@@ -32,8 +33,8 @@ PartKey: TypeAlias = tuple[str, str]
 class RunPass(beam.PTransform):
     """Read every file once and fold its sample batches into parts.
 
-    In: WorkItem. Out: tags `parts` (((check, group), accumulator of that group alone), one a key), `shards`
-    (ShardFacts, of the first pass) and `faults` (Fault).
+    In: WorkItem. Out: tags `parts` (((check, group), accumulator of that group alone), one a key), `cells` (the same of
+    the profile), `shards` (ShardFacts, both of the first pass) and `faults` (Fault).
 
     Reading and adding are one step, not two: a portable runner cuts the pipeline before every step with side inputs
     and would carry each sample batch out of the worker and back (on Flink through a shuffle, which ran out of memory).
@@ -61,10 +62,10 @@ class RunPass(beam.PTransform):
             | "Spread" >> beam.Reshuffle()
             | "Read"
             >> beam.ParDo(_ReadAndAccumulate(self._plan, self._request), *self._side_inputs).with_outputs(
-                "metrics", "shards", "faults", main="checks"
+                "metrics", "cells", "shards", "faults", main="checks"
             )
         )
-        added.checks.element_type = added.metrics.element_type = pair
+        added.checks.element_type = added.metrics.element_type = added.cells.element_type = pair
         added.shards.element_type = ShardFacts
         added.faults.element_type = Fault
         merged = added.checks | "Merge" >> beam.CombinePerKey(_MergeParts(self._plan)).with_output_types(pair)
@@ -76,7 +77,9 @@ class RunPass(beam.PTransform):
             | "MergeMetrics" >> beam.Map(_merge_metrics, self._dataset).with_output_types(pair)
         )
         parts = [merged, metrics] | "Parts" >> beam.Flatten()
-        return {"parts": parts, "shards": added.shards, "faults": added.faults}
+        # The profile is no model: only the ruling needs it, so it does not travel to every later pass with the others.
+        cells = added.cells | "MergeCells" >> beam.CombinePerKey(_MergeParts(self._plan)).with_output_types(pair)
+        return {"parts": parts, "cells": cells, "shards": added.shards, "faults": added.faults}
 
 
 class _ReadAndAccumulate(beam.DoFn):
@@ -124,6 +127,7 @@ class _Accumulate(beam.DoFn):
 
     def start_bundle(self) -> None:
         self._accumulators: dict[str, Accumulator] = {}
+        self._profile = None if self._plan.profile is None or self._number != 1 else ProfileBuffer(self._plan.profile)
 
     def process(self, batch: pa.RecordBatch, dataset: DatasetFacts, models: Models | None) -> Iterator[Any]:
         file = (batch.schema.metadata or {})[FILE_KEY].decode()
@@ -146,9 +150,20 @@ class _Accumulate(beam.DoFn):
             self._accumulators[EXPECTATIONS] = metrics.add(
                 metrics.empty() if acc is None else acc, user_batch(batch), file, rows
             )
+        if self._profile is not None:
+            self._profile.add(user_batch(batch), (batch.schema.metadata or {})[SOURCE_KEY].decode())
 
     def finish_bundle(self) -> Iterator[Any]:
         window = GlobalWindow()
+        if self._profile is not None:
+            try:
+                cells = self._profile.parts()
+            except MillcertError as error:
+                cells = {}
+                yield TaggedOutput("faults", WindowedValue(fault_from(error), window.max_timestamp(), [window]))
+            for group, cell in cells.items():
+                part = WindowedValue(((PROFILE, group), (PROFILE, {group: cell})), window.max_timestamp(), [window])
+                yield TaggedOutput("cells", part)
         for name, acc in self._accumulators.items():
             for group, part in acc.items():
                 value = WindowedValue(((name, group), (name, {group: part})), window.max_timestamp(), [window])
@@ -159,7 +174,9 @@ class _Accumulate(beam.DoFn):
 class _MergeParts(beam.CombineFn):
     def __init__(self, plan: VetPlan) -> None:
         super().__init__()
-        self._checks: dict[str, Check] = {planned.check.name: planned.check for planned in plan.checks}
+        self._checks: dict[str, Any] = {planned.check.name: planned.check for planned in plan.checks}
+        if plan.profile is not None:
+            self._checks[PROFILE] = CellMerge(plan.profile)
 
     # Beam does not tell a CombineFn its key, so each accumulator carries the check's name with it.
     def create_accumulator(self) -> tuple[str, Any]:

@@ -4,7 +4,7 @@ Steps (each block below repeats its number):
   1. Every file that was to be read was read, and every sample is in exactly one of admitted, quarantined, malformed.
   2. The files are still what their sources signed, row counts and row trees included where the manifest states them;
      a signer who is not that of the last admitted version is told, and rejects where the policy says so.
-  3. Expectations: the suite's own success, by severity.
+  3. Expectations: the suite's own success, by severity; and the drift from the reference profile.
   4. Checks: each against its limit; a check that could not be fitted leaves the verdict inconclusive. Then all of them
      together: a backdoor or a bad source rejects.
   5. Limits of the whole: malformed, quarantined, unknown provenance; nothing left is no data set.
@@ -27,6 +27,7 @@ from millcert.pipelines.dataset import DatasetFacts
 from millcert.pipelines.fuse import clusters_of, summarise
 from millcert.pipelines.overriding import lift_reasons, released_uses
 from millcert.pipelines.plan import PlannedCheck, VetPlan
+from millcert.pipelines.profiling import NOT_PROFILED, Profiled
 from millcert.pipelines.records import CheckFailure, Fault, FileOutcome, ShardFacts, fault_from
 from millcert.provenance.manifest import FileEntry, Manifest, compare_manifests
 from millcert.provenance.trust_history import SignerChange, signer_changes
@@ -70,6 +71,7 @@ def rule(
     shards: Sequence[ShardFacts],
     outcomes: Sequence[FileOutcome],
     faults: Sequence[Fault],
+    profiled: Profiled = NOT_PROFILED,
 ) -> Ruling:
     """Return the ruling on a run.
 
@@ -80,12 +82,13 @@ def rule(
         shards: one a data file, from the first full read.
         outcomes: one a data file, from the scoring read.
         faults: of all reads.
+        profiled: what the data's profile says.
     """
-    every_fault = sorted({*dataset.faults, *faults})
+    every_fault = sorted({*dataset.faults, *faults, *profiled.faults})
     if every_fault:
         return Ruling(None, tuple(every_fault), None, None, None)
     try:
-        return _rule(plan, dataset, models, _by_name(plan, shards), _by_name(plan, outcomes))
+        return _rule(plan, dataset, models, _by_name(plan, shards), _by_name(plan, outcomes), profiled)
     except MillcertError as error:
         return Ruling(None, (fault_from(error),), None, None, None)
 
@@ -96,6 +99,7 @@ def _rule(
     models: Models,
     shards: Mapping[str, ShardFacts],
     outcomes: Mapping[str, FileOutcome],
+    profiled: Profiled,
 ) -> Ruling:
     # 1. Every file was read to its end, twice, with the same result.
     for name, outcome in outcomes.items():
@@ -123,6 +127,8 @@ def _rule(
     clusters = clusters_of(plan, models, outcomes.values())
     listed, grave = summarise(plan, clusters)
     judged.rejects.extend(grave)
+    judged.rejects.extend(profiled.rejects)
+    judged.missing.extend(profiled.missing)
     _limits(plan, counts, judged)
     # 6. The decision.
     decision: Decision = "rejected" if judged.rejects else "inconclusive" if judged.missing else "admitted"
@@ -156,6 +162,8 @@ def _rule(
         cluster_count=len(clusters),
         selftest_sha256=plan.selftest_sha256,
         views_sha256=plan.views_sha256,
+        profile_digest=profiled.digest,
+        drift=profiled.drift,
     )
     # 7. What two people let through, each named by its ledger entry.
     lifted = lift_reasons(plan, verdict, dataset.signers)

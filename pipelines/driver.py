@@ -26,6 +26,7 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 from apache_beam.runners.runner import PipelineState
 
+from millcert.checks.profile_format import load_profile, profile_digest
 from millcert.errors import InternalError, MillcertError, StoreError
 from millcert.pipelines.clearing import refuse_revoked_run, refuse_revoked_sources
 from millcert.pipelines.finding_records import findings_of
@@ -41,9 +42,11 @@ from millcert.pipelines.output import (
 from millcert.pipelines.overriding import plan_overrides
 from millcert.pipelines.plan import VetPlan
 from millcert.pipelines.planning import Workspace, plan_run, refuse_unreadable
+from millcert.pipelines.profiling import PROFILE_FILE, SIGNED_PROFILE_FILE
 from millcert.pipelines.publish import is_local, local_path, promote, refuse_overlap, staging_for, write_file
 from millcert.pipelines.recording import Recorded, Recorder, run_entries
 from millcert.pipelines.records import WorkItem, error_from
+from millcert.pipelines.reference import keep_profile, place_reference
 from millcert.pipelines.ruling import RunResult, read_ruling
 from millcert.pipelines.runner import is_local as is_local_runner
 from millcert.pipelines.runner import pipeline_options, use_workers
@@ -184,6 +187,9 @@ def vet_dataset(
             plan = replace(plan, selftest_sha256=tested)
         standing = recorder.standing()
         plan = _with_acts(plan, loaded, standing, options)
+        if plan.drift is not None:
+            history = recorder.history(plan.dataset)
+            plan = place_reference(plan, loaded, options.state, history, active_revocations(standing))
         refuse_unreadable(plan)
         if not options.workers and is_local_runner(beam_options):
             read_bytes = plan.reads * sum(item.size_bytes for item in plan.items)
@@ -205,6 +211,7 @@ def vet_dataset(
         now = stamp(options.now())
         entries = run_entries(result.verdict, now)
         refuse_revoked_run(result, samples, entries, options.state, active_revocations(recorder.standing()), now)
+        _settle_profile(result.verdict, recorder, published, options.state)
         recorded = recorder.record(plan, result, samples, options.now())
         after("recorded")
         _write_documents(result, recorded, published)
@@ -330,6 +337,20 @@ def _settle_admitted(plan: VetPlan, result: RunResult, published: str) -> None:
             found = [entry.path for entry in FileSystems.match([f"{admitted}/**"])[0].metadata_list]
             if found:
                 FileSystems.delete(found)
+
+
+def _settle_profile(verdict: Verdict, recorder: Recorder, published: str, state: Path) -> None:
+    """Sign the profile; keep that of an admitted version, so that the next one can be compared with it."""
+    if not verdict.profile_digest:
+        return
+    uri = f"{published}/{PROFILE_FILE}"
+    with translate_store_errors(uri), FileSystems.open(uri, compression_type="uncompressed") as stream:
+        data = bytes(stream.read())
+    if (digest := profile_digest(load_profile(data))) != verdict.profile_digest:
+        raise InternalError(f"The profile has the digest {digest}; the verdict says {verdict.profile_digest}.")
+    write_file(f"{published}/{SIGNED_PROFILE_FILE}", recorder.sign_profile(verdict, data))
+    if verdict.decision == "admitted":
+        keep_profile(state, digest, data)
 
 
 def _copy_auxiliary(item: WorkItem, target: str, manifest: Manifest | None, limits: ReadLimits) -> None:

@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from millcert.checks.base import Check, Role
+from millcert.checks.drift import DriftLimits
 from millcert.checks.expectations import SuiteSpec
+from millcert.checks.profile import ProfileSpec
 from millcert.pipelines.formats import ReadLimits
 from millcert.pipelines.records import WorkItem
 from millcert.provenance.override import OverrideState
@@ -50,6 +52,23 @@ class PlannedSource:
 
 
 @dataclass(frozen=True)
+class PlannedDrift:
+    """What the run's profile is compared with.
+
+    reference_uri: a profile in the staging folder, "" where no version was admitted yet. reference_digest: of it.
+    on_drift, on_source_change: "reject" or "warn". on_no_reference: "inconclusive" or "report".
+    """
+
+    limits: DriftLimits
+    ignore: tuple[str, ...]
+    on_drift: str
+    on_source_change: str
+    on_no_reference: str
+    reference_uri: str = ""
+    reference_digest: str = ""
+
+
+@dataclass(frozen=True)
 class PlannedOverride:
     """An approved override that may count in this run. digests: of its samples, 32 bytes each."""
 
@@ -66,7 +85,7 @@ class VetPlan:
     run writes to. progress_path: a local file, or "". on_backdoor, on_bad_source: "reject", or "quarantine" where the
     checks' own limits decide. selftest_sha256: of the self-test's file, or "". overrides: approved ones about this data
     set (`millcert.pipelines.overriding`). view_columns: column -> width of the views beside the data; views_sha256: of
-    their manifest, or "".
+    their manifest, or "". profile: how the data's profile is made, None without one; drift: what it is compared with.
     """
 
     dataset: str
@@ -93,6 +112,8 @@ class VetPlan:
     overrides: tuple[PlannedOverride, ...] = ()
     view_columns: Mapping[str, int] = field(default_factory=dict)
     views_sha256: str = ""
+    profile: ProfileSpec | None = None
+    drift: PlannedDrift | None = None
 
     @property
     def passes(self) -> int:

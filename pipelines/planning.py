@@ -19,6 +19,7 @@ from millcert.pipelines.formats import ReadLimits, schema_from_json
 from millcert.pipelines.plan import PlannedCheck, PlannedSource, VetPlan
 from millcert.pipelines.publish import is_local
 from millcert.pipelines.records import WorkItem
+from millcert.pipelines.reference import planned_drift, profile_spec
 from millcert.pipelines.spool import DatasetFile, kind_of, match_files
 from millcert.pipelines.view_manifest import PREFIX, ViewSet
 from millcert.policy import LoadedPolicy
@@ -113,6 +114,8 @@ def plan_run(
         views_sha256="" if views is None else views.sha256,
         on_backdoor=policy.verdict.on_backdoor or "reject",
         on_bad_source=policy.verdict.on_bad_source or "reject",
+        profile=profile_spec(loaded),
+        drift=None if policy.drift is None else planned_drift(policy.drift),
     )
 
 

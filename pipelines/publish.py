@@ -36,6 +36,8 @@ PUBLISHED = frozenset(
         "findings.parquet",
         "malformed.parquet",
         "manifest.json",
+        "profile.dsse.json",
+        "profile.json",
         "quarantine",
         "report.html",
         "verdict.json",

@@ -19,6 +19,7 @@ from millcert.pipelines.sample_set import SampleSet, samples_entry
 from millcert.provenance.certificate import issue_certificate
 from millcert.provenance.keys import load_or_create_key
 from millcert.provenance.ledger import Entry, Ledger, open_ledger
+from millcert.provenance.profile_statement import ProfileClaim, sign_profile
 from millcert.provenance.standing import Standing, read_standing
 from millcert.provenance.trust_history import SeenSigner, last_signers
 from millcert.provenance.witnessing import Witnessing, cosigned_checkpoint, cosigned_path
@@ -77,6 +78,15 @@ class Recorder:
             LedgerError: an entry is not what the tree says.
             StoreError: the ledger could not be read.
         """
+        return last_signers(self.history(dataset), dataset)
+
+    def history(self, dataset: str) -> list[Entry]:
+        """Return the "manifest" and "verdict" entries of a data set, oldest first.
+
+        Raises:
+            LedgerError: an entry is not what the tree says.
+            StoreError: the ledger could not be read.
+        """
         with self._ledger() as ledger:
             # The database looks for the name; only what it finds is proved. As many as there are: a list that was cut
             # would leave out the newest.
@@ -84,7 +94,7 @@ class Recorder:
             kinds = ("manifest", "verdict")
             found = [one for kind in kinds for one in ledger.find(kind=kind, text=text, limit=limit)]
         found.sort(key=lambda logged: logged.index)
-        return last_signers((logged.entry for logged in found), dataset)
+        return [logged.entry for logged in found if logged.entry.body.get("dataset") == dataset]
 
     def standing(self) -> Standing:
         """Return what people said in the ledger, and whether it counts.
@@ -128,6 +138,14 @@ class Recorder:
                 )
             return Recorded(self.origin, appended.indexes[-1], self._checkpoint(ledger).decode(), certificate)
 
+    def sign_profile(self, verdict: Verdict, data: bytes) -> bytes:
+        """Return the signed statement about the run's profile file, a DSSE envelope."""
+        return sign_profile(
+            data,
+            ProfileClaim(verdict.dataset, verdict.profile_digest, verdict.input_root, verdict.code_version),
+            self.gate_key,
+        )
+
     def _checkpoint(self, ledger: Ledger) -> bytes:
         """Return the newest checkpoint, with the cosignatures that the policy asks for."""
         if self.witnessing is None:
@@ -168,6 +186,8 @@ def run_entries(verdict: Verdict, recorded_at: str) -> list[Entry]:
             "unsuccessful": verdict.expectations.unsuccessful,
         }
         entries.append(Entry("check_summary", verdict.input_root, recorded_at, body))
+    if verdict.profile_digest:
+        entries.append(Entry("profile", verdict.input_root, recorded_at, _profile_body(verdict)))
     entries.append(
         Entry(
             "verdict",
@@ -184,6 +204,7 @@ def run_entries(verdict: Verdict, recorded_at: str) -> list[Entry]:
                     "reasons": sorted({reason.code for reason in verdict.reasons}),
                     "samples": verdict.to_mapping()["samples"],
                     "verdict_digest": verdict.digest,
+                    **({"profile_digest": verdict.profile_digest} if verdict.profile_digest else {}),
                     **({"overrides": [use.leaf for use in verdict.overrides]} if verdict.overrides else {}),
                 }
             ),
@@ -224,6 +245,18 @@ def _check_entry(verdict: Verdict, check: CheckSummary, recorded_at: str) -> Ent
         "version": check.version,
     }
     return Entry("check_summary", verdict.input_root, recorded_at, _plain(body))
+
+
+def _profile_body(verdict: Verdict) -> dict[str, Any]:
+    body: dict[str, Any] = {
+        "dataset": verdict.dataset,
+        "input_root": verdict.input_root,
+        "profile_digest": verdict.profile_digest,
+    }
+    if verdict.drift is not None:
+        drift = verdict.drift
+        body["drift"] = {"compared": drift.compared, "found": drift.found, "reference": drift.reference}
+    return body
 
 
 def _plain(body: dict[str, Any]) -> dict[str, Any]:

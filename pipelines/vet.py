@@ -25,6 +25,7 @@ from millcert.pipelines.accumulate import FitModels, Models, RunPass
 from millcert.pipelines.dataset import DatasetFacts, DescribeFiles, HashFiles, PlanDataset, VerifySources
 from millcert.pipelines.decide import Ruling, rule
 from millcert.pipelines.plan import VetPlan
+from millcert.pipelines.profiling import CellPart, profile_run
 from millcert.pipelines.publish import write_file
 from millcert.pipelines.read import ReadRequest
 from millcert.pipelines.records import Fault, FileOutcome, ShardFacts
@@ -65,6 +66,7 @@ class VetDataset(beam.PTransform):
         dataset = AsSingleton(schemas | "PlanDataset" >> PlanDataset(shared, verified))
         models: AsSingleton | None = None
         shards: PCollection[ShardFacts] | None = None
+        cells: AsList | None = None
         sidecars: AsDict | None = None
         faults: list[PCollection[Fault]] = []
         for number in range(1, plan.passes + 1):
@@ -72,6 +74,8 @@ class VetDataset(beam.PTransform):
             done = items | f"{label}/Run" >> RunPass(shared, _request(plan, number), dataset, models, sidecars)
             models = AsSingleton(begin | f"{label}/Fit" >> FitModels(shared, number, dataset, done["parts"], models))
             shards = done["shards"] if shards is None else shards
+            if number == 1 and plan.profile is not None:
+                cells = AsList(done["cells"])
             if number == 1 and plan.wants_digests:
                 sidecars = AsDict(shards | "Sidecars" >> beam.Map(_sidecar).with_output_types(tuple[str, str]))
             faults.append(done["faults"])
@@ -82,7 +86,7 @@ class VetDataset(beam.PTransform):
             | "Once" >> beam.Create([plan])
             | "Rule"
             >> beam.Map(
-                write_ruling, dataset, models, AsList(shards), AsList(scored.outcomes), AsList(every_fault)
+                write_ruling, dataset, models, AsList(shards), AsList(scored.outcomes), AsList(every_fault), cells
             ).with_output_types(str)
         )
 
@@ -94,9 +98,10 @@ def write_ruling(
     shards: list[ShardFacts],
     outcomes: list[FileOutcome],
     faults: list[Fault],
+    cells: list[CellPart] | None = None,
 ) -> str:
-    """Rule on the run and write the ruling to the staging folder; return the file's path."""
-    ruling: Ruling = rule(plan, dataset, models, shards, outcomes, faults)
+    """Rule on the run and write the ruling, and the profile, to the staging folder; return the ruling's path."""
+    ruling: Ruling = rule(plan, dataset, models, shards, outcomes, faults, profile_run(plan, dataset, cells))
     path = f"{plan.staging}/{RULING_FILE}"
     write_file(path, json.dumps(ruling_to_json(ruling, outcomes), allow_nan=False, sort_keys=True).encode())
     return path
@@ -110,7 +115,7 @@ def _request(plan: VetPlan, number: int) -> ReadRequest:
     wanted: Any = {role for planned in plan.checks if planned.check.passes >= number for role in planned.check.columns}
     return ReadRequest(
         number=number,
-        wants_columns=number == 1 and plan.suite is not None,
+        wants_columns=number == 1 and (plan.suite is not None or plan.profile is not None),
         wants_digests="sample_digest" in wanted,
         wants_shards=number == 1,
         keeps_digests=number == 1 and plan.wants_digests,

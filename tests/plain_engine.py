@@ -14,6 +14,7 @@ from millcert.pipelines.dataset import _DescribeFile, _HashFile, plan_dataset, v
 from millcert.pipelines.decide import rule
 from millcert.pipelines.driver import Watcher
 from millcert.pipelines.plan import VetPlan
+from millcert.pipelines.profiling import PROFILE, profile_run
 from millcert.pipelines.read import ReadFile
 from millcert.pipelines.records import Fault, FileOutcome, ShardFacts
 from millcert.pipelines.ruling import RunResult, read_ruling, ruling_to_json
@@ -30,6 +31,7 @@ class PlainEngine:
 
     def __init__(self, before: Callable[[str], None] = lambda _: None) -> None:
         self._before = before
+        self._cells: list[Any] = []
 
     def __call__(self, plan: VetPlan, options: Any, watcher: Watcher) -> RunResult:
         watcher.start(plan)
@@ -55,7 +57,8 @@ class PlainEngine:
                 self._sort(element, {"faults": faults}, outcomes)
         score.teardown()
         watcher.stop()
-        ruling = rule(plan, dataset, models or {}, shards, outcomes, faults)
+        profiled = profile_run(plan, dataset, self._cells)
+        ruling = rule(plan, dataset, models or {}, shards, outcomes, faults, profiled)
         return read_ruling(json.dumps(ruling_to_json(ruling, outcomes), allow_nan=False).encode())
 
     def _pass(
@@ -80,6 +83,9 @@ class PlainEngine:
                 for element in add.process(batch, dataset, models):
                     self._sort(element, {"faults": faults}, batches)
             for element in add.finish_bundle():
+                if getattr(element, "tag", "") == "faults":
+                    faults.append(element.value.value)
+                    continue
                 key, value = (element.value if hasattr(element, "tag") else element).value
                 parts.setdefault(key, []).append(value)
             batches.clear()
@@ -95,7 +101,9 @@ class PlainEngine:
             else (key, merge.extract_output(merge.merge_accumulators(values)))
             for key, values in parts.items()
         ]
-        return fit_models(plan, number, merged, models)
+        if number == 1:
+            self._cells = [part for part in merged if part[0][0] == PROFILE]
+        return fit_models(plan, number, [part for part in merged if part[0][0] != PROFILE], models)
 
     def _sort(self, element: Any, tagged: Mapping[str, list[Any]], main: list[Any]) -> None:
         tag = getattr(element, "tag", None)

@@ -15,6 +15,7 @@ from millcert.errors import UsageError
 
 if TYPE_CHECKING:
     from millcert.pipelines.driver import VetResult
+    from millcert.verdict import Verdict
 
 #: Clusters that the terminal lists; the report has more.
 MAX_CLUSTERS = 10
@@ -147,6 +148,7 @@ def describe(result: "VetResult") -> str:
             f"  {'expectations':<{width}}  {status:<12} {verdict.expectations.evaluated} evaluated, "
             f"{verdict.expectations.unsuccessful} unsuccessful"
         )
+    lines += _drift_lines(verdict, width)
     for check in verdict.checks:
         lines.append(
             f"  {check.name:<{width}}  {check.status.upper():<12} {check.flagged:,} flagged "
@@ -170,6 +172,24 @@ def describe(result: "VetResult") -> str:
     else:
         lines.append(f"  next: open {result.out}/report.html, then mend the data or the policy and run again")
     return "\n".join(_DECEPTIVE.sub(lambda found: f"\\u{ord(found.group()):04x}", line) for line in lines)
+
+
+def _drift_lines(verdict: "Verdict", width: int) -> list[str]:
+    drift = verdict.drift
+    if drift is None:
+        return []
+    if not drift.reference:
+        return [f"  {'drift':<{width}}  {'NONE':<12} no version was admitted yet; nothing was compared"]
+    status = "FOUND" if drift.found or drift.added or drift.removed or drift.changed else "PASSED"
+    counts = f"{drift.found:,} of {drift.compared:,} comparisons"
+    lines = [f"  {'drift':<{width}}  {status:<12} {counts} drift from the profile {drift.reference[:16]}"]
+    lines += [
+        f"  {'':<{width}}  {'':<12} {one['column'] or 'presence'} {one['part']} of {one['source'] or 'all rows'}: "
+        f"{one['measure']} {_figure(one['value'])}, limit {one['limit']:g}, null quantile {one['null_quantile']:.4g}"
+        for one in drift.outcomes[:5]
+        if one["is_drift"]
+    ]
+    return lines
 
 
 def _figure(value: float | str) -> str:

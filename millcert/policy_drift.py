@@ -1,0 +1,65 @@
+"""What a policy says about how the data is distributed: its profile, and what differing from a reference means."""
+
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
+
+from millcert.policy_section import Count, Fault, Fraction, PolicyPath, Positive, Section, Text, at_least
+
+#: As a reference: the profile of the newest admitted version that the ledger knows and nobody revoked.
+LAST_ADMITTED = "last_admitted"
+
+
+class ProfileRule(Section):
+    """The profile that the gate makes of the data, in the read that feeds the expectations.
+
+    hash_key: file with 64 lower-case hex digits. texts: whether values of columns that have few stand in the profile.
+    """
+
+    hash_key: PolicyPath
+    texts: Literal["keep", "leave_out"] = "keep"
+    max_cells: Count | None = None
+
+
+class DriftLimitsRule(Section):
+    """Limits that differ from `millcert.checks.drift.DriftLimits`; None leaves its own."""
+
+    wasserstein: Positive | None = None
+    kolmogorov_smirnov: Positive | None = None
+    cramers_v: Positive | None = None
+    total_variation: Positive | None = None
+    mean_embedding: Positive | None = None
+    tolerated_part: Fraction | None = None
+    family_alpha: Fraction | None = None
+
+    @classmethod
+    def rules(cls, raw: Mapping[str, Any]) -> Iterable[Fault]:
+        """A share of 1 would tolerate everything; a family level of 0 would find nothing."""
+        for name in ("tolerated_part", "family_alpha"):
+            try:
+                value = float(raw[name])
+            except (KeyError, TypeError, ValueError):
+                continue
+            if value == 1 or (value == 0 and name == "family_alpha"):
+                yield (name,), f"expected less than 1{' and more than 0' if name == 'family_alpha' else ''}"
+
+
+class DriftRule(Section):
+    """What the profile is compared with, and what a difference means.
+
+    reference: "last_admitted", or a profile file beside the policy.
+    on_drift: of a comparison over its limit and beyond chance, and of columns that came, went or changed type.
+    on_source_change: of a source that is new or silent; None: as `on_drift`.
+    on_no_reference: where no version was admitted yet.
+    """
+
+    reference: PolicyPath
+    on_drift: Literal["reject", "warn"] = "reject"
+    on_source_change: Literal["reject", "warn"] | None = None
+    on_no_reference: Literal["inconclusive", "report"] = "inconclusive"
+    limits: DriftLimitsRule = DriftLimitsRule()
+    ignore: Annotated[tuple[Text, ...], at_least(1)] | None = None
+
+    @property
+    def is_last_admitted(self) -> bool:
+        """Whether the ledger says what the reference is."""
+        return self.reference == LAST_ADMITTED

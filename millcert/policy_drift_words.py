@@ -1,0 +1,30 @@
+"""A policy's profile and drift in words."""
+
+from collections.abc import Iterator
+
+from millcert.policy_model import Policy
+
+_OUTCOME = {"reject": "rejects the data set", "warn": "is reported in the verdict and rejects nothing"}
+
+
+def explain_drift(policy: Policy) -> Iterator[str]:
+    """Yield what the gate does with the distribution of the data."""
+    profile, drift = policy.profile, policy.drift
+    if profile is None:
+        yield "None: the gate does not keep how the data is distributed, and compares it with nothing."
+        return
+    texts = "with" if profile.texts == "keep" else "without"
+    yield f"The profile of all samples, {texts} the values of columns that have few, is published, signed and logged."
+    if drift is None:
+        yield "It is compared with nothing."
+        return
+    what = "the profile of the last admitted version in the ledger" if drift.is_last_admitted else drift.reference
+    yield f"It is compared with {what}."
+    yield f"A difference over its limit and beyond chance {_OUTCOME[drift.on_drift]}."
+    yield f"A column that came, went or changed its type {_OUTCOME[drift.on_drift]}."
+    yield f"A source that is new or silent {_OUTCOME[drift.on_source_change or drift.on_drift]}."
+    if drift.is_last_admitted:
+        first = "is inconclusive" if drift.on_no_reference == "inconclusive" else "is let in uncompared"
+        yield f"The first version, which has nothing before it, {first}."
+    if drift.ignore:
+        yield f"These columns are not compared: {', '.join(drift.ignore)}."

@@ -1,0 +1,166 @@
+"""The reference that a run's profile is compared with: a file of the policy, or that of the last admitted version.
+
+The ledger says which profile the last admitted version had (the verdict's entry binds its digest); its bytes are kept
+in the state folder under that digest, `profiles/DIGEST.json`, and are believed only if they have it.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import IO
+
+from millcert.checks.drift import DriftLimits
+from millcert.checks.profile import ProfileSpec
+from millcert.checks.profile_format import MAX_PROFILE_BYTES, load_profile, profile_digest
+from millcert.errors import DigestMismatchError, PolicyError, StoreError
+from millcert.pipelines.plan import PlannedDrift, VetPlan
+from millcert.pipelines.profiling import REFERENCE_FILE
+from millcert.pipelines.publish import write_file
+from millcert.policy import LoadedPolicy
+from millcert.policy_drift import DriftRule
+from millcert.provenance.atomic_file import replace_file
+from millcert.provenance.ledger_entry import Entry
+from millcert.provenance.revocation import Facts, Revocation, touches
+
+
+def profile_spec(loaded: LoadedPolicy) -> ProfileSpec | None:
+    """Return how the policy's profile is made; None without the section.
+
+    Raises:
+        PolicyError: the label or source has no column of its own, or a size is out of its range.
+    """
+    section = loaded.policy.profile
+    if section is None:
+        return None
+    key = loaded.files["profile.hash_key"].decode().strip()
+    columns = loaded.policy.dataset.columns
+    spec = ProfileSpec(key, label=columns.label or "", source=columns.source or "", keeps_texts=section.texts == "keep")
+    return spec if section.max_cells is None else replace(spec, max_cells=section.max_cells)
+
+
+def planned_drift(rule: DriftRule) -> PlannedDrift:
+    """Return the comparison that a policy asks for, without its reference.
+
+    Raises:
+        PolicyError: a limit is out of its range.
+    """
+    return PlannedDrift(
+        limits=DriftLimits(**rule.limits.model_dump(exclude_none=True)),
+        ignore=rule.ignore or (),
+        on_drift=rule.on_drift,
+        on_source_change=rule.on_source_change or rule.on_drift,
+        on_no_reference=rule.on_no_reference,
+    )
+
+
+def place_reference(
+    plan: VetPlan, loaded: LoadedPolicy, state: Path, history: Sequence[Entry], revocations: Sequence[Revocation]
+) -> VetPlan:
+    """Return the plan with its reference, which now stands in the staging folder; before any data is read.
+
+    Args:
+        plan: of the run.
+        loaded: the policy with the files that it names.
+        state: the state folder.
+        history: the ledger's "manifest" and "verdict" entries about the data set, oldest first.
+        revocations: in force; a version that one of them takes back is no reference.
+
+    Raises:
+        PolicyError: the reference was made with another key, label, source or sizes.
+        StoreError: the profile of the last admitted version is not in the state folder.
+        DigestMismatchError, IntegrityError: its bytes are not what the ledger says.
+    """
+    rule = loaded.policy.drift
+    if plan.drift is None or rule is None:
+        return plan
+    if rule.is_last_admitted:
+        digest = last_profile(history, revocations)
+        if not digest:
+            return plan
+        data = _kept(state, digest)
+    else:
+        digest, data = "", loaded.files["drift.reference"]
+    reference = load_profile(data)
+    actual = profile_digest(reference)
+    if digest and actual != digest:
+        raise DigestMismatchError(
+            f"The profile of the last admitted version has the digest {actual}; the ledger says {digest}.",
+            hint="Restore it from that version's profile.json.",
+            expected=digest,
+            actual=actual,
+        )
+    if reference.spec != plan.profile:
+        raise PolicyError(
+            "The reference profile was made with another hash key, label, source or sizes than the policy asks for.",
+            hint="Make it again with this policy's key and columns, or vet once with drift.reference set to a new one.",
+        )
+    uri = f"{plan.staging}/{REFERENCE_FILE}"
+    write_file(uri, data)
+    return replace(plan, drift=replace(plan.drift, reference_uri=uri, reference_digest=actual))
+
+
+def last_profile(history: Iterable[Entry], revocations: Sequence[Revocation]) -> str:
+    """Return the profile's digest of the newest admitted version that nobody revoked, "" where there is none.
+
+    Args:
+        history: the ledger's "manifest" and "verdict" entries of one data set, oldest first.
+        revocations: in force. Those of a data set, its input, a source or a signer count; what a file or sample was
+            in stands in no entry, so their revocation takes no reference away.
+    """
+    found = ""
+    sources: list[tuple[str, str, str]] = []
+    for entry in history:
+        body = entry.body
+        if entry.kind == "manifest" and isinstance(body.get("source"), str):
+            sources.append((body["source"], str(body.get("identity", "")), str(body.get("issuer", ""))))
+        elif entry.kind == "verdict":
+            facts = Facts(
+                sources=tuple(sources),
+                output_root=str(body.get("output_root")),
+                input_root=str(body.get("input_root")),
+                files=frozenset(),
+                verified_at=entry.recorded_at,
+            )
+            sources = []
+            digest = body.get("profile_digest")
+            is_reference = body.get("decision") == "admitted" and isinstance(digest, str)
+            if is_reference and not any(touches(one, facts) for one in revocations):
+                found = str(digest)
+    return found
+
+
+def keep_profile(state: Path, digest: str, data: bytes) -> None:
+    """Keep an admitted version's profile in the state folder, before the ledger says that it was admitted.
+
+    Raises:
+        StoreError: the folder cannot be written.
+    """
+    path = profile_path(state, digest)
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        replace_file(path, lambda stream: _write(stream, data))
+    except OSError as error:
+        raise StoreError(
+            f"Cannot keep the profile at {path}: {error}", hint="Free space or rights, run again."
+        ) from error
+
+
+def profile_path(state: Path, digest: str) -> Path:
+    """Return where the profile of that digest is kept."""
+    return state / "profiles" / f"{digest}.json"
+
+
+def _write(stream: IO[bytes], data: bytes) -> None:
+    stream.write(data)
+
+
+def _kept(state: Path, digest: str) -> bytes:
+    path = profile_path(state, digest)
+    try:
+        with path.open("rb") as stream:
+            return stream.read(MAX_PROFILE_BYTES + 1)
+    except OSError as error:
+        raise StoreError(
+            f"The profile of the last admitted version cannot be read: {error}",
+            hint=f"Copy that version's profile.json to {path}, then run again.",
+        ) from error

@@ -1,0 +1,305 @@
+"""The profile and the drift of a run: made in the same read, signed, logged, compared with what was admitted before."""
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from millcert.checks.profile import add_batch, empty_profile, merge_profiles
+from millcert.checks.profile_format import load_profile, profile_bytes, profile_digest
+from millcert.errors import DigestMismatchError, PolicyError, SignatureError, StoreError, UsageError
+from millcert.pipelines import profiling
+from millcert.pipelines.profiling import ProfileBuffer
+from millcert.pipelines.reference import last_profile, profile_path
+from millcert.provenance.checkpoint import vkey_of
+from millcert.provenance.keys import load_key, load_public_key
+from millcert.provenance.ledger import Entry, open_ledger
+from millcert.provenance.profile_statement import verify_profile
+from millcert.provenance.revocation import Revocation
+from millcert.verdict import verdict_from_mapping
+
+if TYPE_CHECKING:
+    from tests.pipelines.conftest import Workbench
+else:
+    Workbench = Any
+
+KEY = "5a" * 32
+
+
+def table(rows: int, seed: int, *, shift: float = 0.0, **extra: Any) -> pa.Table:
+    rng = np.random.default_rng(seed)
+    label = rng.integers(0, 3, rows)
+    embedding = (rng.normal(size=(rows, 6)) + 8 * np.eye(6)[label]).astype(np.float32)
+    return pa.table(
+        {
+            "label": pa.array(label, pa.int64()),
+            "score": pa.array(rng.normal(shift, 1, rows)),
+            "embedding": pa.FixedSizeListArray.from_arrays(pa.array(embedding.reshape(-1)), 6),
+            **extra,
+        }
+    )
+
+
+def fill(bench: Workbench, *, seed: int, shift: float = 0.0, rows: int = 3000) -> None:
+    """Replace the data by two sources of like distribution."""
+    for path in (bench.data / "north" / "deep").glob("*"):
+        path.unlink()
+    for source, at in (("north", 0), ("south", 1)):
+        for path in (bench.data / source).glob("*.*"):
+            path.unlink()
+        bench.write(source, "a.parquet", table(rows, 10 * seed + at, shift=shift))
+        bench.sign(source)
+
+
+@pytest.fixture
+def drifting(bench: Workbench) -> Workbench:
+    (bench.top / "profile.key").write_text(KEY + "\n")
+    bench.policy["profile"] = {"hash_key": "profile.key"}
+    bench.policy["drift"] = {"reference": "last_admitted", "on_no_reference": "report"}
+    fill(bench, seed=1)
+    return bench
+
+
+def reasons(bench: Workbench) -> list[str]:
+    return [reason["code"] for reason in bench.verdict()["reasons"]]
+
+
+def test_the_profile_of_a_run_is_that_of_its_rows_and_the_verdict_binds_it(bench: Workbench) -> None:
+    (bench.top / "profile.key").write_text(KEY)
+    bench.policy["profile"] = {"hash_key": "profile.key", "texts": "leave_out", "max_cells": 50}
+
+    result = bench.vet()
+
+    found = load_profile((bench.out / "profile.json").read_bytes())
+    assert result.verdict.profile_digest == profile_digest(found)
+    assert {source for source, _ in found.cells} == {"north", "south"}
+    assert found.rows == result.verdict.samples.seen
+    assert (found.spec.label, found.spec.keeps_texts, found.spec.max_cells) == ("label", False, 50)
+    assert verdict_from_mapping(result.verdict.to_mapping()).to_json() == result.verdict.to_json()
+
+
+def test_on_beam_the_profile_is_the_same(drifting: Workbench) -> None:
+    drifting.vet()
+    plain = (drifting.out / "profile.json").read_bytes()
+    (drifting.top / "state").rename(drifting.top / "state-before")
+
+    drifting.vet(on_beam=True, out=drifting.top / "again")
+
+    assert (drifting.top / "again" / "profile.json").read_bytes() == plain
+
+
+def test_a_policy_without_a_profile_says_nothing_of_it(bench: Workbench) -> None:
+    bench.vet()
+
+    assert {"profile_digest", "drift"}.isdisjoint(bench.verdict())
+    assert not (bench.out / "profile.json").exists()
+
+
+def test_data_like_the_last_admitted_version_is_admitted_and_shifted_data_is_not(drifting: Workbench) -> None:
+    first = drifting.vet()
+    assert first.verdict.drift is not None
+    assert first.verdict.drift.reference == ""
+
+    fill(drifting, seed=2)
+    second = drifting.vet(replace=True)
+    assert second.verdict.decision == "admitted"
+    assert second.verdict.drift is not None
+    assert second.verdict.drift.reference == first.verdict.profile_digest
+    assert second.verdict.drift.compared > 10
+
+    fill(drifting, seed=3, shift=0.5)
+    third = drifting.vet(replace=True)
+    assert third.verdict.decision == "rejected"
+    assert reasons(drifting) == ["drift.found"]
+    # A rejected version is no reference.
+    fill(drifting, seed=4)
+    assert drifting.vet(replace=True).verdict.drift.reference == second.verdict.profile_digest  # type: ignore[union-attr]
+
+
+def test_drift_may_only_be_reported(drifting: Workbench) -> None:
+    drifting.policy["drift"] |= {"on_drift": "warn"}
+    drifting.vet()
+    fill(drifting, seed=3, shift=0.5)
+
+    result = drifting.vet(replace=True)
+
+    assert result.verdict.decision == "admitted"
+    assert result.verdict.drift is not None
+    assert result.verdict.drift.found > 0
+    shown = next(one for one in result.verdict.drift.outcomes if one["is_drift"])
+    assert {"value", "limit", "null_quantile", "reference_rows", "current_rows"} <= set(shown)
+
+
+def test_without_a_reference_the_verdict_is_inconclusive_unless_the_policy_says_otherwise(drifting: Workbench) -> None:
+    del drifting.policy["drift"]["on_no_reference"]
+
+    assert drifting.vet().verdict.decision == "inconclusive"
+    assert reasons(drifting) == ["drift.no_reference"]
+
+
+@pytest.mark.parametrize(("said", "decision"), [("reject", "rejected"), ("warn", "admitted")])
+def test_a_new_source_and_a_silent_one_are_reported(drifting: Workbench, said: str, decision: str) -> None:
+    drifting.policy["drift"] |= {"on_source_change": said, "on_drift": "warn"}
+    drifting.vet()
+    (drifting.data / "south").rename(drifting.data / "east")
+    drifting.policy["sources"][1] |= {"name": "east", "path": "east/**"}
+    drifting.sign("east", identity="data@south.example")
+
+    result = drifting.vet(replace=True)
+
+    assert result.verdict.decision == decision
+    assert result.verdict.drift is not None
+    assert (result.verdict.drift.new_sources, result.verdict.drift.silent_sources) == (("east",), ("south",))
+
+
+def test_a_column_that_came_rejects_and_one_to_be_ignored_does_not(drifting: Workbench) -> None:
+    drifting.vet()
+    drifting.write("north", "a.parquet", table(3000, 20, more=pa.array(range(3000))))
+    drifting.write("south", "a.parquet", table(3000, 21, more=pa.array(range(3000))))
+    drifting.sign("north")
+    drifting.sign("south")
+
+    assert drifting.vet(replace=True).verdict.decision == "rejected"
+    assert reasons(drifting) == ["drift.columns"]
+    drifting.policy["drift"]["ignore"] = ["more"]
+    assert drifting.vet(replace=True).verdict.decision == "admitted"
+
+
+def test_a_profile_file_of_the_policy_can_be_the_reference(drifting: Workbench) -> None:
+    drifting.vet()
+    reference = (drifting.out / "profile.json").read_bytes()
+    (drifting.top / "reference.json").write_bytes(reference)
+    drifting.policy["drift"] = {"reference": "reference.json", "limits": {"kolmogorov_smirnov": 0.2}}
+    (drifting.top / "state").rename(drifting.top / "state-before")
+
+    result = drifting.vet(replace=True)
+
+    assert result.verdict.decision == "admitted"
+    assert result.verdict.drift is not None
+    assert result.verdict.drift.reference == profile_digest(load_profile(reference))
+
+
+def test_a_reference_made_with_another_key_is_refused_before_any_data_is_read(drifting: Workbench) -> None:
+    drifting.vet()
+    (drifting.top / "reference.json").write_bytes((drifting.out / "profile.json").read_bytes())
+    (drifting.top / "profile.key").write_text("1f" * 32)
+    drifting.policy["drift"] = {"reference": "reference.json"}
+    steps: list[str] = []
+
+    with pytest.raises(PolicyError, match="another hash key"):
+        drifting.vet(replace=True, engine=drifting.plain(before=steps.append))
+    assert steps == []
+
+
+def test_a_reference_that_is_gone_or_changed_is_not_taken(drifting: Workbench) -> None:
+    digest = drifting.vet().verdict.profile_digest
+    kept = profile_path(drifting.top / "state", digest)
+    whole = kept.read_bytes()
+    other = load_profile(whole)
+    changed = other._replace(cells=dict(list(other.cells.items())[1:]))
+
+    kept.write_bytes(profile_bytes(changed))
+    with pytest.raises(DigestMismatchError, match="the ledger says"):
+        drifting.vet(replace=True)
+    kept.unlink()
+    with pytest.raises(StoreError, match="cannot be read"):
+        drifting.vet(replace=True)
+    kept.write_bytes(whole)
+    assert drifting.vet(replace=True).verdict.decision == "admitted"
+
+
+def test_a_crash_after_the_profile_was_kept_leaves_no_reference(drifting: Workbench) -> None:
+    class Crash(Exception):
+        pass
+
+    def stop(step: str) -> None:
+        if step == "parts merged":
+            raise Crash
+
+    with pytest.raises(Crash):
+        drifting.vet(after=stop)
+    assert drifting.vet().verdict.drift.reference == ""  # type: ignore[union-attr]
+
+
+def test_the_profile_is_signed_and_logged(drifting: Workbench) -> None:
+    result = drifting.vet()
+    keys = [load_public_key(drifting.top / "state" / "keys" / "gate.pub")]
+    data, envelope = ((drifting.out / name).read_bytes() for name in ("profile.json", "profile.dsse.json"))
+
+    claim = verify_profile(data, envelope, keys)
+
+    assert (claim.profile_digest, claim.input_root) == (result.verdict.profile_digest, result.verdict.input_root)
+    with pytest.raises(SignatureError, match="is about a profile"):
+        verify_profile(data.replace(b"north", b"nurth"), envelope, keys)
+    with pytest.raises(SignatureError):
+        verify_profile(data, envelope.replace(b"a", b"b", 1), keys)
+    state, origin = drifting.top / "state", "test.example/ledger"
+    vkeys = [vkey_of(origin, load_key(state / "keys/ledger.key"))]
+    with open_ledger(state / "ledger.db", origin=origin, vkeys=vkeys) as ledger:
+        (logged,) = ledger.find(kind="profile")
+        assert ledger.get(result.recorded.index).entry.body["profile_digest"] == claim.profile_digest
+    assert logged.entry.body["profile_digest"] == claim.profile_digest
+
+
+def test_more_cells_than_the_policy_allows_refuse_the_run(drifting: Workbench) -> None:
+    drifting.policy["profile"]["max_cells"] = 2
+
+    with pytest.raises(UsageError, match="more than 2 pairs"):
+        drifting.vet()
+
+
+def test_batches_are_profiled_together_and_the_size_of_the_buffer_does_not_show(
+    monkeypatch: pytest.MonkeyPatch, drifting: Workbench
+) -> None:
+    drifting.vet()
+    spec = load_profile((drifting.out / "profile.json").read_bytes()).spec
+    batches = [batch for seed in range(4) for batch in table(40, seed).to_batches()]
+    monkeypatch.setattr(profiling, "BUFFERED_ROWS", 70)
+    buffer = ProfileBuffer(spec)
+    for at, batch in enumerate(batches):
+        buffer.add(batch, "a" if at < 3 else "b")
+    empty = empty_profile(spec, batches[0].schema)
+    expected = merge_profiles([add_batch(empty, each, "a" if at < 3 else "b") for at, each in enumerate(batches)])
+
+    cells = {tuple(json.loads(group)): cell for group, cell in buffer.parts().items()}
+
+    assert profile_digest(empty._replace(cells=dict(sorted(cells.items())))) == profile_digest(expected)
+
+
+def entry(kind: str, **body: Any) -> Entry:
+    return Entry(kind, "s", "2026-11-23T12:00:00Z", body)
+
+
+def revocation(target: Any, value: str) -> Revocation:
+    return Revocation(target=target, value=value, reason="r", recorded_at="2026-11-24T12:00:00Z")
+
+
+def test_a_revoked_version_is_no_reference() -> None:
+    history = [
+        entry("manifest", source="a", identity="x", issuer=""),
+        entry("verdict", decision="admitted", profile_digest="1", output_root="01" * 32, input_root="02" * 32),
+        entry("manifest", source="b", identity="y", issuer=""),
+        entry("verdict", decision="admitted", profile_digest="2", output_root="03" * 32, input_root="04" * 32),
+        entry("verdict", decision="admitted", output_root="05" * 32, input_root="06" * 32),
+        entry("verdict", decision="rejected", profile_digest="3", output_root="", input_root="07" * 32),
+    ]
+
+    assert last_profile(history, []) == "2"
+    assert last_profile(history, [revocation("source", "b")]) == "1"
+    assert last_profile(history, [revocation("dataset", "03" * 32)]) == "1"
+    assert last_profile(history, [revocation("signer", "x"), revocation("source", "b")]) == ""
+    assert last_profile([], []) == ""
+
+
+def test_drift_needs_a_profile_section_and_a_key_of_64_digits(drifting: Workbench) -> None:
+    (drifting.top / "profile.key").write_text("secret")
+    with pytest.raises(PolicyError, match="64 lower-case hex digits"):
+        drifting.vet()
+    del drifting.policy["profile"]
+    with pytest.raises(PolicyError, match="the section is required because drift compares profiles"):
+        drifting.vet()
+    drifting.policy["drift"]["limits"] = {"family_alpha": 0, "tolerated_part": 1}
+    with pytest.raises(PolicyError, match="expected less than 1 and more than 0"):
+        drifting.vet()
