@@ -27,11 +27,16 @@ def finding_records(path: str, secret: RunSecret) -> Iterator[tuple[bytes, bytes
 
     Cost: about 20 microseconds a finding; memory of one batch.
     """
-    for (file, row), findings in groupby(_rows(path), key=lambda one: (one["file"], one["row"])):
+    for file, row, record in published_records(path):
         block, offset = divmod(row, BLOCK_ROWS)
-        salt = row_salt(secret.block_seed(file, block), offset)
+        yield row_salt(secret.block_seed(file, block), offset), record
+
+
+def published_records(path: str) -> Iterator[tuple[str, int, bytes]]:
+    """Yield (file, row, record) of each flagged sample in published findings; errors and cost as `finding_records`."""
+    for (file, row), findings in groupby(_rows(path), key=lambda one: (one["file"], one["row"])):
         # Six significant digits, as in the verdict: the same record on any machine.
-        yield salt, format_record([canonical_value({name: one[name] for name in _WORDS}) for one in findings])
+        yield file, row, format_record([canonical_value({name: one[name] for name in _WORDS}) for one in findings])
 
 
 def _rows(path: str) -> Iterator[dict[str, Any]]:

@@ -76,18 +76,37 @@ class FindingStore:
         Raises:
             LedgerError: the files are damaged.
         """
-        key = place_key(salt)
-        position = bisect_left(self._entries, key, key=lambda entry: entry[:32])
-        if position < len(self._entries) and self._entries[position][:32] == key:
-            entry = self._entries[position]
-            offset, length = int.from_bytes(entry[64:72], "big"), int.from_bytes(entry[72:], "big")
-            record = seal_record(salt, self._sealed(offset, length))
-            if finding_commitment(salt, record) != entry[32:64]:
-                raise self._damaged()
+        position, record = self._find(salt)
+        if record is not None:
             return FindingProof(record.decode(), position, self._tree.path(position))
         left = self._neighbour(position - 1) if position > 0 else None
         right = self._neighbour(position) if position < len(self._entries) else None
         return FindingProof("", left=left, right=right)
+
+    def record(self, salt: bytes) -> bytes | None:
+        """Return what the checks said of the sample with this salt; None if they said nothing.
+
+        Raises:
+            LedgerError: the files are damaged.
+        """
+        return self._find(salt)[1]
+
+    def leaf(self, position: int) -> tuple[bytes, bytes]:
+        """Return (place key, commitment) at a position."""
+        entry = self._entries[position]
+        return entry[:32], entry[32:64]
+
+    def _find(self, salt: bytes) -> tuple[int, bytes | None]:
+        """Return the position that a sample's findings have, or would have, and the record there."""
+        key = place_key(salt)
+        position = bisect_left(self._entries, key, key=lambda entry: entry[:32])
+        if position == len(self._entries) or self._entries[position][:32] != key:
+            return position, None
+        entry = self._entries[position]
+        record = seal_record(salt, self._sealed(int.from_bytes(entry[64:72], "big"), int.from_bytes(entry[72:], "big")))
+        if finding_commitment(salt, record) != entry[32:64]:
+            raise self._damaged()
+        return position, record
 
     def _neighbour(self, position: int) -> FindingNeighbour:
         entry = self._entries[position]

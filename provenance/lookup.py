@@ -188,6 +188,11 @@ class SampleRun:
         """
         return None if self._findings is None else self._findings.prove(found.salt)
 
+    @property
+    def finding_store(self) -> FindingStore | None:
+        """The run's findings of single samples; None in a run that keeps none."""
+        return self._findings
+
     def record(self, position: int) -> Record:
         """Return a record of the index."""
         return self._index.record(position)

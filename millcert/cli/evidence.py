@@ -201,27 +201,66 @@ def erase(
 
 @evidence.command()
 @_RUN
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=None,
+    help="Also compare the findings that were published in this folder with those of its run.",
+)
 @state_option
 @json_option
-def audit(run_id: str | None, state: Path | None, as_json: bool) -> None:
-    """Recompute all leaves, trees and indexes of the runs, and compare them with the ledger's roots."""
+def audit(run_id: str | None, output: Path | None, state: Path | None, as_json: bool) -> None:
+    """Recompute all leaves, trees, indexes and findings of the runs, and compare them with the ledger's roots.
+
+    Findings are also counted: as many of each check as its own entry in the ledger says that it flagged.
+    """
     from millcert.provenance.sample_audit import audit_run
 
     folder, ledger = opened(state)
     rows, listed = [], []
     with ledger:
+        published = None if output is None else _verdict_digest(output)
         for logged in _runs(ledger, run_id):
             with _run(folder, logged) as run:
-                found = audit_run(run)
+                found = audit_run(run, [ledger.get(index).entry for index in run.roots.checks])
+                is_output = ledger.get(run.roots.verdict).entry.body.get("verdict_digest") == published
+                if output is not None and published is not None and is_output:
+                    _compare(run, output)
+                    published = None
                 about = {"run": run.roots.run_id, "dataset": run.roots.dataset, "index": logged.index}
-            listed.append({**about, "records": found.records, "samples": found.samples, "erased": found.erased})
+            counts = {"records": found.records, "samples": found.samples, "erased": found.erased}
+            listed.append({**about, **counts, "flagged": found.flagged, "published_compared": is_output})
             rows.append(
                 f"whole  #{logged.index}  {about['dataset']}  {found.samples:,} samples, {found.erased:,} erased, "
-                f"{found.records - found.samples:,} records that are no samples"
+                f"{found.records - found.samples:,} records that are no samples, {found.flagged:,} flagged"
+                f"{', as published' if is_output else ''}"
             )
         origin = ledger.origin
+    if published is not None:
+        raise UsageError(
+            f"No run that was looked at gave the verdict in {output}.",
+            hint="Give the output folder of a run of this ledger, and no other --run.",
+        )
     rows.append("next: millcert ledger verify")
     emit({"version": 1, "origin": origin, "runs": listed}, "\n".join(rows), as_json=as_json)
+
+
+def _verdict_digest(output: Path) -> str:
+    import hashlib
+
+    from millcert.cli.override import MAX_VERDICT_BYTES
+
+    hint = "Give the folder that `millcert vet --out` wrote."
+    return hashlib.sha256(
+        read_bounded(output / "verdict.json", MAX_VERDICT_BYTES, what="verdict", hint=hint)
+    ).hexdigest()
+
+
+def _compare(run: "SampleRun", output: Path) -> None:
+    from millcert.pipelines.finding_records import published_records
+    from millcert.provenance.finding_audit import compare_published
+
+    compare_published(run, published_records(str(output / "findings.parquet")))
 
 
 def _answers(

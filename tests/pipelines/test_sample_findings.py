@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from millcert.cli.main import main
 from millcert.errors import InclusionError, IntegrityError, LedgerError
 from millcert.provenance.evidence import export_evidence
 from millcert.provenance.evidence_verify import verify_evidence
@@ -85,3 +86,22 @@ def test_a_record_has_one_form_and_is_sealed_by_the_salt_alone() -> None:
     assert seal_record(b"s" * 32, sealed) == record
     with pytest.raises(IntegrityError, match="number"):
         parse_record(format_record([{**one, "score": None}]).decode())
+
+
+def test_the_audit_of_a_run_meets_its_published_findings_and_misses_one_that_was_taken_out(
+    bench: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    planted(bench)
+    audit = ["evidence", "audit", "--output", str(bench.out), "--state", str(bench.top / "state")]
+
+    assert main(audit) == 0
+    assert "2 flagged, as published" in capsys.readouterr().out
+    path = bench.out / "findings.parquet"
+    table = pq.read_table(path)
+    path.unlink()
+    pq.write_table(table.slice(1), path)
+    assert main(audit) == 3
+    assert "1 samples have published findings, 2 by the ledger" in capsys.readouterr().err
+    (bench.out / "verdict.json").unlink()
+    (bench.out / "verdict.json").write_text("{}")
+    assert main(audit) == 2
