@@ -63,3 +63,16 @@ class DriftRule(Section):
     def is_last_admitted(self) -> bool:
         """Whether the ledger says what the reference is."""
         return self.reference == LAST_ADMITTED
+
+
+class FieldsRule(Section):
+    """Which columns of the data may be used, each with what it is for. unlisted: what becomes of any other column."""
+
+    unlisted: Literal["refuse", "drop"] = "refuse"
+    columns: Mapping[Text, Text]
+
+    @classmethod
+    def rules(cls, raw: Mapping[str, Any]) -> Iterable[Fault]:
+        """A list without a column would refuse or drop everything."""
+        if isinstance(raw.get("columns"), Mapping) and not raw["columns"]:
+            yield ("columns",), "expected at least one column with its purpose"

@@ -1,4 +1,4 @@
-"""A policy's profile and drift in words."""
+"""A policy's fields, profile and drift in words."""
 
 from collections.abc import Iterator
 
@@ -28,3 +28,15 @@ def explain_drift(policy: Policy) -> Iterator[str]:
         yield f"The first version, which has nothing before it, {first}."
     if drift.ignore:
         yield f"These columns are not compared: {', '.join(drift.ignore)}."
+
+
+def explain_fields(policy: Policy) -> Iterator[str]:
+    """Yield which columns may be used, and what becomes of any other."""
+    if policy.permitted is None:
+        yield "None are listed: every column may be used."
+        return
+    yield from (f"{name}: {purpose}." for name, purpose in policy.permitted.columns.items())
+    if policy.permitted.unlisted == "refuse":
+        yield "Data with any other column is refused before a sample is read (exit code 2)."
+    else:
+        yield "Any other column is dropped: no sample, check, profile or admitted file has it."

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from millcert.policy_drift_words import explain_drift
+from millcert.policy_drift_words import explain_drift, explain_fields
 from millcert.policy_model import CheckRule, Policy, SourceRule
 from millcert.provenance.pq_signature import parse_base64_pq_key
 from millcert.provenance.trust import SourceRule as TrustRule
@@ -56,6 +56,7 @@ def explain_policy(policy: Policy, checks: Mapping[int, "Check"]) -> tuple[Parag
         Paragraph("data set", tuple(_dataset(policy))),
         Paragraph("sources", tuple(_sources(policy))),
         Paragraph("expectations", tuple(_expectations(policy))),
+        Paragraph("fields", tuple(explain_fields(policy))),
         Paragraph("profile and drift", tuple(explain_drift(policy))),
         *(
             Paragraph(f"check {rule.check}", tuple(_check(rule, checks[position])))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias, 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from millcert.errors import UntrustedSourceError
-from millcert.policy_drift import DriftRule, ProfileRule
+from millcert.policy_drift import DriftRule, FieldsRule, ProfileRule
 from millcert.policy_faults import KeyPath
 from millcert.policy_roles import Responsibilities
 from millcert.policy_section import (
@@ -199,6 +199,7 @@ class Policy(Section):
     expectations: Expectations | None = None
     profile: ProfileRule | None = None
     drift: DriftRule | None = None
+    permitted: Annotated[FieldsRule | None, Field(alias="fields")] = None
     checks: Annotated[tuple[CheckRule, ...], at_least(1)]
     verdict: VerdictLimits
     ledger: Ledger
@@ -219,6 +220,7 @@ class Policy(Section):
         yield from _repeated_checks(checks)
         if raw.get("drift") is not None and raw.get("profile") is None:
             yield ("profile",), "the section is required because drift compares profiles"
+        yield from _unlisted_roles(raw.get("dataset"), raw.get("fields"))
         is_signed = any(rule.get("signed_by") is not None for _, rule in sources)
         if any(_is_logged(rule) for _, rule in sources) and raw.get("trust") is None:
             yield ("trust",), "the section is required because a source is signed_by somebody"
@@ -276,6 +278,21 @@ def _is_logged(rule: Mapping[str, Any]) -> bool:
         for one in signers
         if one is not None
     )
+
+
+def _unlisted_roles(dataset: object, fields: object) -> Iterator[Fault]:
+    """Yield the roles whose column the policy's own list of fields does not have."""
+    parts = [
+        part.model_dump(by_alias=True) if isinstance(part, Section) else part if isinstance(part, Mapping) else {}
+        for part in (dataset, fields)
+    ]
+    roles, listed = (part.get("columns") for part in parts)
+    if not isinstance(roles, Mapping) or not isinstance(listed, Mapping):
+        return
+    for role, given in roles.items():
+        for column in given if isinstance(given, (list, tuple)) else (given,):
+            if isinstance(column, str) and column not in listed and not column.startswith("view:"):
+                yield ("dataset", "columns", role), f"the column {str(column)!r} is not listed in fields.columns"
 
 
 def _repeats(values: Iterable[object], place: KeyPath, noun: str) -> Iterator[Fault]:

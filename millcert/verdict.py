@@ -195,6 +195,7 @@ class Verdict:
     overrides: those that it rests on, by leaf; the key is left out where there are none.
     views_sha256: of the manifest of the views that the run read beside the data; "" without views.
     profile_digest, drift: of the data's profile, and how it differs from the reference; left out without them.
+    dropped_columns: columns of the files that the policy does not list and that are in no sample; left out without any.
     """
 
     version: int
@@ -222,6 +223,7 @@ class Verdict:
     views_sha256: str = ""
     profile_digest: str = ""
     drift: DriftSummary | None = None
+    dropped_columns: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.version not in (1, 2):
@@ -239,7 +241,7 @@ class Verdict:
         values = asdict(self)
         if not self.overrides:
             del values["overrides"]  # a verdict that rests on none has the same bytes as before there were any
-        for name in ("profile_digest", "drift"):
+        for name in ("profile_digest", "drift", "dropped_columns"):
             if not values[name]:
                 del values[name]
         if self.version == 1:
@@ -308,6 +310,7 @@ def verdict_from_mapping(raw: Mapping[str, Any]) -> Verdict:
             ),
             "not_covered": tuple(values["not_covered"]),
             "drift": _drift(values.get("drift")),
+            "dropped_columns": tuple(values.get("dropped_columns", ())),
             "overrides": tuple(
                 OverrideUse(
                     **{

@@ -10,7 +10,7 @@ A failure at any step is a `Fault` in `DatasetFacts`; later passes then read not
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, BinaryIO
 
 import apache_beam as beam
 import pyarrow as pa
@@ -27,8 +27,10 @@ from millcert.errors import (
     UntrustedSourceError,
     UsageError,
 )
+from millcert.pipelines.fields import decode_permitted, permitted_schema
 from millcert.pipelines.formats import (
     HEAD_BYTES,
+    Decoded,
     ReadLimits,
     SchemaFacts,
     decode,
@@ -68,7 +70,10 @@ class VerifiedFiles:
 
 @dataclass(frozen=True)
 class DatasetFacts:
-    """What every pass knows of the data set: the outcome of all four steps."""
+    """What every pass knows of the data set: the outcome of all four steps.
+
+    schema: of the samples. stored_schema: of all columns that the files have, where the policy drops some.
+    """
 
     files: Mapping[str, WorkItem]
     sources: Mapping[str, VerifiedSource]
@@ -77,6 +82,22 @@ class DatasetFacts:
     schema: pa.Schema = field(default_factory=lambda: pa.schema([]))
     roles: RolePlan = field(default_factory=lambda: RolePlan(()))
     metrics: MetricPlan | None = None
+    stored_schema: pa.Schema | None = None
+
+    @property
+    def dropped(self) -> tuple[str, ...]:
+        """Columns of the files that are in no sample."""
+        stored = () if self.stored_schema is None else self.stored_schema.names
+        return tuple(name for name in stored if self.schema.get_field_index(name) < 0)
+
+    @property
+    def kept_columns(self) -> frozenset[str] | None:
+        """Columns that are written; None for all."""
+        return frozenset(self.schema.names) if self.dropped else None
+
+    def decode(self, item: WorkItem, file: BinaryIO, limits: ReadLimits) -> Iterator[Decoded]:
+        """Yield a data file's samples; see `millcert.pipelines.formats.decode`."""
+        return decode_permitted(item, file, self.stored_schema or self.schema, self.schema, limits)
 
     @property
     def signers(self) -> frozenset[str]:
@@ -349,11 +370,14 @@ def plan_dataset(plan: VetPlan, verified: VerifiedFiles, schemas: list[FileSchem
                 for described in ordered
             ]
         )
+        stored = schema
+        schema, dropped = permitted_schema(plan.fields, stored)
         roles = plan_roles(plan.roles, pa.schema([*schema, *view_schema(plan.view_columns)]), widths)
         metrics = _plan_metrics(plan, schema)
     except MillcertError as error:
         return DatasetFacts(verified.files, verified.sources, verified.signed, (fault_from(error),))
-    return DatasetFacts(verified.files, verified.sources, verified.signed, (), schema, roles, metrics)
+    whole = stored if dropped else None
+    return DatasetFacts(verified.files, verified.sources, verified.signed, (), schema, roles, metrics, whole)
 
 
 def _plan_metrics(plan: VetPlan, schema: pa.Schema) -> MetricPlan | None:

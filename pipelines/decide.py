@@ -164,6 +164,7 @@ def _rule(
         views_sha256=plan.views_sha256,
         profile_digest=profiled.digest,
         drift=profiled.drift,
+        dropped_columns=dataset.dropped,
     )
     # 7. What two people let through, each named by its ledger entry.
     lifted = lift_reasons(plan, verdict, dataset.signers)

@@ -129,9 +129,16 @@ def copy_spooled(spooled: Spooled, uri: str) -> tuple[str, int]:
 
 
 def write_admitted(
-    uri: str, item: WorkItem, spooled: Spooled, kept: Iterable[Decoded], limits: ReadLimits
+    uri: str,
+    item: WorkItem,
+    spooled: Spooled,
+    kept: Iterable[Decoded],
+    limits: ReadLimits,
+    columns: frozenset[str] | None = None,
 ) -> tuple[str, int]:
     """Write what is kept of a file, in the file's own format; return its SHA-256 (hex) and size in bytes.
+
+    `columns` are those to write, None for all.
 
     Raises:
         StoreError: the file system refused.
@@ -139,7 +146,7 @@ def write_admitted(
     """
     with translate_store_errors(uri), open_output(uri) as target:
         stream = HashingStream(target)
-        with open_writer(item.format, stream, like=spooled.file, name=item.name, limits=limits) as writer:
+        with open_writer(item.format, stream, like=spooled.file, name=item.name, limits=limits, kept=columns) as writer:
             for decoded in kept:
                 writer.write(decoded)
     return stream.result()

@@ -9,6 +9,7 @@ from millcert.checks.base import Check, Role
 from millcert.checks.drift import DriftLimits
 from millcert.checks.expectations import SuiteSpec
 from millcert.checks.profile import ProfileSpec
+from millcert.pipelines.fields import PlannedFields
 from millcert.pipelines.formats import ReadLimits
 from millcert.pipelines.records import WorkItem
 from millcert.provenance.override import OverrideState
@@ -86,6 +87,7 @@ class VetPlan:
     checks' own limits decide. selftest_sha256: of the self-test's file, or "". overrides: approved ones about this data
     set (`millcert.pipelines.overriding`). view_columns: column -> width of the views beside the data; views_sha256: of
     their manifest, or "". profile: how the data's profile is made, None without one; drift: what it is compared with.
+    fields: which columns may be used, None for all.
     """
 
     dataset: str
@@ -114,6 +116,7 @@ class VetPlan:
     views_sha256: str = ""
     profile: ProfileSpec | None = None
     drift: PlannedDrift | None = None
+    fields: PlannedFields | None = None
 
     @property
     def passes(self) -> int:

@@ -15,6 +15,7 @@ from millcert.checks.base import Check, Role
 from millcert.checks.expectations import load_suite
 from millcert.checks.registry import config_of, get_check
 from millcert.errors import MissingColumnError, PolicyError, UsageError
+from millcert.pipelines.fields import PlannedFields
 from millcert.pipelines.formats import ReadLimits, schema_from_json
 from millcert.pipelines.plan import PlannedCheck, PlannedSource, VetPlan
 from millcert.pipelines.publish import is_local
@@ -116,6 +117,9 @@ def plan_run(
         on_bad_source=policy.verdict.on_bad_source or "reject",
         profile=profile_spec(loaded),
         drift=None if policy.drift is None else planned_drift(policy.drift),
+        fields=None
+        if policy.permitted is None
+        else PlannedFields(frozenset(policy.permitted.columns), policy.permitted.unlisted),
     )
 
 

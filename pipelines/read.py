@@ -23,7 +23,7 @@ from apache_beam.pvalue import TaggedOutput
 from millcert.errors import MillcertError
 from millcert.pipelines.dataset import DatasetFacts
 from millcert.pipelines.digest_sidecar import DigestSource, digest_source, recorded_digests
-from millcert.pipelines.formats import Decoded, ReadLimits, decode
+from millcert.pipelines.formats import Decoded, ReadLimits
 from millcert.pipelines.progress import ProgressReporter
 from millcert.pipelines.records import ShardFacts, WorkItem, fault_from
 from millcert.pipelines.roles import RoleView
@@ -116,7 +116,7 @@ class ReadFile(beam.DoFn):
     ) -> Iterator[Any]:
         request, tree, records = self._request, TreeBuilder(), 0
         metadata = {FILE_KEY: item.name.encode(), SOURCE_KEY: item.source.encode()}
-        for decoded in decode(item.data_format, spooled.file, dataset.schema, request.limits, name=item.name):
+        for decoded in dataset.decode(item, spooled.file, request.limits):
             records += len(decoded.rows) + len(decoded.malformed)
             digests = None
             if request.wants_digests or request.wants_shards:

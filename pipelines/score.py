@@ -28,7 +28,7 @@ from millcert.errors import InternalError, MillcertError
 from millcert.pipelines.accumulate import Models
 from millcert.pipelines.dataset import DatasetFacts
 from millcert.pipelines.digest_sidecar import DigestSource, digest_source
-from millcert.pipelines.formats import Decoded, decode
+from millcert.pipelines.formats import Decoded
 from millcert.pipelines.fuse import add_votes, cells_of, panel_of
 from millcert.pipelines.output import PartWriter, copy_spooled, part_name, write_admitted
 from millcert.pipelines.overriding import action_of, release
@@ -178,7 +178,7 @@ def score_file(
         PartWriter(f"{plan.staging}/parts/reported/{name}", sample_schema) as reported,
         PartWriter(f"{plan.staging}/publish/quarantine/{item.name}.parquet", sample_schema) as quarantine,
     ):
-        for decoded in decode(item.data_format, spooled.file, dataset.schema, plan.limits, name=item.name):
+        for decoded in dataset.decode(item, spooled.file, plan.limits):
             scored = _score_batch(plan, item, decoded, source, dataset, models, tally, views)
             malformed.write(_malformed_batch(item, decoded, scored))
             findings.write(_findings_batch(item, scored, panel))
@@ -187,10 +187,10 @@ def score_file(
             progress.advance(plan.passes + 1, rows=len(decoded.rows))
         findings_rows = findings.rows
     output, root = f"{plan.staging}/publish/admitted/{item.name}", ""
-    if tally.quarantined or tally.malformed:
+    if tally.quarantined or tally.malformed or dataset.dropped:
         tree = TreeBuilder()
         admitted = _kept(plan, item, spooled, dataset, tally, tree)
-        sha256, size_bytes = write_admitted(output, item, spooled, admitted, plan.limits)
+        sha256, size_bytes = write_admitted(output, item, spooled, admitted, plan.limits, dataset.kept_columns)
         root = tree.root().hex()
         if tree.size != tally.admitted:
             raise InternalError(f"{item.name}: {tally.admitted} samples are admitted, {tree.size} were written.")
@@ -222,7 +222,7 @@ def _kept(
 ) -> Iterator[Decoded]:
     """Decode the file again, without what is not admitted; `tree` gets the rows that are."""
     excluded = np.concatenate([np.zeros(0, np.int64), *tally.excluded])
-    for decoded in decode(item.data_format, spooled.file, dataset.schema, plan.limits, name=item.name):
+    for decoded in dataset.decode(item, spooled.file, plan.limits):
         if not len(decoded.rows):
             continue
         first, last = np.searchsorted(excluded, [decoded.rows[0], decoded.rows[-1] + 1])

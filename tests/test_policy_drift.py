@@ -4,7 +4,7 @@ import pytest
 
 from millcert.errors import PolicyError
 from millcert.policy import parse_policy
-from millcert.policy_drift_words import explain_drift
+from millcert.policy_drift_words import explain_drift, explain_fields
 
 BASE = """
 version: 1
@@ -62,3 +62,15 @@ def test_a_limit_that_is_no_number_is_one_fault() -> None:
         parse_policy(BASE + "profile: {hash_key: k}\ndrift: {reference: r, limits: {family_alpha: some}}", origin="p")
 
     assert "1 fault" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("sections", "expected"),
+    [
+        ("", "every column may be used"),
+        ("fields: {columns: {x: to learn from, y: the class}}", "y: the class. Data with any other column is refused"),
+        ("fields: {unlisted: drop, columns: {x: a, y: b}}", "Any other column is dropped"),
+    ],
+)
+def test_the_explanation_says_which_columns_may_be_used(sections: str, expected: str) -> None:
+    assert expected in " ".join(explain_fields(parse_policy(BASE + sections, origin="p")))

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from millcert.errors import InternalError, UsageError
 from millcert.pipelines.formats import arrow_ipc, delimited, parquet
 from millcert.pipelines.formats.base import HEAD_BYTES, Decoded, ReadLimits, compression_of_head
+from millcert.pipelines.formats.projection import project_header, project_schema, project_stored
 
 _ROW_GROUP_BYTES = 64 << 20
 _ROW_GROUP_ROWS = 1 << 20
@@ -48,6 +49,7 @@ def open_writer(
     like: BinaryIO,
     name: str = "the file",
     limits: ReadLimits | None = None,
+    kept: frozenset[str] | None = None,
 ) -> Iterator[Writer]:
     """Write a file of the same format, schema, header and compression as another; complete when the context ends.
 
@@ -57,6 +59,7 @@ def open_writer(
         like: the file that the batches are decoded from.
         name: of that file, for errors.
         limits: as for `decode`.
+        kept: columns to write; None for all.
 
     Raises:
         UsageError: the format is none that is written.
@@ -68,21 +71,38 @@ def open_writer(
         if format in {"jsonl", "csv"}:
             header = delimited.read_header_bytes(like, bounds, name=name) if format == "csv" else b""
             target = stack.enter_context(_compressed(sink, like))
-            target.write(header)
-            yield _TextWriter(target)
+            target.write(header if kept is None or not header else project_header(header, kept))
+            yield _projected(_TextWriter(target), kept, header)
         elif format == "parquet":
             stored, codec = parquet.stored_layout(like, bounds, name=name)
+            stored = stored if kept is None else project_schema(stored, kept)
             output = stack.enter_context(pq.ParquetWriter(_File(sink), stored, compression=codec))
             writer = _ParquetWriter(output, stored)
-            yield writer
+            yield _projected(writer, kept)
             writer.finish()
         elif format == "arrow":
             stored, facts = arrow_ipc.stored_schema(like, bounds, name=name)
+            stored = stored if kept is None else project_schema(stored, kept)
             options = pa.ipc.IpcWriteOptions(compression=facts.codec, use_threads=False)
             opener = pa.ipc.new_file if facts.is_file else pa.ipc.new_stream
-            yield _ArrowWriter(stack.enter_context(opener(_File(sink), stored, options=options)), stored)
+            target_file = stack.enter_context(opener(_File(sink), stored, options=options))
+            yield _projected(_ArrowWriter(target_file, stored), kept)
         else:
             raise UsageError(f"{name}: the format {format!r} is not written.")
+
+
+def _projected(writer: Writer, kept: frozenset[str] | None, header: bytes = b"") -> Writer:
+    return writer if kept is None else _ProjectingWriter(writer, kept, header)
+
+
+class _ProjectingWriter:
+    def __init__(self, writer: Writer, kept: frozenset[str], header: bytes) -> None:
+        self._writer = writer
+        self._kept = kept
+        self._header = header
+
+    def write(self, decoded: Decoded) -> None:
+        self._writer.write(project_stored(decoded, self._kept, self._header))
 
 
 class _TextWriter:
