@@ -86,6 +86,7 @@ class ActivationClustering:
     columns: ClassVar[frozenset[Role]] = frozenset({"label", "embedding_self", "sample_digest"})
     severity: ClassVar[Severity] = "warn"
     covers: ClassVar[frozenset[str]] = frozenset({"backdoor_dirty_label"})
+    is_baseline: ClassVar[bool] = True
     flags_follow_threshold: ClassVar[bool] = True
     reason: ClassVar[str] = "activation_clustering.smaller_cluster"
 

@@ -136,6 +136,7 @@ def test_every_check_of_ours_speaks_a_known_signal() -> None:
     spoken = {name: signal_of(check_class(name)) for name in list_checks()}  # type: ignore[arg-type]  # class attributes only
 
     known = {
+        "activation_clustering": "baseline",
         "label_noise": "label_doubt",
         "robust_spectral": "separation",
         "source_shift": "source",
@@ -144,7 +145,8 @@ def test_every_check_of_ours_speaks_a_known_signal() -> None:
         "view_contradiction": "contradiction",
     }
     assert known.items() <= spoken.items()
-    assert "other" not in spoken.values()
+    # A copy across splits is a fact about the data and evidence of no attack.
+    assert [name for name, signal in spoken.items() if signal == "other"] == ["split_leakage"]
 
 
 def test_a_backdoor_in_two_sources_is_one_cluster_and_bad_sources_are_one_each() -> None:

@@ -124,8 +124,13 @@ def test_each_way_to_fail_is_told(
         UriKey("fakekms:1", public).sign(b"data")
 
 
-def test_a_service_whose_library_is_not_installed_names_the_extra(tmp_path: Path) -> None:
+def test_a_service_whose_library_is_not_installed_names_the_extra(
+    tmp_path: Path, device: type[FakeDevice], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fake device stands for the service, so that the answer does not depend on what else is installed here."""
     _, public = made(tmp_path)
+    device.error = UnsupportedLibraryError("boto3 is missing")
+    monkeypatch.setitem(SIGNER_FOR_URI_SCHEME, "awskms", device)
     with pytest.raises(UsageError) as caught:
         UriKey("awskms:alias/x", public).sign(b"data")
     assert "millcert[kms-aws]" in caught.value.hint
