@@ -51,6 +51,7 @@ __all__ = [
 class ExpectationOutcome(NamedTuple):
     """What one expectation came to.
 
+    number: its place in the suite's file, from 0: its bit in the masks of failing rows.
     type: GX's name of the expectation.
     column: the column, or the columns joined by ", ", or "".
     success: whether it holds.
@@ -62,6 +63,7 @@ class ExpectationOutcome(NamedTuple):
     detail: the interval, or "".
     """
 
+    number: int
     type: str
     column: str
     success: bool
@@ -156,7 +158,7 @@ def evaluate_suite(
             asked = asked_of[number]
             if isinstance(asked, PolicyError):
                 raise asked
-            judged.append(_judge(asked, answers, plan.result_format))
+            judged.append(_judge(number, asked, answers, plan.result_format))
         return _suite_result(suite, judged)
 
 
@@ -206,12 +208,13 @@ def _among(rows: RowFilter | None, kernel: Kernel) -> Kernel:
 
 
 class _Judged(NamedTuple):
+    number: int
     expectation: Any
     result: Any
     interval: Interval | None
 
 
-def _judge(asked: Asked, answers: _Measured, result_format: str) -> _Judged:
+def _judge(number: int, asked: Asked, answers: _Measured, result_format: str) -> _Judged:
     """Have GX judge one expectation; where a metric is an interval, at both of its ends."""
     name = asked.expectation.configuration.type
     try:
@@ -234,7 +237,7 @@ def _judge(asked: Asked, answers: _Measured, result_format: str) -> _Judged:
             hint="Change the expectation so that it can be compared with the data.",
             expectation=name,
         ) from error
-    return _Judged(asked.expectation, result, interval)
+    return _Judged(number, asked.expectation, result, interval)
 
 
 def _validate(asked: Asked, values: Mapping[Any, Any], result_format: str) -> Any:
@@ -302,6 +305,7 @@ def _outcome(judged: _Judged) -> ExpectationOutcome:
     if judged.interval is not None:
         detail = f"the value lies between {judged.interval.low!r} and {judged.interval.high!r}"
     return ExpectationOutcome(
+        number=judged.number,
         type=configuration.type,
         column=_columns_of(judged.expectation),
         success=bool(judged.result.success),

@@ -221,11 +221,14 @@ def _expectations(policy: Policy) -> Iterator[str]:
     if policy.expectations is None:
         yield "None: neither schema nor ranges are tested."
         return
-    outcome = (
-        "a failed critical expectation rejects the data set; others are reported."
-        if policy.expectations.on_failure == "reject"
-        else "failures are reported and never reject the data set."
-    )
+    outcomes = {
+        "reject": "a failed critical expectation rejects the data set; others are reported.",
+        "quarantine_rows": "a sample that a critical expectation on rows does not expect is held back, whatever the "
+        "expectation's `mostly`; a failed critical expectation on a whole column or table rejects the data set; others "
+        "are reported.",
+        "warn": "failures are reported and never reject the data set.",
+    }
+    outcome = outcomes[policy.expectations.on_failure]
     yield f"The suite {policy.expectations.suite} is evaluated over all samples; {outcome}"
 
 

@@ -149,7 +149,7 @@ class Expectations(Section):
     """A Great Expectations suite and what its failure means."""
 
     suite: PolicyPath
-    on_failure: Literal["reject", "warn"] = "reject"
+    on_failure: Literal["reject", "quarantine_rows", "warn"] = "reject"
 
 
 class CheckRule(Section):

@@ -22,7 +22,6 @@ from millcert.errors import (
     InternalError,
     ManifestError,
     MillcertError,
-    PolicyError,
     StoreError,
     UntrustedSourceError,
     UsageError,
@@ -385,10 +384,4 @@ def _plan_metrics(plan: VetPlan, schema: pa.Schema) -> MetricPlan | None:
         return None
     from millcert.checks.expectations import plan_suite  # heavy: Great Expectations loads on this one worker only
 
-    metrics = plan_suite(plan.suite, schema)
-    if metrics.deferred:
-        raise PolicyError(
-            "Outliers and z-scores need a second read of the expectations, which a run does not make yet.",
-            hint="Remove these expectations from the suite.",
-        )
-    return metrics
+    return plan_suite(plan.suite, schema)

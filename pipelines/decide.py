@@ -24,6 +24,7 @@ from millcert.checks.sample_digest import schema_id
 from millcert.errors import InconclusiveError, InternalError, MillcertError
 from millcert.pipelines.accumulate import EXPECTATIONS, Models
 from millcert.pipelines.dataset import DatasetFacts
+from millcert.pipelines.expectation_rows import QUARANTINE_ROWS
 from millcert.pipelines.fuse import clusters_of, summarise
 from millcert.pipelines.overriding import lift_reasons, released_uses
 from millcert.pipelines.plan import PlannedCheck, VetPlan
@@ -121,7 +122,7 @@ def _rule(
     changes = _signer_changes(plan, dataset, judged)
     # 3. to 5.
     expectations, suite_result = _expectations(
-        plan, dataset, models, judged, has_samples=counts.seen > counts.malformed
+        plan, dataset, models, tuple(outcomes.values()), judged, has_samples=counts.seen > counts.malformed
     )
     checks = tuple(_check(planned, models, outcomes, judged) for planned in plan.checks)
     clusters = clusters_of(plan, models, outcomes.values())
@@ -258,7 +259,13 @@ def _output_manifest(
 
 
 def _expectations(
-    plan: VetPlan, dataset: DatasetFacts, models: Models, judged: _Judged, *, has_samples: bool
+    plan: VetPlan,
+    dataset: DatasetFacts,
+    models: Models,
+    outcomes: Sequence[FileOutcome],
+    judged: _Judged,
+    *,
+    has_samples: bool,
 ) -> tuple[ExpectationSummary | None, Mapping[str, Any] | None]:
     # 3. Expectations.
     if plan.suite is None:
@@ -268,14 +275,20 @@ def _expectations(
         raise InternalError("The policy names a suite, but nothing was measured for it.")
     from millcert.checks.expectations import evaluate_suite  # heavy: Great Expectations loads on this one worker only
 
+    acc = metrics or dataset.metrics.empty()
     try:
-        result = evaluate_suite(plan.suite, dataset.metrics, metrics or dataset.metrics.empty(), dataset.schema)
+        second = dataset.metrics.second(acc).merge(outcome.metrics for outcome in outcomes)
+        result = evaluate_suite(plan.suite, dataset.metrics, acc, dataset.schema, second=second)
     except InconclusiveError as error:
         judged.missing.append(Reason("expectations.inconclusive", error.message))
         return None, None
     failed = [outcome for outcome in result.outcomes if not outcome.success]
     grave = [outcome for outcome in failed if outcome.severity == "critical"]
-    if grave and plan.suite_on_failure == "reject":
+    holds_rows = plan.suite_on_failure == QUARANTINE_ROWS
+    if holds_rows:  # what is about rows has its rows held back; what is about a table or a column still rejects
+        about_rows = {check.number for check in dataset.metrics.row_checks}
+        grave = [outcome for outcome in grave if outcome.number not in about_rows]
+    if grave and plan.suite_on_failure in ("reject", QUARANTINE_ROWS):
         names = ", ".join(f"{outcome.type}({outcome.column})" for outcome in grave[:5])
         judged.rejects.append(Reason("expectations.failed", f"{len(grave)} critical expectations failed: {names}"))
     summary = ExpectationSummary(
@@ -284,7 +297,11 @@ def _expectations(
         evaluated=len(result.outcomes),
         unsuccessful=len(failed),
         on_failure=plan.suite_on_failure,
-        outcomes=tuple(json.loads(json.dumps(outcome._asdict(), default=str)) for outcome in result.outcomes),
+        outcomes=tuple(
+            json.loads(json.dumps(outcome._asdict(), default=str))
+            | ({"quarantined": sum(one.held_by.get(outcome.number, 0) for one in outcomes)} if holds_rows else {})
+            for outcome in result.outcomes
+        ),
     )
     return summary, result.json
 

@@ -29,6 +29,7 @@ from apache_beam.runners.runner import PipelineState
 from millcert.checks.profile_format import load_profile, profile_digest
 from millcert.errors import InternalError, MillcertError, StoreError
 from millcert.pipelines.clearing import refuse_revoked_run, refuse_revoked_sources
+from millcert.pipelines.expectation_rows import rows_schema
 from millcert.pipelines.finding_records import findings_of
 from millcert.pipelines.formats import ReadLimits
 from millcert.pipelines.output import (
@@ -52,7 +53,7 @@ from millcert.pipelines.runner import is_local as is_local_runner
 from millcert.pipelines.runner import pipeline_options, use_workers
 from millcert.pipelines.sample_leaves import new_secret
 from millcert.pipelines.sample_set import data_files, settle_samples
-from millcert.pipelines.score import FINDINGS_SCHEMA, MALFORMED_SCHEMA
+from millcert.pipelines.score_schemas import FINDINGS_SCHEMA, MALFORMED_SCHEMA
 from millcert.pipelines.selftest_file import bind_selftest
 from millcert.pipelines.spool import read_verified
 from millcert.pipelines.vet import RULING_FILE, build_pipeline
@@ -203,6 +204,8 @@ def vet_dataset(
         published = f"{staging}/publish"
         findings = _merge_parts(staging, "findings", FINDINGS_SCHEMA, result.files)
         malformed = _merge_parts(staging, "malformed", MALFORMED_SCHEMA, result.files)
+        if plan.suite is not None:
+            _merge_parts(staging, "expectation_rows", rows_schema(plan), result.files)
         _settle_admitted(plan, result, published)
         samples = settle_samples(
             staging, StateFolder(options.state), secret, data_files(plan, result), findings_of(published, secret)

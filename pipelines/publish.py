@@ -32,6 +32,7 @@ PUBLISHED = frozenset(
     {
         "admitted",
         "certificate.json",
+        "expectation_rows.parquet",
         "expectations.json",
         "findings.parquet",
         "malformed.parquet",

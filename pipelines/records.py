@@ -7,7 +7,7 @@ These values use Beam's default coder: there are few of them, and a row coder wo
 class without their methods.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from millcert.checks.fusion import Cell
 from millcert.errors import InternalError, MillcertError
@@ -98,7 +98,8 @@ class FileOutcome(NamedTuple):
     votes: (source, class, checks) -> how many samples exactly these checks flagged (`millcert.pipelines.fuse`).
     released: leaf of an override -> how many samples it kept out of quarantine.
     output_*: of the file under admitted/. output_row_tree_root: over what is admitted; "" where that is the whole file,
-    which is then copied byte for byte. findings: rows of the file's findings part.
+    which is then copied byte for byte. findings: rows of the file's findings part. metrics: what the expectations'
+    second plan measured. held_by: number of an expectation -> how many samples it holds back.
     """
 
     name: str
@@ -118,6 +119,8 @@ class FileOutcome(NamedTuple):
     findings: int
     votes: dict[Cell, int] = {}  # noqa: RUF012 - never changed
     released: dict[str, int] = {}  # noqa: RUF012 - never changed
+    metrics: dict[str, Any] = {}  # noqa: RUF012 - never changed
+    held_by: dict[int, int] = {}  # noqa: RUF012 - never changed
 
 
 class CheckFailure(NamedTuple):

@@ -6,6 +6,7 @@ under names made of the file's own name, so a retry overwrites identical bytes:
   publish/admitted/NAME                 what may be trained on
   publish/quarantine/NAME.parquet       samples held back, each with its reasons
   parts/findings/ID.parquet             one row a flag (FINDINGS_SCHEMA)
+  parts/expectation_rows/ID.parquet     one row a sample that fails an expectation (expectation_rows.py)
   parts/malformed/ID.parquet            one row a malformed record (MALFORMED_SCHEMA)
   parts/reported/ID.parquet             samples that were flagged and not held back, for the report
 """
@@ -28,6 +29,7 @@ from millcert.errors import InternalError, MillcertError
 from millcert.pipelines.accumulate import Models
 from millcert.pipelines.dataset import DatasetFacts
 from millcert.pipelines.digest_sidecar import DigestSource, digest_source
+from millcert.pipelines.expectation_rows import KIND, Failing, FileRows, SuiteRows, suite_rows
 from millcert.pipelines.formats import Decoded
 from millcert.pipelines.fuse import add_votes, cells_of, panel_of
 from millcert.pipelines.output import PartWriter, copy_spooled, part_name, write_admitted
@@ -36,56 +38,10 @@ from millcert.pipelines.plan import PlannedCheck, VetPlan
 from millcert.pipelines.progress import ProgressReporter
 from millcert.pipelines.read import digest_array, leaf_hashes, role_batch, sample_batch
 from millcert.pipelines.records import CheckFailure, Fault, FileOutcome, WorkItem, fault_from
+from millcert.pipelines.score_schemas import FINDINGS_SCHEMA, MALFORMED_SCHEMA, QUARANTINE_FIELDS, REASONS_TYPE
 from millcert.pipelines.spool import Spooled, read_verified
 from millcert.pipelines.view_rows import ViewRows, open_views
 from millcert.provenance.merkle import TreeBuilder
-
-FINDINGS_SCHEMA = pa.schema(
-    [
-        pa.field("file", pa.string(), nullable=False),
-        pa.field("row", pa.int64(), nullable=False),
-        pa.field("sample_digest", pa.binary(32), nullable=False),
-        pa.field("source", pa.string(), nullable=False),
-        pa.field("label", pa.string()),
-        pa.field("check", pa.string(), nullable=False),
-        pa.field("group", pa.string(), nullable=False),
-        pa.field("score", pa.float64(), nullable=False),
-        pa.field("threshold", pa.float64(), nullable=False),
-        pa.field("reason", pa.string(), nullable=False),
-        pa.field("action", pa.string(), nullable=False),
-        pa.field("kind", pa.string(), nullable=False),
-        pa.field("votes", pa.list_(pa.string()), nullable=False),
-    ]
-)
-MALFORMED_SCHEMA = pa.schema(
-    [
-        pa.field("file", pa.string(), nullable=False),
-        pa.field("row", pa.int64(), nullable=False),
-        pa.field("line", pa.int64()),
-        pa.field("byte_offset", pa.int64()),
-        pa.field("reason", pa.string(), nullable=False),
-        pa.field("detail", pa.string(), nullable=False),
-    ]
-)
-REASONS_TYPE = pa.list_(
-    pa.struct(
-        [
-            pa.field("check", pa.string()),
-            pa.field("reason", pa.string()),
-            pa.field("group", pa.string()),
-            pa.field("score", pa.float64()),
-            pa.field("threshold", pa.float64()),
-        ]
-    )
-)
-#: What a quarantine file has before the user's columns.
-QUARANTINE_FIELDS = (
-    pa.field("millcert_file", pa.string(), nullable=False),
-    pa.field("millcert_row", pa.int64(), nullable=False),
-    pa.field("millcert_sample_digest", pa.binary(32), nullable=False),
-    pa.field("millcert_reasons", REASONS_TYPE, nullable=False),
-    pa.field("millcert_kind", pa.string(), nullable=False),
-)
 
 #: Scores of any sign and size are counted in bins that are even around 0 and a fixed ratio apart far from it: equal
 #: steps of asinh(score / SCORE_UNIT), BINS_A_STEP of them to a factor of e. The ends take what lies beyond.
@@ -126,7 +82,7 @@ class _ScoreFile(beam.DoFn):
 
     def setup(self) -> None:
         self._progress = ProgressReporter(self._plan.progress_path)
-        self._known: tuple[Models, Panel] | None = None
+        self._known: tuple[Models, Panel, SuiteRows | None] | None = None
 
     def teardown(self) -> None:
         self._progress.close()
@@ -144,17 +100,20 @@ class _ScoreFile(beam.DoFn):
                 digest_source(plan.staging, item.name, sidecars, plan.limits) as source,
                 open_views(verified, plan.view_columns, plan.limits) as views,
             ):
-                panel = self._panel(models)
-                yield score_file(plan, verified, spooled, source, dataset, models, self._progress, panel, views)
+                panel, asked = self._once(dataset, models)
+                with FileRows(plan, verified, asked) as failing:
+                    yield score_file(
+                        plan, verified, spooled, source, dataset, models, self._progress, panel, failing, views
+                    )
         except MillcertError as error:
             yield TaggedOutput("faults", fault_from(error, file=item.name))
         self._progress.advance(number, size_bytes=item.size_bytes)
 
-    def _panel(self, models: Models) -> Panel:
-        """Return the panel of these very models: their evidence is asked for once, not once a file."""
+    def _once(self, dataset: DatasetFacts, models: Models) -> tuple[Panel, SuiteRows | None]:
+        """Return the panel of these very models and what to ask of rows: found out once, not once a file."""
         if self._known is None or self._known[0] is not models:
-            self._known = models, panel_of(self._plan, models)
-        return self._known[1]
+            self._known = models, panel_of(self._plan, models), suite_rows(self._plan, dataset, models)
+        return self._known[1], self._known[2]
 
 
 def score_file(
@@ -166,6 +125,7 @@ def score_file(
     models: Models,
     progress: ProgressReporter,
     panel: Panel,
+    failing: FileRows,
     views: ViewRows | None = None,
 ) -> FileOutcome:
     """Score, write and count one file."""
@@ -179,11 +139,11 @@ def score_file(
         PartWriter(f"{plan.staging}/publish/quarantine/{item.name}.parquet", sample_schema) as quarantine,
     ):
         for decoded in dataset.decode(item, spooled.file, plan.limits):
-            scored = _score_batch(plan, item, decoded, source, dataset, models, tally, views)
+            scored = _score_batch(plan, item, decoded, source, dataset, models, tally, views, failing)
             malformed.write(_malformed_batch(item, decoded, scored))
-            findings.write(_findings_batch(item, scored, panel))
-            quarantine.write(_flagged_samples(item, decoded, scored, scored.held, panel))
-            reported.write(_flagged_samples(item, decoded, scored, scored.flagged & ~scored.held, panel))
+            findings.write(_findings_batch(item, scored, panel, failing))
+            quarantine.write(_flagged_samples(item, decoded, scored, scored.held, panel, failing))
+            reported.write(_flagged_samples(item, decoded, scored, scored.flagged & ~scored.held, panel, failing))
             progress.advance(plan.passes + 1, rows=len(decoded.rows))
         findings_rows = findings.rows
     output, root = f"{plan.staging}/publish/admitted/{item.name}", ""
@@ -214,6 +174,8 @@ def score_file(
         findings=findings_rows,
         votes=tally.votes,
         released=tally.released,
+        metrics=failing.end(),
+        held_by=failing.counts,
     )
 
 
@@ -256,7 +218,8 @@ class _Scored:
     """One batch after scoring; arrays and masks count the usable rows.
 
     positions: of the usable rows in the decoded batch. digests: (n, 32), of flagged rows only, zero elsewhere.
-    unusable: (position in the batch, reason). cells: what was voted, one a flagged row, in order.
+    unusable: (position in the batch, reason). cells: what was voted, one a flagged row, in order. failing: what the
+    expectations say of the rows.
     """
 
     rows: np.ndarray
@@ -269,6 +232,7 @@ class _Scored:
     scores: tuple[tuple[PlannedCheck, Scores], ...]
     unusable: tuple[Any, ...]
     cells: tuple[Cell, ...]
+    failing: Failing
 
 
 def _score_batch(
@@ -280,6 +244,7 @@ def _score_batch(
     models: Models,
     tally: _Tally,
     views: ViewRows | None,
+    expected: FileRows,
 ) -> _Scored:
     every_digest = source.of(decoded.batch) if plan.wants_digests else None
     batch, view = sample_batch(decoded, every_digest, item, dataset, wants_columns=False, views=views)
@@ -298,12 +263,16 @@ def _score_batch(
         _count_scores(tally, planned.check.name, found)
     positions = np.flatnonzero(view.usable)
     digests = np.zeros((count, 32), np.uint8)
-    if flagged_any.any():
-        chosen = positions[flagged_any]
-        digests[flagged_any] = (
+    usable = decoded.batch if count == len(decoded.rows) else decoded.batch.filter(pa.array(view.usable))
+    failing = expected.add(usable, decoded.rows[view.usable])
+    told = flagged_any | failing.held
+    if told.any():
+        chosen = positions[told]
+        digests[told] = (
             sample_digests(decoded.batch.take(pa.array(chosen))) if every_digest is None else every_digest[chosen]
         )
     held, released = release(plan, scores, digests, dataset.signers)
+    held |= failing.held
     tally.released = dict(Counter(tally.released) + Counter(released))
     tally.admitted += int((~held).sum())
     tally.quarantined += int(held.sum())
@@ -328,6 +297,7 @@ def _score_batch(
         scores=tuple(scores),
         unusable=view.faults,
         cells=cells,
+        failing=failing,
     )
 
 
@@ -396,8 +366,9 @@ def _malformed_batch(item: WorkItem, decoded: Decoded, scored: _Scored) -> pa.Re
     return pa.RecordBatch.from_pylist(rows, schema=MALFORMED_SCHEMA)
 
 
-def _findings_batch(item: WorkItem, scored: _Scored, panel: Panel) -> pa.RecordBatch:
-    batches, every = [], np.flatnonzero(scored.flagged)
+def _findings_batch(item: WorkItem, scored: _Scored, panel: Panel, failing: FileRows) -> pa.RecordBatch:
+    every = np.flatnonzero(scored.flagged)
+    batches = failing.findings(scored.failing, scored.rows, digest_array(scored.digests), scored.sources, scored.labels)
     for planned, scores in scored.scores:
         chosen = np.flatnonzero(scores.flagged)
         count, taken = len(chosen), pa.array(chosen)
@@ -426,10 +397,14 @@ def _findings_batch(item: WorkItem, scored: _Scored, panel: Panel) -> pa.RecordB
 
 
 def _flagged_samples(
-    item: WorkItem, decoded: Decoded, scored: _Scored, mask: np.ndarray, panel: Panel
+    item: WorkItem, decoded: Decoded, scored: _Scored, mask: np.ndarray, panel: Panel, failing: FileRows
 ) -> pa.RecordBatch:
     chosen = np.flatnonzero(mask)
     places = np.searchsorted(np.flatnonzero(scored.flagged), chosen)
+    kinds = [
+        panel.kind_of(scored.cells[place]) if scored.flagged[position] else KIND
+        for place, position in zip(places, chosen, strict=True)
+    ]
     reasons = [
         [
             {
@@ -442,6 +417,7 @@ def _flagged_samples(
             for planned, scores in scored.scores
             if scores.flagged[position]
         ]
+        + failing.reasons(scored.failing.masks[position])
         for position in chosen
     ]
     columns = [
@@ -449,7 +425,7 @@ def _flagged_samples(
         pa.array(scored.rows[chosen]),
         digest_array(scored.digests[chosen]),
         pa.array(reasons, REASONS_TYPE),
-        pa.array([panel.kind_of(scored.cells[place]) for place in places], pa.string()),
+        pa.array(kinds, pa.string()),
         *decoded.batch.take(pa.array(scored.positions[chosen])).columns,
     ]
     return pa.RecordBatch.from_arrays(columns, schema=pa.schema([*QUARANTINE_FIELDS, *decoded.batch.schema]))

@@ -9,6 +9,7 @@ import pytest
 
 from millcert.checks.base import GroupEvidence
 from millcert.checks.expectations import load_suite
+from millcert.checks.metric_plan import MetricPlan
 from millcert.checks.sample_digest import schema_id
 from millcert.errors import DigestMismatchError, InconclusiveError, InternalError
 from millcert.pipelines.accumulate import EXPECTATIONS
@@ -336,6 +337,9 @@ class StubMetrics:
     def empty(self) -> dict[str, Any]:
         return {}
 
+    def second(self, acc: Any) -> MetricPlan:
+        return MetricPlan("", "SUMMARY", ())
+
 
 def test_a_suite_for_which_nothing_was_measured_is_never_passed_over(case: Case) -> None:
     asked = case.planning(suite=load_suite(SUITE), suite_on_failure="reject")
@@ -347,7 +351,7 @@ def test_a_suite_for_which_nothing_was_measured_is_never_passed_over(case: Case)
 def test_a_suite_that_cannot_be_concluded_is_missing_evidence(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     from millcert.checks import expectations
 
-    def inconclusive(*_: Any) -> Any:
+    def inconclusive(*_: Any, **__: Any) -> Any:
         raise InconclusiveError("no figure for it")
 
     monkeypatch.setattr(expectations, "evaluate_suite", inconclusive)

@@ -11,7 +11,8 @@ import pytest
 from millcert.errors import InternalError
 from millcert.pipelines.output import PartWriter, part_name
 from millcert.pipelines.ruling import ScoreHistogram
-from millcert.pipelines.score import FINDINGS_SCHEMA, MALFORMED_SCHEMA, QUARANTINE_FIELDS, bin_edge
+from millcert.pipelines.score import bin_edge
+from millcert.pipelines.score_schemas import FINDINGS_SCHEMA, MALFORMED_SCHEMA, QUARANTINE_FIELDS
 from millcert.policy_model import ImageShape
 from millcert.report.build import MAX_FINDINGS_A_CHECK, MAX_MALFORMED, build_report, report_data
 from millcert.report.model import PixelArray
