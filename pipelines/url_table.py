@@ -59,8 +59,20 @@ def _rows(decoded: Iterator[Any], named: Mapping[str, str], schema: pa.Schema, n
                 row=bad.row,
             )
         values = [
-            [None] * one.batch.num_rows if column is None else one.batch.column(column).to_pylist()
+            [None] * one.batch.num_rows if column is None else _cells(one.batch.column(column), column, name)
             for column in present
         ]
         for row, cells in zip(one.rows.tolist(), zip(*values, strict=True), strict=True):
             yield url_row(row, *cells)
+
+
+def _cells(column: pa.Array, label: str, name: str) -> list[Any]:
+    """Return a column's values; a type can hold ones that Python has not: the year 300,000, a time zone of no name."""
+    try:
+        return column.to_pylist()
+    except (ValueError, OverflowError, LookupError, pa.ArrowException) as error:
+        raise ManifestError(
+            f"{name}: the column {label!r} holds a {column.type} that cannot be read: {str(error)[:200]}.",
+            hint="Write times as RFC 3339 in UTC.",
+            column=label,
+        ) from error

@@ -29,7 +29,7 @@ from millcert.errors import (
     UsageError,
 )
 from millcert.provenance.manifest import FileEntry, Manifest
-from millcert.provenance.url_list import UrlRow, by_digest
+from millcert.provenance.url_list import MAX_URL_CHARACTERS, UrlRow, by_digest
 from millcert.provenance.url_results import UrlResult
 from millcert.provenance.url_store import OWN_NAMES, FetchStore, ObjectSink
 from millcert.provenance.url_transport import Answer, Sink, Transport
@@ -166,13 +166,14 @@ def fetch_rows(
         progress: told how many rows of how many are done, from any thread.
 
     Raises:
-        ManifestError: a row wants the manifest's own path.
+        ManifestError: a row wants the manifest's own path, or no manifest may have the name.
         UsageError: something would have to be fetched though all was expected to be there.
         StoreError: the disk does not take the bytes.
 
     Memory: some hundred bytes a row, and a chunk for each worker.
     """
-    own = [row for row in rows if row.path in OWN_NAMES]
+    Manifest(name, ())  # a name that no manifest may have is told before anything is fetched
+    own = [row for row in rows if row.path.partition("/")[0].lower() in OWN_NAMES]
     if own:
         raise ManifestError(
             f"Row {own[0].number} wants the path {own[0].path!r}, which is that of the manifest or its bundle.",
@@ -371,13 +372,15 @@ def _error(results: Sequence[UrlResult], rows: int, plan: FetchPlan) -> Millcert
 
 def _about(result: UrlResult) -> str:
     reason = f" ({result.reason})" if result.reason else ""
-    return f"{result.url[:200]}{reason}{': ' if result.detail else ''}{result.detail}"
+    text = f"{result.url[:200]}{reason}{': ' if result.detail else ''}{result.detail}"
+    return "".join(one if one.isprintable() else f"\\u{ord(one):04x}" for one in text)  # no line of its own
 
 
 def _result(row: UrlRow, outcome: str, reason: str = "", detail: str = "", *, checked_at: str = "") -> UrlResult:
     if outcome == "no_hash":
         detail = "the list has no SHA-256 for it"
-    return UrlResult(row.number, row.url, outcome, reason, detail, expected_sha256=row.sha256, checked_at=checked_at)
+    url = row.url[:MAX_URL_CHARACTERS]  # a longer one was never asked
+    return UrlResult(row.number, url, outcome, reason, detail, expected_sha256=row.sha256, checked_at=checked_at)
 
 
 def _kept(row: UrlRow, size_bytes: int, plan: FetchPlan) -> UrlResult:

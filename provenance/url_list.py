@@ -4,7 +4,8 @@ A list that was curated once is downloaded for years, and nothing binds what an 
 (Carlini et al. 2023, arXiv:2302.10149: split-view and front-running poisoning). So:
   1. A row counts by the SHA-256 of the bytes that the curator saw. Another digest, a placeholder or none is `no_hash`.
   2. An address is https, names a host, and carries no credentials; two parsers must agree on what it names.
-  3. What a row's bytes are called comes from the list, or is their digest; never from a server.
+  3. What a row's bytes are called comes from the list, or is their digest; never from a server. No path is one of a
+     version control's own (`.git/config` can run commands), and no two are one on some file system.
 
 Format: docs/formats/url-list.md.
 """
@@ -17,7 +18,8 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from millcert.errors import ManifestError, UsageError
-from millcert.provenance.manifest import MAX_INTEGER, check_path
+from millcert.provenance.digest import BOOKKEEPING
+from millcert.provenance.manifest import MAX_INTEGER, FileEntry, Manifest, check_path
 from millcert.provenance.timestamp import is_timestamp
 
 #: The largest list that is read, in bytes and rows. Our choice: some GB of memory at most, as for a manifest.
@@ -80,9 +82,20 @@ def url_row(number: int, url: object, sha256: object, size: object, fetched_at: 
     if path is not None and path != "":
         if not isinstance(path, str):
             raise ManifestError(f"Row {number}: path must be text, got {type(path).__name__}.", row=number)
-        check_path(path)
+        _check_place(path, number)
     name = path if isinstance(path, str) and path else _name(digest, text)
     return UrlRow(number, text, digest, size_bytes, when, name, fault or size_fault)
+
+
+def _check_place(path: str, number: int) -> None:
+    """Refuse a path that may not stand in a manifest, or that tools of version control would obey (rule 3)."""
+    check_path(path)
+    if not BOOKKEEPING.isdisjoint(path.lower().split("/")):
+        raise ManifestError(
+            f"Row {number} wants the path {path!r}; {' and '.join(sorted(BOOKKEEPING))} are never data.",
+            hint="Give the file another path.",
+            row=number,
+        )
 
 
 def _size(size: object) -> tuple[int | None, str]:
@@ -152,7 +165,9 @@ def check_rows(rows: Iterable[UrlRow]) -> tuple[UrlRow, ...]:
 
     Raises:
         UsageError: there is none, or more than MAX_ROWS.
-        ManifestError: two rows with other bytes want the same path.
+        ManifestError: two rows with other bytes want the same path, or paths that are one on some file system.
+
+    Cost: some microseconds a row.
     """
     found: list[UrlRow] = []
     owner: dict[str, UrlRow] = {}
@@ -169,6 +184,7 @@ def check_rows(rows: Iterable[UrlRow]) -> tuple[UrlRow, ...]:
             )
     if not found:
         raise UsageError("The list has no row.")
+    Manifest("list", tuple(FileEntry(path, 0, row.sha256) for path, row in owner.items()))  # refuses collisions
     return tuple(found)
 
 

@@ -19,7 +19,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from millcert.provenance.url_fetch import Budget, Metered, in_parallel, judge
-from millcert.provenance.url_list import UrlRow
+from millcert.provenance.url_list import MAX_URL_CHARACTERS, UrlRow
 from millcert.provenance.url_results import UrlResult
 from millcert.provenance.url_transport import Transport
 
@@ -105,7 +105,8 @@ def _ask(
     now: Callable[[], datetime],
 ) -> UrlResult:
     stamp = now().astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    result = UrlResult(row.number, row.url, "refused", "row", row.fault, expected_sha256=row.sha256, checked_at=stamp)
+    url = row.url[:MAX_URL_CHARACTERS]  # a longer one is never asked
+    result = UrlResult(row.number, url, "refused", "row", row.fault, expected_sha256=row.sha256, checked_at=stamp)
     if row.fault:
         return result
     if not row.sha256:

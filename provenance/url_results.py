@@ -19,7 +19,8 @@ from millcert.provenance.strict_json import parse_json_object
 
 VERSION = 1
 _TYPE = "millcert-url-results"
-_MAX_LINE_BYTES = 64 * 1024
+#: More than one row can hold: address, path, detail and what its server says are bounded where they are made.
+_MAX_LINE_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -202,7 +203,7 @@ def fetch_store(out: Path) -> Iterator[FetchStore]:
     """Yield the store of an output folder; one process at a time has it.
 
     Raises:
-        UsageError: another fetch to the same folder is running.
+        UsageError: another fetch to the same folder is running, or what stands in the place of kept bytes is another's.
         StoreError: it cannot be made beside the folder.
     """
     out = out.parent.resolve() / out.name
@@ -210,7 +211,9 @@ def fetch_store(out: Path) -> Iterator[FetchStore]:
     with _locked(out):
         with _store_errors(out):
             _restore(out)
-            (work / "objects").mkdir(parents=True, exist_ok=True)
+            _refuse_foreign(work)
+            work.mkdir(mode=0o700, exist_ok=True)
+            (work / "objects").mkdir(exist_ok=True)
             for stale in work.glob("part-*"):
                 stale.unlink()
             if (work / "new").exists():
@@ -222,6 +225,19 @@ def fetch_store(out: Path) -> Iterator[FetchStore]:
             for folder in (work / "objects", work):  # only where nothing is kept for the next run
                 with suppress(OSError):
                     folder.rmdir()
+
+
+def _refuse_foreign(work: Path) -> None:
+    """Refuse a link or another user's folder: who owns it could swap bytes after they were hashed."""
+    if not os.path.lexists(work):
+        return
+    found = work.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        raise UsageError(
+            f"{work} is no folder of this user's own, so what it holds is no kept part of a fetch.",
+            hint="Somebody else put it there. Choose another --out, in a folder that only you write to.",
+            path=str(work),
+        )
 
 
 @contextmanager

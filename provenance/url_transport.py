@@ -37,6 +37,7 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 #: What a server says when a later attempt may fare better (RFC 9110 section 15, RFC 6585 section 4).
 _TRY_LATER = frozenset({408, 425, 429, 500, 502, 503, 504})
 _USER_AGENT = "millcert"
+_MAX_ADDRESSES = 64
 
 
 @dataclass(frozen=True)
@@ -235,6 +236,8 @@ class Transport:
                 try:
                     sink.restart()
                     return self._attempt(url, sink, min(max_bytes, self._limits.max_bytes), guard)
+                except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:  # a library's
+                    return Answer("refused", "answer", f"its answer cannot be read: {type(error).__name__}")
                 except _StopError as stop:
                     if guard.is_over or not guard.left():
                         return replace(
@@ -283,7 +286,7 @@ class Transport:
                 gone = replace(empty, outcome="gone", reason="no_such_host", detail=f"there is no host {place.host}")
                 raise _StopError(gone) from error
             raise _StopError(replace(empty, detail=f"the name service failed for {place.host}")) from error
-        addresses = tuple(found)
+        addresses = tuple(found)[:_MAX_ADDRESSES]  # no other is connected to
         wrong = [address for address in addresses if not is_public(address)]
         if wrong and not self._reach.unsafe_private:
             words = f"{place.host} leads to {wrong[0]}, which is no public address"
@@ -326,8 +329,11 @@ class Transport:
 
     def _followed(self, url: str, location: str, first: Place, answer: Answer) -> str:
         """Return where a redirect leads, if it may be followed (rule 2)."""
-        target = urljoin(url, location)
-        fault = "it names no place" if not location else url_fault(target)
+        try:
+            target = urljoin(url, location)
+        except ValueError:
+            target = ""
+        fault = "it names no place" if not location or not target else url_fault(target)
         if fault:
             raise _StopError(_refused(answer, "redirect", f"a redirect is not followed: {fault}"))
         place = place_of(target)
@@ -344,7 +350,7 @@ class Transport:
         taken = 0
         too_large = _refused(answer, "too_large", f"it serves more than {max_bytes} bytes")
         stated = response.headers.get("Content-Length", "")
-        if stated.isascii() and stated.isdigit() and int(stated) > max_bytes:
+        if stated.isascii() and stated.isdigit() and (len(stated) > 19 or int(stated) > max_bytes):
             raise _StopError(too_large)
         try:
             # One piece as it arrives: a larger read would wait for a server that drips.
@@ -373,7 +379,7 @@ def _pause(retry: Retry, response: urllib3.BaseHTTPResponse | None) -> float:
     if response is not None:
         try:
             asked = retry.get_retry_after(response) or 0.0
-        except HTTPError:
+        except (HTTPError, ValueError, OverflowError):
             response.headers.pop("Retry-After", None)
     return max(asked, retry.get_backoff_time())
 
@@ -428,6 +434,7 @@ def _short(error: BaseException) -> str:
 def _observed(answer: Answer, response: urllib3.BaseHTTPResponse, guard: _Guard) -> Answer:
     """Add what can be seen of the server: its certificate's key and issuer."""
     from cryptography import x509
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
     encoding = str(response.headers.get("Content-Encoding", ""))[:80]
@@ -437,6 +444,7 @@ def _observed(answer: Answer, response: urllib3.BaseHTTPResponse, guard: _Guard)
     try:
         certificate = x509.load_der_x509_certificate(guard.certificate)
         key = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        return replace(seen, key_sha256=hashlib.sha256(key).hexdigest(), issuer=certificate.issuer.rfc4514_string())
-    except (ValueError, TypeError):  # a key of a kind that the library does not write
+        issuer = certificate.issuer.rfc4514_string()[:1000]
+        return replace(seen, key_sha256=hashlib.sha256(key).hexdigest(), issuer=issuer)
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion):  # a kind that the library does not know
         return replace(seen, key_sha256=hashlib.sha256(guard.certificate).hexdigest())

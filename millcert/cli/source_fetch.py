@@ -93,6 +93,8 @@ def fetch(
     from millcert.provenance.url_store import fetch_store
     from millcert.provenance.url_transport import Transport
 
+    if not out.name or out.name == "..":
+        raise UsageError(f"--out {out} has no name of its own.", hint="Name a folder that is not there yet.")
     about, rows = _opened(list_path, options)
     limits, reach = _bounds(options)
     plan = FetchPlan(

@@ -191,7 +191,8 @@ def _is_fixed(kind: pa.DataType) -> bool:
         return all(_is_fixed(kind.field(i).type) for i in range(kind.num_fields))
     if pt.is_fixed_size_list(kind):
         return kind.list_size == 0 or _is_fixed(kind.value_type)
-    return pt.is_null(kind) or pt.is_boolean(kind) or pt.is_primitive(kind) or pt.is_fixed_size_binary(kind)
+    is_plain = pt.is_null(kind) or pt.is_boolean(kind) or pt.is_primitive(kind) or pt.is_decimal(kind)
+    return is_plain or pt.is_fixed_size_binary(kind)
 
 
 def _offsets(array: pa.Array) -> np.ndarray:

@@ -371,3 +371,32 @@ def test_a_fetched_folder_is_a_source_that_its_owner_signs(case: Case) -> None:
     assert main(["source", "verify", str(case.out), *named]) == 0
     next(case.out.rglob("*.csv")).write_bytes(b"changed later")
     assert main(["source", "verify", str(case.out), *named]) == 3
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("fetched_at", pa.array([2**62], pa.timestamp("us", "UTC"))),
+        ("fetched_at", pa.array([1], pa.timestamp("us", "No/Where"))),
+        ("fetched_at", pa.array([253402300799000000], pa.timestamp("us", "+05:00"))),
+        ("size", pa.array([2**30], pa.date32())),
+    ],
+)
+def test_a_value_that_python_has_not_refuses_the_list(column: str, value: pa.Array) -> None:
+    data = io.BytesIO()
+    pq.write_table(pa.table({"url": ["https://a.example/1"], "sha256": ["a" * 64], column: value}), data)
+    with pytest.raises(ManifestError, match=f"column '{column}' holds"):
+        read_url_list(data.getvalue(), name="list.parquet")
+
+
+def test_a_decimal_in_a_column_is_read(case: Case) -> None:
+    data = io.BytesIO()
+    table = {"url": ["https://a.example/1"], "sha256": ["a" * 64], "price": pa.array([1], pa.decimal128(10, 2))}
+    pq.write_table(pa.table(table), data)
+    assert read_url_list(data.getvalue(), name="list.parquet")[0].sha256 == "a" * 64
+
+
+@pytest.mark.parametrize("out", [".", "/", "..", "x/.."])
+def test_an_output_without_a_name_is_a_usage_error(case: Case, out: str) -> None:
+    assert case.fetch("--out", out) == 2
+    assert case.server.requests == []

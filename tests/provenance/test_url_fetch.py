@@ -628,3 +628,83 @@ def test_the_lists_and_result_files_of_every_release_are_read_for_ever(tmp_path:
     about = ListIdentity("list.csv", digest, "curator@data.example", "https://accounts.private.test")
     write_results(tmp_path / "again", about, results.values())
     assert (tmp_path / "again").read_bytes() == (VECTORS / "list.results.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "paths", [("cat/1.png", "Cat/1.PNG"), ("cat", "cat/1.png"), ("caf\u00e9.png", "cafe\u0301.png")]
+)
+def test_paths_that_are_one_on_some_file_system_refuse_the_list_before_anything_is_fetched(
+    paths: tuple[str, str],
+) -> None:
+    rows = [row(number, f"https://a.example/{number}", data, path=paths[number]) for number, data in enumerate((A, B))]
+    with pytest.raises(ManifestError, match=r"some file systems|a directory"):
+        check_rows(rows)
+
+
+@pytest.mark.parametrize("path", [".git/config", "a/.git", "a/.GIT/hooks/post-checkout", ".cache/x"])
+def test_a_path_that_version_control_obeys_is_never_data(path: str) -> None:
+    with pytest.raises(ManifestError, match="never data"):
+        row(0, "https://a.example/1", A, path=path)
+
+
+@pytest.mark.parametrize("path", ["millcert-manifest.json/x", "Millcert-Manifest.json"])
+def test_no_row_gets_the_place_of_the_manifest_nor_one_below_it(server: LocalHttps, tmp_path: Path, path: str) -> None:
+    with pytest.raises(ManifestError, match="that of the manifest"):
+        fetch(server, [row(0, server.serve("/a", A), A, path=path)], tmp_path / "out")
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("is_link", [True, False])
+def test_a_place_for_kept_bytes_that_somebody_else_made_is_not_used(
+    server: LocalHttps, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_link: bool
+) -> None:
+    """Who owns it could swap bytes after they were hashed, or have a folder of ours emptied."""
+    precious = tmp_path / "precious"
+    (precious / "new").mkdir(parents=True)
+    (precious / "part-1").write_bytes(b"mine")
+    place = tmp_path / ".out.fetching"
+    if is_link:
+        place.symlink_to(precious)
+    else:
+        place.mkdir()
+        monkeypatch.setattr("os.geteuid", lambda: place.stat().st_uid + 1)
+    with pytest.raises(UsageError, match="no folder of this user's own"):
+        fetch(server, [row(0, server.serve("/a", A), A)], tmp_path / "out")
+    assert (precious / "part-1").exists()
+    assert (precious / "new").exists()
+    assert server.requests == []
+
+
+def test_a_name_that_no_manifest_may_have_is_told_before_anything_is_fetched(
+    server: LocalHttps, tmp_path: Path
+) -> None:
+    with fetch_store(tmp_path / "out") as store, pytest.raises(ManifestError, match="The name"):
+        fetch_rows(
+            check_rows([row(0, server.serve("/a", A), A)]),
+            name="a\x1bb",
+            store=store,
+            transport=never,
+            plan=PLAN,
+            max_bytes=LIMITS.max_bytes,
+        )
+
+
+def test_the_longest_values_of_a_row_fit_into_a_result_file(tmp_path: Path) -> None:
+    """A list or server that makes its line longer than what is read back would take the memory of everybody else."""
+    far = "\U0001f600"
+    one = row(0, "https://" + far * 100_000, A, path="a/" + far * 1000)
+    assert one.fault
+    with fetch_store(tmp_path / "out") as store:
+        found = fetch_rows([one], name="web", store=store, transport=never, plan=PLAN, max_bytes=1)
+    most = replace(found.results[0], path=one.path, addresses=("2001:db8:1:2:3:4:5:6789",) * 64, issuer=far * 1000)
+    write_results(tmp_path / "results.jsonl", ABOUT, [most])
+    _, back = read_results(tmp_path / "results.jsonl")
+    assert back[0].url == one.url[:8192]
+
+
+def test_an_address_with_line_breaks_tells_no_line_of_its_own(tmp_path: Path) -> None:
+    bad = row(0, "https://x\nnext: millcert admit\u202e\x1b[2J", A)
+    with fetch_store(tmp_path / "out") as store:
+        found = fetch_rows([bad], name="web", store=store, transport=never, plan=PLAN, max_bytes=1)
+    assert found.error is not None
+    assert "https://x\\u000anext: millcert admit\\u202e\\u001b[2J" in found.error.message

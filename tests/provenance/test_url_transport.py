@@ -411,3 +411,45 @@ def test_two_parsers_never_disagree_on_what_is_accepted(tail: str) -> None:
         place = place_of(url)
         assert place.host == urlsplit(url).hostname
         assert "@" not in urlsplit(url).netloc
+
+
+@pytest.mark.parametrize(
+    ("head", "outcome", "reason"),
+    [
+        (b"200 OK\r\nContent-Length: " + b"9" * 5000, "refused", "too_large"),
+        (b"503 later\r\nContent-Length: 0\r\nRetry-After: " + b"9" * 5000, "unreachable", "http_503"),
+        (
+            b"503 later\r\nContent-Length: 0\r\nRetry-After: Wed, 21 Oct 99999 07:28:00 GMT",
+            "unreachable",
+            "http_503",
+        ),
+        (b"302 there\r\nContent-Length: 0\r\nLocation: https://[", "refused", "redirect"),
+        (b"302 there\r\nContent-Length: 0\r\nLocation: //[::1", "refused", "redirect"),
+    ],
+)
+def test_a_number_date_or_place_that_no_parser_takes_ends_one_address_only(
+    server: LocalHttps, head: bytes, outcome: str, reason: str
+) -> None:
+    server.routes["/a"] = raw(b"HTTP/1.1 " + head + b"\r\n\r\n")
+    answer, _ = fetched(server, server.url("/a"))
+    assert (answer.outcome, answer.reason) == (outcome, reason)
+
+
+def test_whatever_a_library_raises_on_an_answer_is_the_answer_of_that_address(
+    server: LocalHttps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stumble(*_: object) -> str:
+        raise KeyError("charset")
+
+    monkeypatch.setattr("millcert.provenance.url_transport._observed", stumble)
+    answer, _ = fetched(server, server.serve("/a", BODY))
+    assert (answer.outcome, answer.reason) == ("refused", "answer")
+    assert "KeyError" in answer.detail
+
+
+def test_a_name_with_a_thousand_addresses_is_asked_at_few(server: LocalHttps) -> None:
+    """What a name service says goes into the result file, whose lines are bounded."""
+    many = [f"198.51.100.{last}" for last in range(1, 255)] * 4
+    answer, _ = fetched(server, server.serve("/a", BODY), resolver=lambda *_: ["127.0.0.1", *many])
+    assert answer.outcome == "served"
+    assert len(answer.addresses) <= 64
