@@ -25,6 +25,8 @@ from millcert.provenance.public_key import CURVE_HASH, Content, PublicKey, parse
 #: Kinds of key that `make_signing_key` makes. ml-dsa-65 is for the second, post-quantum signature only.
 KeyKind = Literal["p256", "p384", "p521", "ed25519", "rsa-3072", "ml-dsa-65"]
 
+#: The longest that OpenSSL takes.
+_MAX_PASSWORD_BYTES = 1023
 _HASHES: dict[str, hashes.HashAlgorithm] = {
     "sha256": hashes.SHA256(),
     "sha384": hashes.SHA384(),
@@ -119,9 +121,9 @@ def load_key_file(path: Path, password: str | None, accept: Callable[[object], _
     Raises:
         UsageError, StoreError: as `load_signing_key`.
     """
-    data = read_key_file(path, private=True)
+    data, secret = read_key_file(path, private=True), None if password is None else _password_bytes(password)
     try:
-        key = serialization.load_pem_private_key(data, None if password is None else password.encode())
+        key = serialization.load_pem_private_key(data, secret)
     except TypeError as error:
         text = "is encrypted, and no password was given" if password is None else "is not encrypted"
         hint = "Name the environment variable that holds its password: --password-env NAME."
@@ -170,7 +172,8 @@ def make_signing_key(path: Path, kind: KeyKind, *, password: str | None = None) 
     """Make a key pair: the private half at `path` (0600), the public one beside it (.pub).
 
     Raises:
-        UsageError: there is something at one of the two places; this millcert's cryptography has no such kind.
+        UsageError: there is something at one of the two places; this millcert's cryptography has no such kind; the
+            password is too long, empty or no text.
         StoreError: the folder cannot be written.
     """
     public_path = public_key_path(path)
@@ -179,7 +182,7 @@ def make_signing_key(path: Path, kind: KeyKind, *, password: str | None = None) 
     key = _generated(kind)
     encryption: serialization.KeySerializationEncryption = serialization.NoEncryption()
     if password is not None:
-        encryption = serialization.BestAvailableEncryption(password.encode())
+        encryption = serialization.BestAvailableEncryption(_password_bytes(password))
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
     public = key.public_key()
     form = serialization.PublicFormat.SubjectPublicKeyInfo
@@ -191,6 +194,16 @@ def make_signing_key(path: Path, kind: KeyKind, *, password: str | None = None) 
         public_path.unlink(missing_ok=True)
         raise
     return MadeKey(path, public_path, public.public_bytes(serialization.Encoding.DER, form))
+
+
+def _password_bytes(password: str) -> bytes:
+    try:
+        data = password.encode()
+    except UnicodeEncodeError as error:  # what it quotes is part of the password
+        raise UsageError("The password is no UTF-8 text.", hint="Set the variable to plain text.") from error
+    if not 1 <= len(data) <= _MAX_PASSWORD_BYTES:
+        raise UsageError(f"A password has 1 to {_MAX_PASSWORD_BYTES} bytes, this one {len(data)}.")
+    return data
 
 
 def _generated(kind: KeyKind) -> Any:

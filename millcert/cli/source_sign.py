@@ -201,7 +201,8 @@ def _pq_key(path: Path | None, password_env: str | None) -> "PqKey | None":
 
 def _refuse_keys_among_data(folder: Path, *paths: Path | None) -> None:
     """Refuse to list and ship what signs: a key in the folder would be one of the data's files."""
-    inside = own_files(folder, *(path for path in paths if path is not None))
+    given = [path for path in paths if path is not None]
+    inside = own_files(folder, *given, *(path.resolve() for path in given))  # also where a link outside leads inside
     if inside:
         raise UsageError(
             f"{min(inside)} stands among the data that it would sign.",

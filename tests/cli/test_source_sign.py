@@ -452,3 +452,31 @@ def test_openssf_model_signing_verifies_what_we_sign_and_we_what_it_signs(data: 
     ]
     assert subprocess.run(theirs, check=False, env=environment, capture_output=True).returncode == 0
     run("verify", data, "--form", "oms", "--key", key.with_suffix(".pub"), "--unsafe-unlogged")
+
+
+@pytest.mark.parametrize("option", ["--key", "--pq-key"])
+def test_a_private_key_that_a_link_outside_leads_to_is_not_shipped_either(
+    data: Path, tmp_path: Path, option: str
+) -> None:
+    key = made_key(tmp_path)
+    link = tmp_path / "link.pem"
+    link.symlink_to(made_key(data / "cat", "p256" if option == "--key" else "ml-dsa-65"))
+    options = ["--key", link] if option == "--key" else ["--key", key, "--pq-key", link]
+    result = run("sign", data, "--name", "birds", *options, fails=UsageError)
+    assert "among the data" in str(result.exception)
+
+
+@pytest.mark.parametrize("password", ["hunter\udcff2", "hunter2" * 200])
+def test_a_password_that_cannot_be_used_is_refused_without_quoting_it(
+    data: Path, tmp_path: Path, password: str
+) -> None:
+    key = tmp_path / "locked.pem"
+    made = run("keygen", key, "--password-env", "KEY_WORD", env={"KEY_WORD": password}, fails=UsageError)
+    assert not key.exists()
+    assert not key.with_suffix(".pub").exists()
+    run("keygen", key, "--password-env", "KEY_WORD", env={"KEY_WORD": "right"})
+    sign = ["sign", data, "--name", "birds", "--key", key, "--password-env", "KEY_WORD"]
+    signed = run(*sign, env={"KEY_WORD": password}, fails=UsageError)
+    for result in (made, signed):
+        assert "hunter" not in str(result.exception)
+        assert "udcff" not in str(result.exception)
