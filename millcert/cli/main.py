@@ -45,8 +45,8 @@ _USER_ERRNOS = frozenset(
     }
 )
 
-#: Control characters that a file name or a message of a library could smuggle into a terminal.
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+#: Control and direction-changing characters that a file name or a message of a library could smuggle into a terminal.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
 
 
 class LazyCommand(NamedTuple):

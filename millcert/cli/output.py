@@ -18,4 +18,6 @@ def json_option(command: F) -> F:
 def emit(payload: Mapping[str, Any], text: str, *, as_json: bool) -> None:
     """Print a command's answer: `payload` as JSON with sorted keys if `as_json`, else `text`."""
     answer = json.dumps(payload, indent=2, sort_keys=True, allow_nan=False) if as_json else text
-    sys.stdout.write(answer.rstrip("\n") + "\n")
+    # A terminal that cannot show a character is no reason to fail: names come from others.
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(answer.rstrip("\n").encode(encoding, "backslashreplace").decode(encoding) + "\n")

@@ -1,6 +1,7 @@
 """The root of the command line: exit codes, texts, JSON, and that a mistake never shows a traceback."""
 
 import errno
+import io
 import json
 import os
 import re
@@ -15,6 +16,7 @@ import pytest
 from millcert import __version__
 from millcert.cli import main as main_module
 from millcert.cli.main import COMMANDS, LazyCommand, LazyGroup, main, root, translate
+from millcert.cli.output import emit
 from millcert.errors import DigestMismatchError, InternalError, MillcertError, PolicyError, StoreError, UsageError
 from millcert.policy_faults import PolicyFault
 
@@ -290,6 +292,24 @@ def test_a_file_name_cannot_command_the_terminal(
 
     assert main(["fail"]) == 2
     assert "no file \\x1b]0;owned\\x07\\x0d\\x9b2J\n" in capsys.readouterr().err
+
+
+def test_a_file_name_cannot_turn_the_line_around(
+    failing: Callable[[BaseException], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing(UsageError("no file \u202efdp.exe\u2066\u2028\ufeff"))
+
+    assert main(["fail"]) == 2
+    assert "no file \\x202efdp.exe\\x2066\\x2028\\xfeff\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_a_terminal_that_cannot_show_a_name_is_no_failure(monkeypatch: pytest.MonkeyPatch, *, as_json: bool) -> None:
+    shown = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", shown)
+    emit({"name": "caf\u00e9 \udcff"}, "caf\u00e9 \udcff", as_json=as_json)
+    shown.flush()
+    assert b"\\xe9 \\udcff" in shown.buffer.getvalue().replace(b"u00e9", b"xe9")
 
 
 @pytest.mark.parametrize(
