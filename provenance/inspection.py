@@ -150,7 +150,7 @@ def _text(data: bytes) -> Inspection:
     if b"-----BEGIN CERTIFICATE-----" in data[:4096]:
         try:
             return Inspection("certificate", certificate_facts(x509.load_pem_x509_certificate(data)))
-        except ValueError as error:
+        except (ValueError, x509.InvalidVersion) as error:
             raise ManifestError(f"The certificate cannot be read: {error}.") from error
     if b"-----BEGIN PUBLIC KEY-----" in data[:4096]:
         return _public_key(data)

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 
 from millcert.errors import MillcertError, SignatureError
@@ -107,7 +108,13 @@ def certificate_facts(certificate: x509.Certificate) -> tuple[Fact, ...]:
     try:
         identity, issuer = signer_of(certificate)
         facts += [Fact("identity", identity), Fact("issuer", issuer)]
-    except (SignatureError, ValueError, x509.ExtensionNotFound):
+    except (
+        SignatureError,
+        ValueError,
+        x509.ExtensionNotFound,
+        x509.DuplicateExtension,
+        x509.UnsupportedGeneralNameType,
+    ):
         facts.append(Fact("subject", _guarded(certificate.subject.rfc4514_string)))
     facts.append(Fact("certificate begins", _guarded(lambda: _shown(certificate.not_valid_before_utc))))
     facts.append(Fact("certificate ends", _guarded(lambda: _shown(certificate.not_valid_after_utc))))
@@ -138,7 +145,7 @@ def _signer_facts(material: Mapping[str, Any]) -> list[Fact]:
     raw = decode_base64(str(_object(links[0]).get("rawBytes", "")))
     try:
         certificate = x509.load_der_x509_certificate(raw or b"")
-    except ValueError:
+    except (ValueError, x509.InvalidVersion):
         return [Fact("signer", f"a certificate that {UNREADABLE}")]
     return [Fact("signer", "a certificate"), *certificate_facts(certificate)]
 
@@ -163,7 +170,7 @@ def _verifier_facts(verifier: bytes) -> list[Fact]:
     """A key is named by its digest; a certificate has been told with the bundle already."""
     try:
         serialization.load_der_public_key(verifier)
-    except ValueError:
+    except (ValueError, UnsupportedAlgorithm):
         return []
     return [Fact("logged key", f"key:sha256:{hashlib.sha256(verifier).hexdigest()}")]
 

@@ -7,7 +7,7 @@ the same. Anything else is a find: another exception leaked, or something else t
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -16,9 +16,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from millcert.errors import InternalError, MillcertError
+from millcert.pipelines.url_table import read_url_list
 from millcert.provenance.bundle import VerifiedEnvelope, load_trust_root, verify_bundle, verify_envelope
 from millcert.provenance.checkpoint import Checkpoint, sign_checkpoint, verify_checkpoint, vkey_of
+from millcert.provenance.inspection import inspect_evidence
 from millcert.provenance.manifest import FileEntry, Manifest, parse_manifest
+from millcert.provenance.pq_signature import PqKey, mldsa65, verify_pq
 from millcert.provenance.public_key import parse_public_key
 from millcert.provenance.trust_signers import KeyRule, SignerRule, VerifiedSignature
 from millcert.testing.sigstore import Flaw, PrivateSigstore
@@ -26,6 +29,7 @@ from millcert.testing.sigstore_entries import public_der
 from millcert.testing.sigstore_mutants import mutants
 
 _CURATOR = SignerRule("https://accounts.private.test", "curator@data.example")
+_READ = frozenset({True})
 _NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 
 
@@ -114,6 +118,7 @@ def targets() -> Iterator[Target]:
         ("envelope by key", kit.sign_dsse_by_key(b"{}", key, entry="hashedrekord"), by_key, envelope),
     ):
         yield _bundle_target(name, bundle, lambda one, s=signer, v=verify: v(one, s))  # type: ignore[misc] # bound now
+    yield _pq_target()
     manifest = Manifest("pets", (FileEntry("cat/1.png", 1, "a" * 64), FileEntry("dog/1.png", 2, "b" * 64, 3, "c" * 64)))
     yield Target("manifest", manifest.to_json(), parse_manifest, frozenset({manifest}))
     log_key = Ed25519PrivateKey.generate()
@@ -121,6 +126,24 @@ def targets() -> Iterator[Target]:
     vkeys = [vkey_of(checkpoint.origin, log_key)]
     signed = sign_checkpoint(checkpoint, log_key)
     yield Target("checkpoint", signed, lambda one: verify_checkpoint(one, vkeys), frozenset({checkpoint}))
+
+
+def read_targets(documents: Mapping[str, bytes]) -> Iterator[Target]:
+    """Yield documents that are read and not believed: as evidence, or as a list of addresses by a suffix in the name.
+
+    There is no one answer that a mutant must give, so any is taken; what must not come is a foreign exception.
+    """
+    for name, document in documents.items():
+        if name.endswith((".csv", ".jsonl", ".parquet", ".arrow")):
+            yield Target(name, document, lambda one, n=name: bool(read_url_list(one, name=n)), _READ)  # type: ignore[misc] # bound now
+        else:
+            yield Target(name, document, lambda one: bool(inspect_evidence(one).form), _READ)
+
+
+def _pq_target() -> Target:
+    key, content = PqKey(mldsa65().MLDSA65PrivateKey.generate()), b"the list"
+    keys = [key.public]
+    return Target("post-quantum", key.sign(content), lambda one: verify_pq(one, content, keys), frozenset(keys))
 
 
 def _bundle_target(name: str, bundle: bytes, verify: Callable[[bytes], object]) -> Target:
@@ -144,3 +167,27 @@ def _plain(found: VerifiedSignature | VerifiedEnvelope) -> object:
     if isinstance(found, VerifiedEnvelope):
         return replace(found, signature=replace(found.signature, bundle_sha256=""))
     return replace(found, bundle_sha256="")
+
+
+def read_documents() -> Mapping[str, bytes]:
+    """Return good documents of the forms that are read and not believed, made here."""
+    digest = b"a" * 64
+    rows = [{"url": "https://a.example/1.png", "sha256": "a" * 64, "size": 7, "fetched_at": "2026-03-04T05:06:07Z"}]
+    rows += [{"url": "https://b.example:8443/2?x=%20", "sha256": "b" * 64, "path": "cat/2.png"}]
+    header = b"url,sha256,size,fetched_at,path\n"
+    croissant = {
+        "@type": "sc:Dataset",
+        "conformsTo": "http://mlcommons.org/croissant/1.0",
+        "name": "pets",
+        "distribution": [{"@type": "cr:FileObject", "@id": "a", "contentUrl": "a.csv", "sha256": "a" * 64}],
+    }
+    evidence = {target.name: target.document for target in targets() if target.name != "checkpoint"}
+    return evidence | {
+        "list.csv": header + b"https://a.example/1.png," + digest + b",7,2026-03-04T05:06:07Z,cat/1.png\n",
+        "list.jsonl": b"".join(json.dumps(row).encode() + b"\n" for row in rows),
+        "croissant": json.dumps(croissant).encode(),
+        "checksums": digest + b"  a/b.txt\n" + b"b" * 128 + b" *x\nSHA384 (z) = " + b"c" * 96 + b"\n",
+        "bag": digest + b"  data/b.txt\n",
+        "pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:" + digest + b"\nsize 12\n",
+        "dvc": b"outs:\n- md5: " + b"a" * 32 + b"\n  size: 3\n  path: x\n",
+    }

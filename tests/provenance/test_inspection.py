@@ -1,5 +1,6 @@
 """`source inspect`: it says what each form of evidence holds, calls it unverified, and no input makes it do more."""
 
+import base64
 import hashlib
 import json
 from datetime import UTC, datetime
@@ -265,3 +266,32 @@ def test_many_subjects_are_counted_and_some_shown(tmp_path: Path) -> None:
     path.write_text("".join(f"{A}  {number}\n" for number in range(50)))
     assert "and 30 more" in inspect(path)
     assert json.loads(inspect(path, "--json"))["subject_count"] == 50
+
+
+def test_a_logged_key_of_a_kind_that_nobody_knows_hides_no_other_part() -> None:
+    """A fuzzer's find: an algorithm's number changed in one byte is another exception than a broken key."""
+    bundle = KIT.sign_artifact_by_key(b"data", ec.generate_private_key(ec.SECP256R1()), rekor=2)
+    document = json.loads(bundle)
+    entry = document["verificationMaterial"]["tlogEntries"][0]
+    body = json.loads(base64.b64decode(entry["canonicalizedBody"]))
+    verifier = body["spec"]["hashedRekordV002"]["signature"]["verifier"]["publicKey"]
+    key = base64.b64decode(verifier["rawBytes"])
+    other = key.replace(bytes.fromhex("2a8648ce3d0201"), bytes.fromhex("2a8648ce3d0211"))
+    verifier["rawBytes"] = base64.b64encode(other).decode()
+    entry["canonicalizedBody"] = base64.b64encode(json.dumps(body).encode()).decode()
+    told = facts(inspect_evidence(json.dumps(document).encode()))
+    assert "logged key" not in told
+    assert told["log entries"] == "1"
+
+
+def test_a_certificate_of_a_version_that_nobody_knows_is_told_as_unreadable() -> None:
+    document = json.loads(
+        KIT.sign_artifact(b"data", identity="curator@data.example", issuer="https://accounts.private.test")
+    )
+    certificate = document["verificationMaterial"]["certificate"]
+    der = base64.b64decode(certificate["rawBytes"]).replace(bytes.fromhex("a003020102"), bytes.fromhex("a003020107"), 1)
+    certificate["rawBytes"] = base64.b64encode(der).decode()
+    assert facts(inspect_evidence(json.dumps(document).encode()))["signer"] == "a certificate that cannot be read"
+    pem = b"-----BEGIN CERTIFICATE-----\n" + base64.b64encode(der) + b"\n-----END CERTIFICATE-----\n"
+    with pytest.raises(IntegrityError, match="cannot be read"):
+        inspect_evidence(pem)
