@@ -11,7 +11,8 @@ Rules this module keeps:
   4. The memory is bound to the folder and authenticated by a key of the state folder. One that is damaged, foreign,
      forged or too large is passed over and made anew, with a word for the caller to tell; it is never an error.
 What it cannot see: bytes that change without the file system's knowledge (the raw device, a failing disk, root who sets
-the clock back), until rule 3 comes to them. `--no-cache` hashes everything.
+the clock back, a memory map that was open for writing before the file was hashed), until rule 3 comes to them.
+`--no-cache` hashes everything.
 
 Format: docs/formats/digest-cache.md.
 """
