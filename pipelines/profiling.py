@@ -145,7 +145,7 @@ def _judge(drift: PlannedDrift, profile: Profile, digest: str) -> Profiled:
         message = "no version was admitted yet, so there is nothing to compare the data with"
         missing = () if drift.on_no_reference == "report" else (Reason("drift.no_reference", message),)
         return Profiled(digest, _summary(drift, None), (), missing)
-    found = compare_profiles(load_profile(_read(drift.reference_uri)), profile, drift.limits, ignore=drift.ignore)
+    found = compare_profiles(read_profile(drift.reference_uri), profile, drift.limits, ignore=drift.ignore)
     summary = _summary(drift, found)
     rejects = []
     moved = [one for one in found.found if one.subject.part != "presence"]
@@ -196,12 +196,19 @@ def _outcome(one: Compared) -> dict[str, Any]:
     return {**one.subject._asdict(), **one.drift._asdict(), "is_drift": one.drift.is_drift, "figures": one.figures}
 
 
-def _read(uri: str) -> bytes:
+def read_profile(uri: str) -> Profile:
+    """Return the profile that a run keeps at a place in its staging folder.
+
+    Raises:
+        StoreError: it cannot be read.
+        IntegrityError, UsageError: it is no profile.
+    """
     try:
         with FileSystems.open(uri, compression_type="uncompressed") as stream:
-            return bytes(stream.read())
+            data = bytes(stream.read())
     except OSError as error:
-        raise StoreError(f"Cannot read the reference profile: {error}", hint="Run again.") from error
+        raise StoreError(f"Cannot read the profile {uri}: {error}", hint="Run again.") from error
+    return load_profile(data)
 
 
 def _group(name: tuple[str, str]) -> str:

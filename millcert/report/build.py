@@ -2,6 +2,7 @@
 
 import heapq
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from itertools import islice
 from typing import Any
 
@@ -12,14 +13,19 @@ import pyarrow.compute as pc
 from millcert.errors import InternalError
 from millcert.pipelines.driver import Published
 from millcert.pipelines.output import part_name, read_part
+from millcert.pipelines.profiling import PROFILE_FILE, read_profile
 from millcert.pipelines.ruling import ScoreHistogram
 from millcert.pipelines.score import bin_edge
 from millcert.policy_model import ImageShape
+from millcert.report.distributions import distributions_of
 from millcert.report.images import pixels_of
 from millcert.report.model import (
     Check,
     Cluster,
     Counts,
+    Distribution,
+    Drift,
+    DriftRow,
     Expectation,
     Finding,
     Group,
@@ -33,7 +39,7 @@ from millcert.report.model import (
     Source,
 )
 from millcert.report.render import render_report
-from millcert.verdict import CheckSummary, ClusterSummary, OverrideUse, Verdict
+from millcert.verdict import CheckSummary, ClusterSummary, DriftSummary, OverrideUse, Verdict
 
 #: Findings shown with their sample: the most suspect of each check.
 MAX_FINDINGS_A_CHECK = 40
@@ -104,7 +110,39 @@ def report_data(published: Published, images: Mapping[str, ImageShape]) -> Repor
         malformed=tuple(_malformed(published)),
         next_commands=_next_commands(published, verdict),
         code_version=verdict.code_version,
+        drift=None if verdict.drift is None else _drift(verdict.drift),
+        distributions=tuple(_distributions(published, verdict)),
     )
+
+
+def _drift(drift: DriftSummary) -> Drift:
+    return Drift(
+        reference=drift.reference,
+        compared=drift.compared,
+        found=drift.found,
+        skipped=drift.skipped,
+        rows=tuple(
+            DriftRow(**{field.name: outcome[field.name] for field in fields(DriftRow)}) for outcome in drift.outcomes
+        ),
+        columns=(
+            *(f"{name} came" for name in drift.added),
+            *(f"{name} went" for name in drift.removed),
+            *drift.changed,
+        ),
+        new_sources=drift.new_sources,
+        silent_sources=drift.silent_sources,
+    )
+
+
+def _distributions(published: Published, verdict: Verdict) -> list[Distribution]:
+    if not verdict.profile_digest:
+        return []
+    planned = published.plan.drift
+    uri = "" if planned is None else planned.reference_uri
+    current = read_profile(f"{published.folder}/{PROFILE_FILE}")
+    moved = () if verdict.drift is None else verdict.drift.outcomes
+    first = [outcome["column"] for outcome in moved if outcome["is_drift"]]
+    return distributions_of(current, read_profile(uri) if uri else None, first)
 
 
 def _provenance(published: Published, verdict: Verdict) -> Provenance:

@@ -219,6 +219,66 @@ class MalformedRow:
 
 
 @dataclass(frozen=True)
+class DriftRow:
+    """One comparison with the reference: an effect, from where on it matters, and what chance alone gives.
+
+    source: "" for all rows. part: what of the column was compared; "presence" of a source that one side lacks.
+    """
+
+    source: str
+    column: str
+    part: str
+    measure: str
+    value: float
+    limit: float
+    null_quantile: float
+    reference_rows: int
+    current_rows: int
+    is_drift: bool
+
+
+@dataclass(frozen=True)
+class DistributionPanel:
+    """Shares of a column's bars or categories, in [0, 1]; () where a side has none. source: "" for all rows."""
+
+    source: str
+    reference: tuple[float, ...]
+    current: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """How a column is distributed. what: "values", "lengths", "categories" or "class".
+
+    names: of the categories, or the edges of the bars, one more than there are bars.
+    panels: all rows, then each source.
+    """
+
+    column: str
+    what: str
+    names: tuple[str, ...]
+    panels: tuple[DistributionPanel, ...]
+
+
+@dataclass(frozen=True)
+class Drift:
+    """The comparison with a reference. reference: digest of its profile, "" where nothing was compared.
+
+    rows: the first of `compared` comparisons, drifting ones first; found: how many drift.
+    columns: what came, went or changed type, in words.
+    """
+
+    reference: str
+    compared: int
+    found: int
+    skipped: int
+    rows: tuple[DriftRow, ...]
+    columns: tuple[str, ...] = ()
+    new_sources: tuple[str, ...] = ()
+    silent_sources: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Provenance:
     """What the verdict is bound to; digests in hex, "" or None where there is none."""
 
@@ -242,6 +302,7 @@ class ReportData:
     clusters: gravest first; clusters_total: how many there are in all.
     findings: the top ones, most suspect first; findings_total: how many there are in all.
     malformed: the first ones; how many there are in all stands in `counts`.
+    drift: None where the policy asks for no comparison. distributions: none without a profile.
     next_commands: command lines that a reader may want to run next.
     """
 
@@ -263,3 +324,5 @@ class ReportData:
     malformed: tuple[MalformedRow, ...] = ()
     next_commands: tuple[str, ...] = ()
     code_version: str = ""
+    drift: Drift | None = None
+    distributions: tuple[Distribution, ...] = ()

@@ -19,6 +19,7 @@ from markupsafe import Markup
 
 from millcert.report import visible
 from millcert.report.chart import histogram_svg
+from millcert.report.distribution_chart import panel_svg
 from millcert.report.images import MAX_PIXELS, data_uri, encode_png, image_header, why_not_shown
 from millcert.report.model import Finding, PixelArray, ReportData, SampleValue
 
@@ -62,6 +63,8 @@ def render_report(report: ReportData) -> str:
         reasons=_capped(report.reasons),
         sources=_capped(report.sources),
         expectations=_capped(report.expectations),
+        drift_rows=Capped(report.drift.rows[:MAX_ROWS], report.drift.compared) if report.drift else Capped((), 0),
+        distributions=_capped(report.distributions),
         checks=_capped(report.checks),
         clusters=Capped(report.clusters[:MAX_ROWS], max(report.clusters_total, len(report.clusters))),
         not_covered=_capped(report.not_covered),
@@ -87,7 +90,7 @@ def _template() -> jinja2.Template:
         number=visible.number, percent=visible.percent, size=visible.size, plain=visible.plain, badge=_badge,
         lines=visible.shown_lines,
     )  # fmt: skip
-    environment.globals.update(chart=histogram_svg, newline=Markup("\n"))
+    environment.globals.update(chart=histogram_svg, panel_chart=panel_svg, newline=Markup("\n"))
     text = importlib.resources.files("millcert.report").joinpath("templates", "report.html.j2").read_text("utf-8")
     return environment.from_string(text)
 

@@ -18,6 +18,7 @@ from millcert.provenance.keys import load_key, load_public_key
 from millcert.provenance.ledger import Entry, open_ledger
 from millcert.provenance.profile_statement import verify_profile
 from millcert.provenance.revocation import Revocation
+from millcert.report.build import build_report
 from millcert.verdict import verdict_from_mapping
 
 if TYPE_CHECKING:
@@ -303,3 +304,15 @@ def test_drift_needs_a_profile_section_and_a_key_of_64_digits(drifting: Workbenc
     drifting.policy["drift"]["limits"] = {"family_alpha": 0, "tolerated_part": 1}
     with pytest.raises(PolicyError, match="expected less than 1 and more than 0"):
         drifting.vet()
+
+
+def test_the_report_shows_the_distributions_beside_the_reference(drifting: Workbench) -> None:
+    drifting.vet()
+    fill(drifting, seed=3, shift=0.5)
+
+    drifting.vet(replace=True, render_report=lambda published: build_report(published, {}))
+
+    page = (drifting.out / "report.html").read_text()
+    assert page.index("<bdi>score</bdi> <span") < page.index("<bdi>label</bdi> <span")  # what drifts comes first
+    assert page.count('class="reference"') >= 6
+    assert "wasserstein" in page
