@@ -13,6 +13,7 @@ Formats: docs/formats/sample-leaves.md and acts.md.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,7 @@ from millcert.errors import IntegrityError, UsageError
 from millcert.provenance.act import Act, is_act, parse_act, require_reason, sign_act
 from millcert.provenance.keys import public_pem
 from millcert.provenance.ledger import Appended, Ledger
-from millcert.provenance.ledger_entry import Entry
+from millcert.provenance.ledger_entry import Entry, LoggedEntry
 from millcert.provenance.lookup import FoundSample, SampleRun, salts_folder
 from millcert.provenance.named_sample import forget_sample
 from millcert.provenance.public_key import parse_public_key
@@ -43,10 +44,14 @@ _SAID = {"dataset": str, "leaves": list, "reason": str, "run": str, "scope": str
 
 @dataclass(frozen=True)
 class Eraser:
-    """Who says that samples are erased. key, book: None in a ledger without roles, whose tombstones nobody signs."""
+    """Who says that samples are erased. key, book: None in a ledger without roles, whose tombstones nobody signs.
+
+    said: leaves, and ids of whole runs, that tombstones which count name already, so that a retry says nothing twice.
+    """
 
     key: Ed25519PrivateKey | None = None
     book: RoleBook | None = None
+    said: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,8 @@ def find_eraser(ledger: Ledger, key: Ed25519PrivateKey | None) -> Eraser:
 
     Cost: `read_standing`.
     """
-    book = read_standing(ledger).book
+    standing = read_standing(ledger)
+    book = standing.book
     if book is None and key is not None:
         raise UsageError(
             f"No roles are in force in {ledger.origin}, so an erasure has no signer.", hint="Leave --key out."
@@ -84,9 +90,9 @@ def find_eraser(ledger: Ledger, key: Ed25519PrivateKey | None) -> Eraser:
                 f"Roles are in force in {ledger.origin}: an erasure is signed by {' or '.join(book.roles_for(KIND))}.",
                 hint="Give the key of somebody with that role: --key KEY",
             )
-        return Eraser()
+        return Eraser(said=_said(ledger.find(kind=KIND, limit=ledger.size + 1)))
     load_signer(book, parse_public_key(public_pem(key.public_key())), KIND)
-    return Eraser(key, book)
+    return Eraser(key, book, _said(one.logged for one in standing.counting(KIND)))
 
 
 def tombstone_from(entry: Entry) -> Tombstone:
@@ -135,7 +141,7 @@ def erase_samples(
         samples: at least one; more than 500 become several tombstones.
         ledger: open for appending.
         reason: why, in words without personal data: a tombstone cannot be taken back.
-        recorded_at: RFC 3339 in UTC; a retry must give the same.
+        recorded_at: RFC 3339 in UTC.
         eraser: from `find_eraser`; None asks it, for nobody in particular.
 
     Raises:
@@ -147,8 +153,10 @@ def erase_samples(
         raise UsageError("There is no sample to erase.")
     eraser = find_eraser(ledger, None) if eraser is None else eraser
     leaves = sorted(sample_leaf_hash(found.salt, found.digest).hex() for found in samples)
+    leaves = [leaf for leaf in leaves if leaf not in eraser.said]
     parts = [leaves[start : start + MAX_LEAVES] for start in range(0, len(leaves), MAX_LEAVES)]
-    appended = ledger.append([_entry(run, part, reason, recorded_at, ledger.origin, eraser) for part in parts])
+    entries = [_entry(run, part, reason, recorded_at, ledger.origin, eraser) for part in parts]
+    appended = ledger.append(entries) if entries else Appended((), ledger.checkpoint())
     for found in samples:
         run.salts.forget(*run.block_of(found.number, found.row))
     for digest in sorted({found.digest for found in samples}):
@@ -173,9 +181,21 @@ def erase_run(
     """
     require_reason(reason)
     eraser = find_eraser(ledger, None) if eraser is None else eraser
-    appended = ledger.append([_entry(run, [], reason, recorded_at, ledger.origin, eraser)])
+    entry = _entry(run, [], reason, recorded_at, ledger.origin, eraser)
+    is_said = run.roots.run_id in eraser.said
+    appended = Appended((), ledger.checkpoint()) if is_said else ledger.append([entry])
     drop_salts(salts_folder(state, run.roots.run_id))
     return appended
+
+
+def _said(entries: Iterable[LoggedEntry]) -> frozenset[str]:
+    """Return the leaves and whole runs that tombstones name; one that no reader understands names nothing."""
+    said = set[str]()
+    for logged in entries:
+        with suppress(IntegrityError):
+            tombstone = tombstone_from(logged.entry)
+            said |= set(tombstone.leaves) or {tombstone.run}
+    return frozenset(said)
 
 
 def _entry(run: SampleRun, leaves: Sequence[str], reason: str, recorded_at: str, origin: str, eraser: Eraser) -> Entry:

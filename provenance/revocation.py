@@ -4,7 +4,8 @@ Rules this module keeps:
   1. What a revocation touches is decided from a certificate, or from what a run found, and from nothing else: no
      network, no database, the same answer everywhere.
   2. Where it cannot be told whether a revocation touches something, it does.
-  3. A revocation ends only by a later `reinstatement` that names it.
+  3. A revocation ends only by a later `reinstatement` that names it; nobody lifts the revocation of a signer that is
+     himself, under any of his names.
   4. A sample is named by a salted commitment; its digest stays in the state folder, where it can be erased.
 
 Format: docs/formats/acts.md.
@@ -20,6 +21,7 @@ from millcert.errors import IntegrityError, RevokedError, UsageError
 from millcert.provenance.act import Act, require_reason
 from millcert.provenance.certificate import Certificate
 from millcert.provenance.ledger_entry import MAX_SUBJECT_CHARACTERS
+from millcert.provenance.roles import Person
 from millcert.provenance.standing import JudgedAct, Standing, said_of
 from millcert.provenance.strict_json import require_fields
 from millcert.provenance.timestamp import instant, is_timestamp
@@ -187,16 +189,21 @@ def all_revocations(standing: Standing) -> list[tuple[Revocation, JudgedAct | No
         IntegrityError: somebody who may revoke said something that no reader understands: nobody can tell what it
             touches (rule 2).
     """
-    lifted: dict[str, JudgedAct] = {}
+    lifts: dict[str, list[JudgedAct]] = {}
     for one in standing.counting(REINSTATEMENT):
-        lifted.setdefault(said_of(one, {"reason": str, "revocation": str})["revocation"], one)
+        lifts.setdefault(said_of(one, {"reason": str, "revocation": str})["revocation"], []).append(one)
     found = []
     for one in standing.counting(REVOCATION):
-        end = lifted.get(one.leaf)
+        revocation = _revocation_from(one)
         # What is lifted must have been said before: a leaf hash cannot be known earlier, but say so all the same.
-        end = end if end is not None and end.logged.index > one.logged.index else None
-        found.append((_revocation_from(one), end))
+        later = (end for end in lifts.get(one.leaf, ()) if end.logged.index > one.logged.index)
+        found.append((revocation, next((end for end in later if not is_own(revocation, end.person)), None)))
     return found
+
+
+def is_own(revocation: Revocation, person: Person | None) -> bool:
+    """Say whether a revocation is of what this person signs, so that somebody else has to lift it (rule 3)."""
+    return person is None or (revocation.target == "signer" and revocation.value in person.aliases)
 
 
 def active_revocations(standing: Standing) -> tuple[Revocation, ...]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from millcert.cli.acting import act_out_option, key_option, next_line, reason_option, said_line, say, speaking
+from millcert.cli.acting import act_out_option, key_option, name_of, next_line, reason_option, said_line, say, speaking
 from millcert.cli.opened import opened, state_option
 from millcert.cli.output import emit, json_option
 from millcert.errors import UsageError
@@ -137,12 +137,19 @@ def dataset(
 @_act_options
 def lift(index: int, reason: str, key_path: Path, out: Path | None, state: Path | None, as_json: bool) -> None:
     """Lift the revocation at ledger entry INDEX. An approver's act."""
-    from millcert.provenance.revocation import active_revocations, reinstatement_act
+    from millcert.provenance.revocation import active_revocations, is_own, reinstatement_act
 
     with speaking(state, key_path, out) as speaker:
         found = next((one for one in active_revocations(speaker.standing) if one.index == index), None)
         if found is None:
             raise UsageError(f"No revocation at #{index} is in force.", hint="List them: millcert revoke list")
+        name = name_of(speaker)
+        if is_own(found, next((one for one in speaker.book.people if one.name == name), None)):
+            raise UsageError(
+                f"The revocation at #{index} is of what {name} signs; who submits does not let it in again.",
+                hint="Another approver has to.",
+                reason="own_revocation",
+            )
         payload = say(speaker, [reinstatement_act(found, reason=reason, **speaker.about)], out)
     text = f"{said_line(payload, found.subject)}\n{next_line(payload, 'millcert ledger revocations export --out FILE')}"
     emit(payload, text, as_json=as_json)

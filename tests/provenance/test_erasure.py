@@ -1,5 +1,6 @@
 """An erased sample is nowhere, and nothing else changes: other proofs, the roots and the log verify as before."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -236,3 +237,31 @@ def test_a_forgotten_sample_is_linked_to_no_commitment(made: tuple[StateFolder, 
     assert forget_named(state, [DIGESTS[5], DIGESTS[5], DIGESTS[7]]) == (gone,)
     assert named_samples(state) == {kept: DIGESTS[1]}
     assert DIGESTS[5] not in b"".join(path.read_bytes() for path in (state.path / "salts" / "named").iterdir())
+
+
+@pytest.mark.parametrize("name", [None, "bo"])
+def test_an_erasure_that_failed_after_its_tombstone_is_completed_without_another(
+    made: tuple[StateFolder, LoggedEntry], monkeypatch: pytest.MonkeyPatch, name: str | None
+) -> None:
+    def crash(*_: object) -> None:
+        raise StoreError("the disk is gone")
+
+    state, logged = made
+    key = None if name is None else key_of(name)
+    with signed_ledger(state.path) as ledger, SampleRun(state, logged) as run:
+        ledger.append([Entry("erasure", "ab" * 32, RECORDED_AT, {})])
+        if name is not None:
+            record_roles(ledger, office(), by="bo", at=RECORDED_AT)
+        for attempt, time in enumerate(["2026-11-23T05:00:00Z", "2026-11-23T06:00:00Z"]):
+            with monkeypatch.context() as patch:
+                if attempt == 0:
+                    patch.setattr(type(run.salts), "forget", crash)
+                    patch.setattr(erasure, "drop_salts", crash)
+                found, who = run.find(DIGESTS[5]), find_eraser(ledger, key)
+                with suppress(StoreError):
+                    erase_samples(run, found, ledger, reason="t", recorded_at=time, eraser=who)
+                with suppress(StoreError):
+                    erase_run(run, state, ledger, reason="t", recorded_at=time, eraser=who)
+        said = ledger.find(kind="erasure")[1:]
+        assert [tombstone_from(one.entry).scope for one in said] == ["samples", "run"]
+        assert not run.salts.exists

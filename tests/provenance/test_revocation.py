@@ -36,6 +36,7 @@ from millcert.provenance.revocation import (
     active_revocations,
     all_revocations,
     facts_of,
+    is_own,
     refuse_revoked,
     reinstatement_act,
     revocation_act,
@@ -43,6 +44,7 @@ from millcert.provenance.revocation import (
     touches,
 )
 from millcert.provenance.revocation_list import PAYLOAD_TYPE, export_list, verify_list
+from millcert.provenance.roles import RoleBook
 from millcert.provenance.standing import read_standing
 from millcert.provenance.state import StateFolder
 from millcert.testing.role_people import office, record_roles, say
@@ -365,3 +367,22 @@ def test_one_refusal_names_the_first_revocation_and_counts_the_others() -> None:
         refuse_revoked(several, FACTS, what="It")
     assert refused.value.details["count"] == 2
     refuse_revoked([], FACTS, what="It")
+
+
+def test_nobody_lifts_the_revocation_of_what_he_signs_himself(tmp_path: Path) -> None:
+    people = tuple(replace(one, identities=("bo@lab.example",)) if one.name == "bo" else one for one in office().people)
+    book = RoleBook(people)
+    about = {"ledger": ORIGIN, "roles_sha256": book.sha256, "recorded_at": AT}
+    with signed_ledger(tmp_path) as ledger:
+        record_roles(ledger, book, by="bo", at=AT)
+        say(ledger, revocation_act(Revocation("signer", "bo@lab.example", "r"), **about), by="ana", book=book)
+        (found,) = active_revocations(read_standing(ledger))
+        say(ledger, reinstatement_act(found, reason="it is fine", **about), by="bo", book=book)
+        assert active_revocations(read_standing(ledger)) == (found,)
+        assert is_own(found, None)
+
+        by_another = say(ledger, reinstatement_act(found, reason="key replaced", **about), by="di", book=book)
+
+        ((_, end),) = all_revocations(read_standing(ledger))
+        assert end is not None
+        assert end.logged.index == by_another
