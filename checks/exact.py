@@ -34,6 +34,9 @@ _LOWEST_ROW_EXPONENT = -500
 #: Rows quantised at a time, so that what comes between stays in the processor's cache; changes no result.
 _CACHED_ROWS = 2048
 
+#: Below so many rows a loop over columns costs more in Python than in sums.
+_FEW_ROWS = 512
+
 #: Row exponents within this scale float32 rows in float32: neither the power nor the product leaves its range.
 _FLOAT32_EXPONENT = 100
 
@@ -167,8 +170,12 @@ def sum_squares(values: np.ndarray) -> np.ndarray:
 
     A plain `.sum(axis=1)` picks its order by the shape, so the answer for a row could depend on its batch.
     """
+    columns = np.ascontiguousarray(values.T)
+    if 1 < len(values) < _FEW_ROWS:
+        # Along the first of two axes numpy adds row by row as well; with one column left it would add in pairs.
+        return np.asarray((columns * columns).sum(axis=0))
     total = np.zeros(values.shape[0])
-    for column in np.ascontiguousarray(values.T):
+    for column in columns:
         total += column * column
     return total
 

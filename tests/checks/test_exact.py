@@ -231,3 +231,18 @@ def test_values_added_to_single_columns_sum_as_each_column_alone(pairs: list[tup
 def test_a_value_that_is_no_number_is_not_added_to_a_column() -> None:
     with pytest.raises(InvalidSampleError, match="not finite"):
         ExactSum.zero(2).add_at(np.array([1]), np.array([np.nan]))
+
+
+@given(st.integers(1, 600), st.integers(0, 140), st.integers(0, 10**6))
+@settings(max_examples=30)
+def test_a_row_has_the_same_sum_of_squares_among_any_others(rows: int, width: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    values = random.standard_normal((rows, width)) * 10.0 ** random.integers(-6, 6, (rows, width))
+
+    found = sum_squares(values)
+
+    expected = np.zeros(rows)
+    for column in range(width):
+        expected += values[:, column] ** 2
+    assert np.array_equal(found, expected)
+    assert np.array_equal(found[:1], sum_squares(values[:1]))
