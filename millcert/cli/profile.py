@@ -13,7 +13,7 @@ from millcert.errors import UsageError
 if TYPE_CHECKING:
     from millcert.checks.drift import DriftLimits
     from millcert.checks.profile import Profile
-    from millcert.checks.profile_compare import Compared, ProfileDrift
+    from millcert.checks.profile_compare import Compared, ProfileDrift, Subject
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _OUT = click.Path(dir_okay=False, path_type=Path)
@@ -102,6 +102,47 @@ def diff(
     emit(_diff_payload(found), _diff_text(found, current), as_json=as_json)
     if found.is_drift:
         ctx.exit(1)
+
+
+@profile.command("history")
+@click.argument("profiles", nargs=-1, required=True, type=_FILE)
+@click.option("--limit", "limits", multiple=True, metavar="NAME=VALUE", help="Change a limit of docs/drift.md.")
+@click.option("--ignore", multiple=True, metavar="COLUMN", help="A column that always differs, such as an id.")
+@json_option
+@click.pass_context
+def history(
+    ctx: click.Context, profiles: tuple[Path, ...], limits: tuple[str, ...], ignore: tuple[str, ...], as_json: bool
+) -> None:
+    """Say when PROFILES (of days, oldest first) changed, and whether at once or gradually; exit 1 if they did."""
+    from millcert.checks.profile_history import find_changes
+
+    changes = find_changes([_load(path) for path in profiles], _limits(limits), ignore=ignore)
+    payload = [
+        {**one.subject._asdict(), **one.drift._asdict(), "at": one.at, "first_after": str(profiles[one.at])}
+        | {"pace": one.pace, "step": one.step, "total": one.total}
+        for one in changes
+    ]
+    lines = [f"{'changed' if changes else 'steady'}  {len(changes):,} changes over {len(profiles):,} profiles"]
+    lines += [
+        f"  {one.pace:<8} from {profiles[one.at].name}  {_place(one.subject)}: {one.drift.measure} "
+        f"{one.drift.value:.4g}, limit {one.drift.limit:g}, null quantile {one.drift.null_quantile:.4g}"
+        for one in changes[:_SHOWN]
+    ]
+    if len(changes) > _SHOWN:
+        lines.append(f"  and {len(changes) - _SHOWN:,} more; --json has all")
+    lines.append(
+        "next: compare the two profiles beside a change: millcert profile diff BEFORE AFTER"
+        if changes
+        else "next: keep the newest as reference"
+    )
+    emit({"version": 1, "changes": payload}, "\n".join(lines), as_json=as_json)
+    if changes:
+        ctx.exit(1)
+
+
+def _place(subject: "Subject") -> str:
+    where = f"source {_shown(subject.source)}" if subject.source else "all rows"
+    return f"{where} {_shown(subject.column)} {subject.part}".replace("  ", " ")
 
 
 def _load(path: Path) -> "Profile":

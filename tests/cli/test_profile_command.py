@@ -210,3 +210,18 @@ def test_a_folder_that_is_not_there_is_a_mistake_of_the_caller(desk: Desk) -> No
     data = write(desk.folder / "data", 1, rows=20)
 
     assert "Cannot use the path" in desk.run("make", data, "--out", desk.folder / "none" / "p.json", code=2)
+
+
+def test_a_history_says_when_it_changed_and_exits_with_1(desk: Desk) -> None:
+    days = []
+    for day in range(5):
+        data = write(desk.folder / f"d{day}", day, shift=1.0 * (day >= 3), sources=("a",))
+        days.append(desk.make(data, f"day{day}.json"))
+
+    changed = desk.run("history", *days, "--ignore", "id", code=1)
+    steady = desk.run("history", *days[:3], "--ignore", "id")
+    payload = json.loads(desk.run("history", *days, "--ignore", "id", "--json", code=1))
+
+    assert "abrupt   from day3.json  all rows score values: wasserstein" in changed
+    assert steady.startswith("steady  0 changes")
+    assert {one["at"] for one in payload["changes"]} == {3}
