@@ -1,5 +1,7 @@
 """`millcert source verify`: verify one source as the gate does, with the signer named here in place of a policy."""
 
+import os
+import stat
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +12,7 @@ from millcert.cli.files import read_bounded
 from millcert.cli.output import emit, json_option
 from millcert.cli.source_hashing import cache_options, hashed_folder, remembered
 from millcert.cli.source_places import FILE, FOLDER, own_files
-from millcert.errors import PolicyError
+from millcert.errors import ManifestError, PolicyError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -235,7 +237,11 @@ def _payload(form: str, entries: "Sequence[FileEntry]") -> "tuple[FileEntry, ...
 def _read(path: Path, max_bytes: int) -> bytes | None:
     """Return a file's bytes, None where there is none; one byte above the bound is enough to be refused later."""
     try:
-        with path.open("rb") as stream:
-            return stream.read(max_bytes + 1)
+        # A pipe in the place of a signature must not make the verifier wait for ever.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
         return None
+    with os.fdopen(descriptor, "rb") as stream:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ManifestError(f"{path} is no regular file.", hint="Replace it by the file that is meant.")
+        return stream.read(max_bytes + 1)

@@ -480,3 +480,13 @@ def test_a_password_that_cannot_be_used_is_refused_without_quoting_it(
     for result in (made, signed):
         assert "hunter" not in str(result.exception)
         assert "udcff" not in str(result.exception)
+
+
+@pytest.mark.parametrize("name", ["millcert-manifest.json", "millcert-manifest.json.sigstore.json"])
+def test_a_pipe_in_the_place_of_a_list_or_signature_makes_nobody_wait(data: Path, tmp_path: Path, name: str) -> None:
+    key = made_key(tmp_path)
+    run("sign", data, "--name", "birds", "--key", key)
+    (data / name).unlink()
+    os.mkfifo(data / name)
+    result = run("verify", data, "--key", key.with_suffix(".pub"), "--unsafe-unlogged", fails=ManifestError)
+    assert "no regular file" in str(result.exception)
