@@ -14,6 +14,7 @@ Format: docs/formats/acts.md.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from millcert.errors import IntegrityError, PolicyError, SignatureError, UsageError
@@ -22,6 +23,7 @@ from millcert.provenance.ledger_entry import Entry, LoggedEntry
 from millcert.provenance.ledger_log import Ledger
 from millcert.provenance.roles import Person, RoleBook, parse_book
 from millcert.provenance.strict_json import require_fields
+from millcert.provenance.timestamp import instant
 
 ACCESS_POLICY = "access_policy"
 
@@ -117,6 +119,16 @@ def judge_acts(entries: Sequence[LoggedEntry], origin: str, size: int) -> Standi
             one = _judged(logged, book, "unsigned", "the entry is no signed act")
         judged.append(one)
     return Standing(origin, size, tuple(books), tuple(judged))
+
+
+def standing_at(standing: Standing, moment: datetime) -> Standing:
+    """Return the standing of the acts that were said at or before a point in time, by their entries' times.
+
+    The size stays the ledger's: what was logged later is left out, not missed.
+    """
+    judged = tuple(one for one in standing.judged if instant(one.logged.entry.recorded_at) <= moment)
+    said = {one.logged.index for one in judged}
+    return Standing(standing.origin, standing.size, tuple(one for one in standing.books if one[0] in said), judged)
 
 
 def require_book(standing: Standing, book: RoleBook | None) -> None:

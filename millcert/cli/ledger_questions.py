@@ -93,17 +93,48 @@ def impact(
 @state_option
 @json_option
 def as_of(time: str, proof: bool, state: Path | None, as_json: bool) -> None:
-    """List, for each data set, the newest run at TIME (RFC 3339 in UTC, such as 2026-11-23T02:38:55Z)."""
+    """List, for each data set, the newest run at TIME, and the roles, revocations and overrides in force then.
+
+    TIME is RFC 3339 in UTC, such as 2026-11-23T02:38:55Z, and is compared with the times that the entries have.
+    """
+    from millcert.provenance.override import list_overrides
     from millcert.provenance.questions import in_force
+    from millcert.provenance.revocation import active_revocations
+    from millcert.provenance.standing import read_standing, standing_at
+    from millcert.provenance.timestamp import instant
 
     _, ledger = opened(state)
     with ledger:
         newest = in_force(ledger, time)
         runs = [_run_payload(record, ledger, proof=proof) for record in newest.values()]
+        standing = standing_at(read_standing(ledger), instant(time))
+        revocations = active_revocations(standing)
+        overrides = [one for one in list_overrides(standing, instant(time)) if one.state == "approved"]
+        indexes = [one.index for one in revocations] + [one.index for one in overrides]
+        acts = [ledger.get(index) for index in indexes]
+        proofs = _proofs(acts, ledger, proof=proof)
         origin = ledger.origin
+    roles = None if standing.book is None else standing.book.sha256
     rows = [_run_line(record) for record in newest.values()]
-    rows += [f"{len(newest)} data sets of {origin} at {time}", "next: millcert ledger show INDEX"]
-    emit({"version": 1, "origin": origin, "time": time, "runs": runs}, "\n".join(rows), as_json=as_json)
+    rows += [f"#{one.index:<6} revoked {one.subject[:80]}  by {one.by}: {one.reason}" for one in revocations]
+    rows += [
+        f"#{one.index:<6} override of {one.override.scope} on {one.override.dataset} until {one.override.expires_at}  "
+        f"by {one.proposer}, approved by {', '.join(one.approvers)}: {one.override.reason}"
+        for one in overrides
+    ]
+    counts = f"{len(newest)} data sets, {len(revocations)} revocations, {len(overrides)} overrides"
+    rows += [f"{counts} of {origin} at {time}; roles {roles or 'none'}", "next: millcert ledger show INDEX"]
+    payload = {
+        "version": 1,
+        "origin": origin,
+        "time": time,
+        "runs": runs,
+        "roles_sha256": roles,
+        "revocations": [{**one.said(), "index": one.index, "by": one.by} for one in revocations],
+        "overrides": [{**one.override.said(), "index": one.index, "by": one.proposer} for one in overrides],
+        **proofs,
+    }
+    emit(payload, "\n".join(rows), as_json=as_json)
 
 
 @click.command()

@@ -8,8 +8,11 @@ import pytest
 
 from millcert.cli.main import main
 from millcert.provenance.ledger import Entry
+from millcert.provenance.revocation import Revocation, active_revocations, reinstatement_act, revocation_act
+from millcert.provenance.standing import read_standing
 from millcert.provenance.state import load_ledger_vkeys
 from millcert.provenance.tlog_proof import verify_tlog_proof
+from millcert.testing.role_people import office, record_roles, say
 from millcert.testing.sample_runs import RECORDED_AT, add_run, digests_of, signed_ledger
 
 DIGESTS = digests_of(6, seed=8)
@@ -51,6 +54,29 @@ def test_the_state_at_a_time_names_each_data_set_s_run(state: Path, capsys: pyte
     assert [run["dataset"] for run in ask(capsys, "as-of", RECORDED_AT)["runs"]] == ["birds", "pets"]
     assert ask(capsys, "as-of", "2020-01-01T00:00:00Z")["runs"] == []
     ask(capsys, "as-of", "yesterday", code=2)
+
+
+def test_the_state_at_a_time_has_the_roles_and_revocations_of_then(
+    state: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    times = ["2026-11-23T04:00:00Z", "2026-11-23T05:00:00Z", "2026-11-23T06:00:00Z"]
+    book = office()
+    with signed_ledger(state) as ledger:
+        about = {"ledger": ledger.origin, "roles_sha256": book.sha256}
+        record_roles(ledger, book, by="bo", at=times[0])
+        index = say(
+            ledger, revocation_act(Revocation("source", "x", "r"), **about, recorded_at=times[1]), by="ana", book=book
+        )
+        (found,) = active_revocations(read_standing(ledger))
+        say(ledger, reinstatement_act(found, reason="r", **about, recorded_at=times[2]), by="bo", book=book)
+
+    answers = [ask(capsys, "as-of", time, "--proof") for time in (RECORDED_AT, *times)]
+
+    assert [one["roles_sha256"] for one in answers] == [None, book.sha256, book.sha256, book.sha256]
+    assert [[act["index"] for act in one["revocations"]] for one in answers] == [[], [], [index], []]
+    assert list(answers[2]["proofs"]) == [str(index)]
+    assert main(["ledger", "as-of", times[1]]) == 0
+    assert "revoked source:x  by ana: r" in capsys.readouterr().out
 
 
 def test_changes_list_every_entry_since_a_size(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
