@@ -85,8 +85,12 @@ class Discriminant:
         Args:
             rows: shape (n, d), finite.
         """
-        logits = self.weights.apply(rows.astype(np.float64) - self.centre) + self.offset
-        return softmax(logits)
+        return softmax(self.logits(rows))
+
+    def logits(self, rows: np.ndarray) -> np.ndarray:
+        """Return log-probabilities up to a number of each row's own, float64 (n, K); arguments as `probabilities`."""
+        logits: np.ndarray = self.weights.apply(rows.astype(np.float64) - self.centre) + self.offset
+        return logits
 
 
 def oracle_shrinkage(covariance: np.ndarray, freedom: float) -> float:

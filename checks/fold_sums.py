@@ -12,6 +12,7 @@ import pyarrow as pa
 from millcert.checks.class_columns import in_order
 from millcert.checks.discriminant import Discriminant
 from millcert.checks.exact import quantise_rows
+from millcert.checks.fold_refinement import FoldModel
 from millcert.checks.moments import Moments
 from millcert.errors import NotEnoughSamplesError
 
@@ -28,6 +29,15 @@ class OutOfFold:
     classes: tuple[str, ...]
     skipped: Mapping[str, int]
     discriminants: tuple[Discriminant, ...]
+
+
+@dataclass(frozen=True)
+class RefinableFolds:
+    """As `OutOfFold`, with models that `millcert.checks.fold_refinement` moves."""
+
+    classes: tuple[str, ...]
+    skipped: Mapping[str, int]
+    models: tuple[FoldModel, ...]
 
 
 def fold_of(key: np.ndarray, folds: int) -> np.ndarray:
@@ -80,6 +90,54 @@ def fit_folds(
     Raises:
         NotEnoughSamplesError: fewer than 2 classes are left, or a class is rare.
     """
+    order, skipped, training = training_sums(sums, folds=folds, classes=classes, skip_rare=skip_rare)
+    models = (Discriminant.fit(all_of, rest, columns=len(order), shrinkage=shrinkage) for all_of, rest in training)
+    return OutOfFold(order, skipped, tuple(models))
+
+
+def fit_fold_models(
+    sums: Mapping[str, Moments],
+    *,
+    folds: int,
+    classes: tuple[str, ...],
+    skip_rare: bool,
+    shrinkage: float | None,
+    has_roots: bool,
+) -> RefinableFolds:
+    """Return the models of all folds, ready for `millcert.checks.fold_refinement`.
+
+    Args:
+        sums: as in `fit_folds`.
+        folds: see `fit_folds`, as classes, skip_rare, shrinkage.
+        classes: likewise.
+        skip_rare: likewise.
+        shrinkage: likewise.
+        has_roots: whether the sums are of `with_roots` of the rows.
+
+    Raises:
+        NotEnoughSamplesError: as `fit_folds`.
+    """
+    order, skipped, training = training_sums(sums, folds=folds, classes=classes, skip_rare=skip_rare)
+    models = []
+    for everything, rest in training:
+        rooted, pooled, parts = None, everything, rest
+        if has_roots:
+            rooted = Discriminant.fit(everything, rest, columns=len(order), shrinkage=shrinkage)
+            width = everything.dimension // 2
+            pooled, parts = everything.first_columns(width), [part.first_columns(width) for part in rest]
+        base = Discriminant.fit(pooled, parts, columns=len(order), shrinkage=shrinkage)
+        models.append(FoldModel.of(base, rooted, pooled))
+    return RefinableFolds(order, skipped, tuple(models))
+
+
+def training_sums(
+    sums: Mapping[str, Moments], *, folds: int, classes: tuple[str, ...], skip_rare: bool
+) -> tuple[tuple[str, ...], dict[str, int], list[tuple[Moments, list[Moments]]]]:
+    """Return the classes, the skipped ones with their samples, and for each fold the sums of all rows but its own.
+
+    The latter are of all of these rows, and of each class: the classes, then the skipped ones. Arguments and errors as
+    of `fit_folds`.
+    """
     by_class: dict[str, dict[int, Moments]] = {}
     for key, part in sums.items():
         fold, is_of_class, label = key.partition("/")
@@ -103,12 +161,11 @@ def fit_folds(
     totals = {label: _sum_of(parts.values()) for label, parts in by_class.items()}
     pooled = {int(key): part for key, part in sums.items() if "/" not in key}
     everything = _sum_of(pooled.values())
-    models = []
+    training = []
     for index in range(folds):
         rest = [_less(totals[label], by_class[label].get(index)) for label in (*order, *rare)]
-        training = _less(everything, pooled.get(index))
-        models.append(Discriminant.fit(training, rest, columns=len(order), shrinkage=shrinkage))
-    return OutOfFold(order, {label: totals[label].count for label in rare}, tuple(models))
+        training.append((_less(everything, pooled.get(index)), rest))
+    return order, {label: totals[label].count for label in rare}, training
 
 
 def _sum_of(parts: Iterable[Moments]) -> Moments:

@@ -120,6 +120,14 @@ class Moments:
         """
         return self._combine(other, -1)
 
+    def first_columns(self, number: int) -> "Moments":
+        """Return the moments of the first columns of the rows, as quantised with all of them."""
+        scales = tuple(
+            ScaledSums(part.exponent, part.rows, part.sums[:number], part.products[:number, :number])
+            for part in self.scales
+        )
+        return Moments(number, self.count, self.keeps_products, scales)
+
     def sums(self) -> np.ndarray:
         """Return the sum of the rows, float64 (d,)."""
         total = np.zeros(self.dimension)

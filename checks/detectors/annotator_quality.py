@@ -21,9 +21,11 @@ from millcert.checks import columns
 from millcert.checks.base import Accumulator, GroupEvidence, Role, Scores, Severity
 from millcert.checks.class_cells import ClassCells
 from millcert.checks.confident_learning import confident_class
-from millcert.checks.detectors.label_noise import LabelNoise, LabelNoiseModel, View
+from millcert.checks.detectors.label_noise import LabelNoise
 from millcert.checks.label_filter import Rows
 from millcert.checks.label_groups import rows_by_text
+from millcert.checks.label_noise_model import LabelNoiseModel
+from millcert.checks.label_noise_views import View
 from millcert.checks.label_quality import self_confidence
 from millcert.checks.rate_outliers import PowerSums, count_tail, overdispersion, stratified_null, upper_tail
 from millcert.errors import InternalError, InvalidSampleError, PolicyError
@@ -124,6 +126,7 @@ class AnnotatorQuality:
             classes=self.classes,
             folds=self.folds,
             rare_classes="skip",
+            refine=0,
         )
 
     @property

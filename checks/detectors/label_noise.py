@@ -1,8 +1,9 @@
 """Label noise by confident learning (Northcutt, Jiang, Chuang, JAIR 70, 2021), equal to cleanlab, in passes that merge.
 
 Passes, each a full read: [labels: which classes there are, where `classes` is empty | sums: the out-of-fold models,
-where the view is an embedding] -> thresholds: mean self-confidence of each class -> joint: confident counts of given
-and true label -> [cutoffs: the most suspect samples of each cell, where `filter_by` ranks samples].
+where the view is not pred_probs -> refine, 0 to 4 times: they move towards logistic regression] -> thresholds: mean
+self-confidence of each class -> joint: confident counts of given and true label -> [cutoffs: the most suspect samples
+of each cell, where `filter_by` ranks samples].
 
 Flags are those of `cleanlab.filter.find_label_issues` 2.9 for the same float64 probabilities, as
 tests/checks/test_label_noise_equals_cleanlab.py holds, with two differences, both where cleanlab's own answer depends
@@ -14,9 +15,9 @@ on the order of rows:
     probability that equals a threshold less 1e-6 to within those bits.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, TypeAlias, TypeVar, get_args
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -26,57 +27,22 @@ from millcert.checks.base import Accumulator, GroupEvidence, Role, Scores, Sever
 from millcert.checks.class_cells import ClassCells, calibrate_joint
 from millcert.checks.class_columns import classes_of, codes_of, count_labels
 from millcert.checks.confident_learning import class_thresholds, confident_class
-from millcert.checks.discriminant import Discriminant
 from millcert.checks.exact import ExactSum
-from millcert.checks.fold_sums import fit_folds, fold_of, sum_by_fold
+from millcert.checks.fold_refinement import choice_sums, refine, refine_sums, settle
+from millcert.checks.fold_sums import fit_fold_models, fold_of
 from millcert.checks.label_filter import FILTERS, PRUNING, ClassCut, FilterBy, LabelFilter, Rows
+from millcert.checks.label_noise_evidence import class_evidence
+from millcert.checks.label_noise_model import REFINES, LabelNoiseModel, Stage
 from millcert.checks.label_noise_parts import ALL, CELLS_OF_A_PART, ClassSums, JointPart, class_sums, merge_parts
+from millcert.checks.label_noise_views import VIEWS, View, sums_of, view_rows, without_roots_mark
 from millcert.checks.label_quality import SCORERS, ScoreBy, label_quality, less_thresholds
 from millcert.checks.margin_cutoff import LowestValues
 from millcert.checks.moments import Moments
 from millcert.errors import InternalError, InvalidSampleError, NotEnoughSamplesError, PolicyError
 
-View: TypeAlias = Literal["embedding_external", "embedding_self", "pred_probs"]
-Stage: TypeAlias = Literal["configured", "labels", "sums", "thresholds", "joint", "cutoffs"]
-
 REASON = "label_noise.given_label_unlikely"
 
 _T = TypeVar("_T")
-_VIEWS: tuple[str, ...] = get_args(View)
-
-
-@dataclass(frozen=True, eq=False)
-class LabelNoiseModel:
-    """What the passes so far know; arrays are in the order of `classes`.
-
-    stage: the last pass that was fitted.
-    classes: the judged classes, as the columns of the probabilities.
-    skipped: classes that are not judged -> their samples (`rare_classes="skip"`).
-    discriminants: one for each fold; empty in the view pred_probs.
-    label_counts: int64 (K,).
-    thresholds: float64 (K,).
-    joint: calibrated: rows are given labels, columns true ones.
-    issues: the number of confident off-diagonal samples.
-    limits: how many samples each cell takes, where the filter ranks samples.
-    cuts: for each class, or the same one for all where the filter ranks all samples together.
-    bars: float64 (K,), what a score is compared with, whether anything in the class is flagged or not.
-    is_suspicious: bool (K,), whether anything in the class is flagged.
-
-    Size: 8 x folds x d x K bytes and 56 for each pair of classes that samples are confused in, at most K x K.
-    """
-
-    stage: Stage
-    classes: tuple[str, ...]
-    skipped: Mapping[str, int]
-    discriminants: tuple[Discriminant, ...] = ()
-    label_counts: np.ndarray | None = None
-    thresholds: np.ndarray | None = None
-    joint: ClassCells | None = None
-    issues: int = 0
-    limits: ClassCells | None = None
-    cuts: tuple[ClassCut, ...] = ()
-    bars: np.ndarray | None = None
-    is_suspicious: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -100,6 +66,9 @@ class LabelNoise:
         visible in an embedding from a model that never saw the data; one trained on it tends to agree with its errors.
     folds: for an embedding view, at least 2.
     shrinkage: of the shared covariance, in (0, 1]; None for the oracle-approximating rule.
+    refine: more reads, 0 to 4, in which the discriminants move towards logistic regression
+        (`millcert.checks.fold_refinement`); 0 leaves them as they are. A model moves only where the labels of rows that
+        it was not trained on become likelier.
     min_examples_per_class: classes are never pruned below this; as in cleanlab.
     ties: "by_digest" needs sample_digest. "together" does not (view pred_probs only), and flags all that tie at a cut.
     rare_classes: what to do with a class whose samples all fall into one fold, so that no model knows it: "refuse", or
@@ -114,7 +83,7 @@ class LabelNoise:
     """
 
     name: ClassVar[str] = "label_noise"
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     severity: ClassVar[Severity] = "warn"
     #: These two are of the default configuration; an instance has its own. A model that was trained on the suspect data
     #: has learned flips made on purpose.
@@ -125,6 +94,7 @@ class LabelNoise:
     classes: tuple[str, ...] = ()
     view: View = "embedding_external"
     folds: int = 5
+    refine: int = 2
     shrinkage: float | None = None
     min_examples_per_class: int = 1
     ties: Literal["by_digest", "together"] = "by_digest"
@@ -136,10 +106,11 @@ class LabelNoise:
     def __post_init__(self) -> None:
         faults = [
             (self.filter_by not in FILTERS, f"filter_by must be one of {sorted(FILTERS)}, got {self.filter_by!r}"),
-            (self.view not in _VIEWS, f"view must be one of {sorted(_VIEWS)}, got {self.view!r}"),
+            (self.view not in VIEWS, f"view must be one of {sorted(VIEWS)}, got {self.view!r}"),
             (len(set(self.classes)) != len(self.classes), "classes must be distinct"),
             (len(self.classes) == 1, "classes must be empty or at least 2"),
             (not 2 <= self.folds <= 1000, f"folds must be in 2..1000, got {self.folds}"),
+            (not 0 <= self.refine <= len(REFINES), f"refine must be in 0..{len(REFINES)}, got {self.refine}"),
             (
                 self.shrinkage is not None and not 0 < self.shrinkage <= 1,
                 f"shrinkage must be in (0, 1], got {self.shrinkage}",
@@ -176,7 +147,9 @@ class LabelNoise:
     @property
     def stages(self) -> tuple[Stage, ...]:
         """The passes by name, in order."""
-        first: tuple[Stage, ...] = ("sums",) if self.view != "pred_probs" else () if self.classes else ("labels",)
+        first: tuple[Stage, ...] = () if self.classes else ("labels",)
+        if self.view != "pred_probs":
+            first = ("sums", *REFINES[: self.refine])
         last: tuple[Stage, ...] = ("cutoffs",) if self._filter.ranks else ()
         return (*first, "thresholds", "joint", *last)
 
@@ -206,6 +179,8 @@ class LabelNoise:
             return self.merge([acc, count_labels(batch)])
         if stage == "sums":
             return self.merge([acc, self._sums_of(batch)])
+        if known.folds and (stage in REFINES or stage == "thresholds"):
+            return self.merge([acc, self._fold_parts(batch, known, stage)])
         if stage == "thresholds":
             _, label, pred_probs, _ = self._judged(batch, known)
             return self.merge([acc, class_sums(label, pred_probs)])
@@ -235,9 +210,13 @@ class LabelNoise:
                 raise NotEnoughSamplesError(f"Label noise needs samples of at least 2 classes, found {len(acc)}.")
             return replace(known, stage=stage, classes=classes_of(acc))
         if stage == "sums":
-            skip = self.rare_classes == "skip"
-            models = fit_folds(acc, folds=self.folds, classes=self.classes, skip_rare=skip, shrinkage=self.shrinkage)
-            return LabelNoiseModel(stage, models.classes, models.skipped, models.discriminants)
+            return self._fit_sums(acc)
+        if stage in REFINES:
+            return replace(known, stage=stage, folds=refine(known.folds, acc, is_first=stage == REFINES[0]))
+        if stage == "thresholds" and known.folds:
+            folds, samples, confidence = settle(known.folds, acc)
+            thresholds = class_thresholds(samples, confidence)
+            return replace(known, stage=stage, folds=folds, label_counts=samples, thresholds=thresholds)
         if stage == "thresholds":
             width = len(known.classes)
             part: ClassSums = acc.get(ALL, ClassSums(ExactSum.zero(width), np.zeros(width, dtype=np.int64)))
@@ -275,15 +254,26 @@ class LabelNoise:
 
         The interval is for the share of a class under independent sampling; whether the probabilities fit is not in it.
         `statistic`: threshold (the bar for the score, see the class), self_confidence_mean (of the samples given the
-        class), noise_rate (estimated errors by samples), judged (0 or 1).
+        class), noise_rate (estimated errors by samples), judged (0 or 1). `top_features`: the classes that most of
+        these errors are likely of, each with its estimate; `statistic` pair_1_low, pair_1_high, ... are the intervals.
         """
-        bars = _fitted(model.bars)
-        found = [_class_evidence(model, index, float(bars[index])) for index in range(len(model.classes))]
+        found = [self._class_evidence(model, index) for index in range(len(model.classes))]
         found += [
             GroupEvidence(label, label, "", samples, {"judged": 0.0}, False, 0.0, 0.0, float(samples), None)
             for label, samples in model.skipped.items()
         ]
         return tuple(sorted(found, key=lambda item: item.group))
+
+    def _class_evidence(self, model: LabelNoiseModel, index: int) -> GroupEvidence:
+        likely, number = _fitted(model.joint).row_of(index)
+        return class_evidence(
+            model.classes[index],
+            int(_fitted(model.label_counts)[index]),
+            {model.classes[at]: float(value) for at, value in zip(likely, number, strict=True) if at != index},
+            bar=float(_fitted(model.bars)[index]),
+            self_confidence=float(_fitted(model.thresholds)[index]),
+            is_suspicious=bool(_fitted(model.is_suspicious)[index]),
+        )
 
     def _stage_after(self, model: LabelNoiseModel | None) -> tuple[Stage, LabelNoiseModel]:
         known = LabelNoiseModel("configured", self.classes, {}) if model is None else model
@@ -303,16 +293,44 @@ class LabelNoise:
         label = columns.strings(batch, "label")
         if self.classes:
             codes_of(label, self.classes)
-        embedding = columns.matrix(batch, self.view)
-        return sum_by_fold(label, embedding, fold_of(self._digest_key(batch), self.folds))
+        fold = fold_of(self._digest_key(batch), self.folds)
+        return sums_of(label, view_rows(batch, self.view), fold, refine=self.refine)
+
+    def _fit_sums(self, acc: Accumulator) -> LabelNoiseModel:
+        sums, has_roots = without_roots_mark(acc)
+        found = fit_fold_models(
+            sums,
+            folds=self.folds,
+            classes=self.classes,
+            skip_rare=self.rare_classes == "skip",
+            shrinkage=self.shrinkage,
+            has_roots=has_roots,
+        )
+        return LabelNoiseModel("sums", found.classes, found.skipped, found.models)
+
+    def _fold_parts(self, batch: pa.RecordBatch, model: LabelNoiseModel, stage: Stage) -> Accumulator:
+        position, label, _ = self._labelled(batch, model)
+        rows, fold = self._folded(batch, position)
+        if stage == "thresholds":
+            return choice_sums(model.folds, label, rows, fold)
+        return refine_sums(model.folds, label, rows, fold, is_first=stage == REFINES[0])
+
+    def _labelled(self, batch: pa.RecordBatch, model: LabelNoiseModel) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return position, label and tie of the samples whose class is judged, as in `Rows`."""
+        codes = codes_of(columns.strings(batch, "label"), (*model.classes, *model.skipped))
+        position = np.flatnonzero(codes < len(model.classes))
+        return position, codes[position], self._digest_key(batch)[position]
+
+    def _folded(self, batch: pa.RecordBatch, position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the rows of some samples, float32 (n, d), and their folds, int64 (n,)."""
+        rows = view_rows(batch, self.view)[position]
+        return rows, fold_of(self._digest_key(batch)[position], self.folds)
 
     def _judged(
         self, batch: pa.RecordBatch, model: LabelNoiseModel
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Return position, label, pred_probs and tie of the samples whose class is judged, as in `Rows`."""
-        codes = codes_of(columns.strings(batch, "label"), (*model.classes, *model.skipped))
-        key = self._digest_key(batch)
-        judged = np.flatnonzero(codes < len(model.classes))
+        position, label, key = self._labelled(batch, model)
         if self.view == "pred_probs":
             pred_probs = columns.probabilities(batch)
             if pred_probs.shape[1] != len(model.classes):
@@ -321,14 +339,13 @@ class LabelNoise:
                     hint="Give `classes` in the order of the columns.",
                     column="pred_probs",
                 )
-            return judged, codes, pred_probs, key
-        embedding = columns.matrix(batch, self.view)
-        fold = fold_of(key[judged], self.folds)
-        pred_probs = np.zeros((len(judged), len(model.classes)))
+            return position, label, pred_probs, key
+        rows, fold = self._folded(batch, position)
+        pred_probs = np.zeros((len(position), len(model.classes)))
         for index in np.unique(fold).tolist():
             in_fold = np.flatnonzero(fold == index)
-            pred_probs[in_fold] = model.discriminants[index].probabilities(embedding[judged[in_fold]])
-        return judged, codes[judged], pred_probs, key[judged]
+            pred_probs[in_fold] = model.folds[index].probabilities(rows[in_fold])
+        return position, label, pred_probs, key
 
     @property
     def _scores_as_filtered(self) -> bool:
@@ -421,22 +438,3 @@ def _fitted(value: _T | None) -> _T:
     if value is None:
         raise InternalError("label_noise was given a model of an earlier pass.")
     return value
-
-
-def _class_evidence(model: LabelNoiseModel, index: int, bar: float) -> GroupEvidence:
-    from scipy.stats import binomtest
-
-    label, samples = model.classes[index], int(_fitted(model.label_counts)[index])
-    likely, number = _fitted(model.joint).row_of(index)
-    is_suspicious = bool(_fitted(model.is_suspicious)[index])
-    errors = min(samples, int(number[likely != index].sum())) if is_suspicious else 0
-    low, high = binomtest(errors, samples).proportion_ci(method="wilson") if samples else (0.0, 0.0)
-    statistic = {
-        "threshold": bar,
-        "self_confidence_mean": float(_fitted(model.thresholds)[index]) if samples else 0.0,
-        "noise_rate": errors / samples if samples else 0.0,
-        "judged": 1.0,
-    }
-    return GroupEvidence(
-        label, label, "", samples, statistic, is_suspicious, float(errors), low * samples, high * samples, None
-    )

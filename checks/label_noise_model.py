@@ -1,0 +1,53 @@
+"""What the passes of `label_noise` have found so far."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
+
+import numpy as np
+
+from millcert.checks.class_cells import ClassCells
+from millcert.checks.fold_refinement import FoldModel
+from millcert.checks.label_filter import ClassCut
+
+Stage: TypeAlias = Literal[
+    "configured", "labels", "sums", "refine 1", "refine 2", "refine 3", "refine 4", "thresholds", "joint", "cutoffs"
+]
+
+#: The passes that refine, in order.
+REFINES: tuple[Stage, ...] = get_args(Stage)[3:7]
+
+
+@dataclass(frozen=True, eq=False)
+class LabelNoiseModel:
+    """What the passes so far know; arrays are in the order of `classes`.
+
+    stage: the last pass that was fitted.
+    classes: the judged classes, as the columns of the probabilities.
+    skipped: classes that are not judged -> their samples (`rare_classes="skip"`).
+    folds: the models, one for each fold; empty in the view pred_probs.
+    label_counts: int64 (K,).
+    thresholds: float64 (K,).
+    joint: calibrated: rows are given labels, columns true ones.
+    issues: the number of confident off-diagonal samples.
+    limits: how many samples each cell takes, where the filter ranks samples.
+    cuts: for each class, or the same one for all where the filter ranks all samples together.
+    bars: float64 (K,), what a score is compared with, whether anything in the class is flagged or not.
+    is_suspicious: bool (K,), whether anything in the class is flagged.
+
+    Size: 8 x folds x (2 d x d + 4 d x K) bytes at most and 56 for each pair of classes that samples are confused in, at
+    most K x K.
+    """
+
+    stage: Stage
+    classes: tuple[str, ...]
+    skipped: Mapping[str, int]
+    folds: tuple[FoldModel, ...] = ()
+    label_counts: np.ndarray | None = None
+    thresholds: np.ndarray | None = None
+    joint: ClassCells | None = None
+    issues: int = 0
+    limits: ClassCells | None = None
+    cuts: tuple[ClassCut, ...] = ()
+    bars: np.ndarray | None = None
+    is_suspicious: np.ndarray | None = None
