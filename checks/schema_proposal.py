@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from millcert.checks.functional_dependencies import Dependency
 from millcert.checks.metric_columns import ColumnView, family
 from millcert.checks.profile import Cell, ColumnProfile, Numbers
 from millcert.checks.sketch_distinct import estimate_distinct
@@ -42,11 +43,13 @@ class Evidence:
 
     samples: up to 200 distinct texts of a string column, those of the smallest hashes, so in no order of the data.
     patterns: a regular expression that every text matches. unique: columns of which no value stands twice.
+    dependencies: functional ones that hold on every row.
     """
 
     samples: dict[str, dict[int, str]] = field(default_factory=dict)
     patterns: dict[str, str] = field(default_factory=dict)
     unique: set[str] = field(default_factory=set)
+    dependencies: list[Dependency] = field(default_factory=list)
 
     def sample(self, batch: pa.RecordBatch, key: bytes) -> None:
         """Take the texts of a batch into the samples."""
@@ -123,7 +126,14 @@ def propose_suite(cell: Cell, schema: pa.Schema, evidence: Evidence, *, name: st
     return {
         "name": name,
         "expectations": expectations,
-        "meta": {"millcert": {"proposed_from_rows": cell.rows, "margin": margin}},
+        "meta": {
+            "millcert": {
+                "proposed_from_rows": cell.rows,
+                "margin": margin,
+                # Great Expectations has no expectation for them; they are for the reviewer.
+                "functional_dependencies": [each._asdict() for each in evidence.dependencies],
+            }
+        },
     }
 
 

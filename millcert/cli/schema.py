@@ -63,6 +63,9 @@ def infer(
         write_whole(suite, document.encode(), is_replaced=is_replaced)
         lines.append(f"  suite: {suite}, {len(proposed['expectations'])} expectations")
         payload |= {"suite": str(suite), "expectations": len(proposed["expectations"]), "malformed": data.malformed}
+        held = proposed["meta"]["millcert"]["functional_dependencies"]
+        payload["functional_dependencies"] = held
+        lines += [f"  {_shown(one['determinant'])} determines {_shown(one['dependent'])}" for one in held]
         if data.malformed:
             lines.append(f"  {data.malformed:,} malformed records were left out")
     emit(
@@ -121,10 +124,11 @@ def _suite(data: Dataset, name: str, margin: float) -> dict[str, Any]:
 
 
 def _test(data: Dataset, cell: "Cell", evidence: "Evidence", key: bytes) -> None:
-    """Keep the patterns and the uniqueness that hold on every row."""
+    """Keep the patterns, the uniqueness and the functional dependencies that hold on every row."""
     import numpy as np
     import pyarrow.compute as pc
 
+    from millcert.checks.functional_dependencies import DependencyTest, candidate_columns
     from millcert.checks.metric_columns import ColumnView
     from millcert.checks.schema_proposal import may_be_unique
     from millcert.checks.sketch_hash import hash_values
@@ -132,16 +136,19 @@ def _test(data: Dataset, cell: "Cell", evidence: "Evidence", key: bytes) -> None
     patterns = evidence.guess_patterns()
     unique = may_be_unique(cell) if cell.rows <= _MOST_UNIQUE_ROWS else []
     hashes: dict[str, list[np.ndarray]] = {name: [] for name in unique}
-    if not patterns and not unique:
+    candidates = candidate_columns(cell)
+    dependencies = DependencyTest(candidates)
+    if not patterns and not unique and len(candidates) < 2:
         return
     for _, batch in data.read():
+        dependencies.add(batch)
         for name, pattern in list(patterns.items()):
             texts = ColumnView(batch.column(name)).present
             if pc.all(pc.match_substring_regex(texts, pattern)).as_py() is False:
                 del patterns[name]
         for name, found in hashes.items():
             found.append(hash_values(ColumnView(batch.column(name)).present, key))
-    evidence.patterns = patterns
+    evidence.patterns, evidence.dependencies = patterns, dependencies.found()
     for name, found in hashes.items():
         words = np.concatenate(found)
         # Distinct hashes prove distinct values; two values of one hash would only withhold the proposal.

@@ -253,3 +253,21 @@ def test_columns_in_another_order_are_moved_and_break_nothing() -> None:
 )
 def test_a_type_is_widened_if_it_holds_every_old_value(old: pa.DataType, new: pa.DataType, expected: bool) -> None:
     assert is_widened(old, new) is expected
+
+
+def test_functional_dependencies_that_hold_are_named_for_the_reviewer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    numbers = range(800)
+    pq.write_table(
+        pa.table({"zip": [f"{n % 20:05}" for n in numbers], "city": [f"c{n % 20 // 4}" for n in numbers]}),
+        tmp_path / "a.parquet",
+    )
+
+    run("infer", tmp_path / "a.parquet", "--out", tmp_path / "s.json", "--suite", tmp_path / "suite.json")
+
+    assert "zip determines city" in capsys.readouterr().out
+    suite = json.loads((tmp_path / "suite.json").read_text())
+    assert suite["meta"]["millcert"]["functional_dependencies"] == [
+        {"determinant": "zip", "dependent": "city", "rows": 800, "values": 20}
+    ]
