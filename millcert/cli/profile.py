@@ -140,6 +140,41 @@ def history(
         ctx.exit(1)
 
 
+@profile.command("verify")
+@click.argument("profile_path", metavar="PROFILE", type=_FILE)
+@click.argument("statement", type=_FILE)
+@click.option("--gate-key", "gate_keys", multiple=True, required=True, type=_FILE, help="Public key of a gate, PEM.")
+@json_option
+def verify(profile_path: Path, statement: Path, gate_keys: tuple[Path, ...], as_json: bool) -> None:
+    """Verify that a gate signed PROFILE, by the STATEMENT beside it (profile.dsse.json); exit 3 if not."""
+    from millcert.checks.profile_format import MAX_PROFILE_BYTES, load_profile, profile_digest
+    from millcert.errors import SignatureError
+    from millcert.provenance.dsse import MAX_ENVELOPE_BYTES
+    from millcert.provenance.profile_statement import verify_profile
+    from millcert.provenance.state import load_gate_keys
+
+    data = read_bounded(profile_path, MAX_PROFILE_BYTES)
+    claim = verify_profile(data, read_bounded(statement, MAX_ENVELOPE_BYTES), load_gate_keys(gate_keys))
+    if (digest := profile_digest(load_profile(data))) != claim.profile_digest:
+        raise SignatureError(
+            f"The profile has the digest {digest}; the gate signed {claim.profile_digest}.",
+            expected=claim.profile_digest,
+            actual=digest,
+        )
+    payload = {
+        "code_version": claim.code_version,
+        "dataset": claim.dataset,
+        "input_root": claim.input_root,
+        "profile_digest": digest,
+    }
+    emit(
+        {"version": 1, **payload},
+        f"verified  profile {digest} of {_shown(claim.dataset)}\n  input: {claim.input_root}\n"
+        f"next: millcert ledger find {claim.input_root} says what the gate decided about it",
+        as_json=as_json,
+    )
+
+
 def _place(subject: "Subject") -> str:
     where = f"source {_shown(subject.source)}" if subject.source else "all rows"
     return f"{where} {_shown(subject.column)} {subject.part}".replace("  ", " ")

@@ -8,8 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from cryptography.hazmat.primitives import serialization
 
+from millcert.checks.profile_format import load_profile, profile_digest
 from millcert.cli.main import main
+from millcert.provenance.keys import load_or_create_key
+from millcert.provenance.profile_statement import ProfileClaim, sign_profile
 
 KEY = "17" * 32
 
@@ -225,3 +229,22 @@ def test_a_history_says_when_it_changed_and_exits_with_1(desk: Desk) -> None:
     assert "abrupt   from day3.json  all rows score values: wasserstein" in changed
     assert steady.startswith("steady  0 changes")
     assert {one["at"] for one in payload["changes"]} == {3}
+
+
+def test_a_profile_that_a_gate_signed_is_verified_and_no_other(desk: Desk) -> None:
+    made = desk.make(write(desk.folder / "data", 1), "p.json")
+    gate = load_or_create_key(desk.folder / "gate.key")
+    public = desk.folder / "gate.pub"
+    public.write_bytes(
+        gate.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    )
+    digest = profile_digest(load_profile(made.read_bytes()))
+    for name, claimed in (("right", digest), ("wrong", "00" * 32)):
+        claim = ProfileClaim("small", claimed, "ab" * 32, "millcert/0")
+        (desk.folder / name).write_bytes(sign_profile(made.read_bytes(), claim, gate))
+
+    text = desk.run("verify", made, desk.folder / "right", "--gate-key", public)
+    refused = desk.run("verify", made, desk.folder / "wrong", "--gate-key", public, code=3)
+
+    assert text.startswith(f"verified  profile {digest} of small")
+    assert "the gate signed 0000" in refused
