@@ -170,7 +170,7 @@ def verify(profile_path: Path, statement: Path, gate_keys: tuple[Path, ...], as_
     emit(
         {"version": 1, **payload},
         f"verified  profile {digest} of {_shown(claim.dataset)}\n  input: {claim.input_root}\n"
-        f"next: millcert ledger find {claim.input_root} says what the gate decided about it",
+        f"next: millcert ledger find --subject {claim.input_root} says what the gate decided about it",
         as_json=as_json,
     )
 
