@@ -16,8 +16,8 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import pyarrow as pa
@@ -27,7 +27,7 @@ from millcert.checks.expectations_metrics import Asked, AskedMetric, asked_of_al
 from millcert.checks.metric_answers import Answers, Interval
 from millcert.checks.metric_compile import SCHEMA_METRICS
 from millcert.checks.metric_filter import RowFilter
-from millcert.checks.metric_kernels import Kernel
+from millcert.checks.metric_kernels import AddUp, Kernel
 from millcert.checks.metric_plan import Deferred, MetricPlan, RowCheck
 from millcert.checks.metric_suite import SuiteSpec, load_suite
 from millcert.checks.metric_where import Where, inner
@@ -128,7 +128,7 @@ def plan_suite(suite: SuiteSpec, schema: pa.Schema, *, result_format: ResultForm
             hint="Remove or change these expectations; none is skipped.",
             faults=faults,
         )
-    return MetricPlan(suite.digest, result_format, tuple(kernels), tuple(deferred), tuple(row_checks))
+    return MetricPlan(suite.digest, result_format, _needed(kernels), tuple(deferred), tuple(row_checks))
 
 
 def evaluate_suite(
@@ -189,6 +189,18 @@ class _Measured:
                 self._schema, {inner(kernel): self._plan.parts_of(self._acc, kernel) for kernel in mine}
             )
         return self._by_rows[rows]
+
+
+def _needed(kernels: Iterable[Kernel]) -> tuple[Kernel, ...]:
+    """Return the kernels without those that another one answers, too: sums where sums of squares are measured."""
+    known = dict.fromkeys(kernels)
+    for kernel in list(known):
+        add = inner(kernel)
+        if isinstance(add, AddUp) and not add.with_squares:
+            both = _among(kernel.rows if isinstance(kernel, Where) else None, replace(add, with_squares=True))
+            if both in known:
+                del known[kernel]
+    return tuple(known)
 
 
 def _row_checks(number: int, asked: Asked) -> list[RowCheck]:

@@ -134,7 +134,8 @@ class Answers:
     def _of_column(self, request: MetricRequest, kernel: Kernel) -> Any:  # noqa: PLR0911 - a table of metrics
         match request.base:
             case "column.sum" | "column.mean" | "column.standard_deviation":
-                sums = self._part(AddUp(kernel.columns[0], getattr(kernel, "with_squares", False)), merge_sums(()))
+                both = AddUp(kernel.columns[0], with_squares=True)
+                sums = self._part(both if both in self._parts else kernel, merge_sums(()))
                 if request.base == "column.sum":
                     return total_of(sums)
                 return mean_of(sums) if request.base == "column.mean" else deviation_of(sums)

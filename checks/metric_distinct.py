@@ -85,33 +85,44 @@ def measure(values: pa.Array, file: str, rows: np.ndarray, keep: int) -> Iterato
     """
     if not len(values):
         return
-    encoded = keys_of(values).dictionary_encode()
+    encoded = values.dictionary_encode() if family(values.type) == "string" else keys_of(values).dictionary_encode()
     codes = encoded.indices.to_numpy(zero_copy_only=False)
-    counts = np.bincount(codes, minlength=len(encoded.dictionary)).astype(np.int64)
-    place_key, place_row = _first_places(codes, rows, keep)
-    partition = partition_of(encoded.dictionary)
+    # Texts are turned into keys once for each distinct one; different texts have different keys.
+    known = keys_of(encoded.dictionary)
+    partition = partition_of(known)
     order = np.argsort(partition, kind="stable")
-    new_code = np.empty(len(order), dtype=np.int64)
-    new_code[order] = np.arange(len(order))
-    place_key = new_code[place_key]
-    by_key = np.argsort(place_key, kind="stable")
-    place_key, place_row = place_key[by_key], place_row[by_key]
-    present, starts = np.unique(partition[order], return_index=True)
-    ends = np.append(starts[1:], len(order))
-    for part, start, end in zip(present.tolist(), starts.tolist(), ends.tolist(), strict=True):
-        here = slice(np.searchsorted(place_key, start), np.searchsorted(place_key, end))
-        own = place_key[here] - start
-        yield (
-            part,
-            Run(
-                encoded.dictionary.take(pa.array(order[start:end])),
-                counts[order[start:end]],
-                (file,) if len(own) else (),
-                own,
-                np.zeros(len(own), dtype=np.int32),
-                place_row[here].copy(),
-            ),
-        )
+    known = known.take(pa.array(order))
+    if len(order) == len(codes):  # all different: each has the one place where it stands
+        counts = np.ones(len(order), dtype=np.int64)
+        place_key = np.arange(len(order)) if keep > 0 else np.zeros(0, dtype=np.int64)
+        place_row = rows[order] if keep > 0 else np.zeros(0, dtype=np.int64)
+    else:
+        counts = np.bincount(codes, minlength=len(order)).astype(np.int64)[order]
+        place_key, place_row = _first_places(codes, rows, keep)
+        new_code = np.empty(len(order), dtype=np.int64)
+        new_code[order] = np.arange(len(order))
+        place_key = new_code[place_key]
+        by_key = np.argsort(place_key, kind="stable")
+        place_key, place_row = place_key[by_key], place_row[by_key]
+    ends = np.cumsum(np.bincount(partition, minlength=PARTITIONS))
+    places = np.searchsorted(place_key, ends).tolist()
+    place_file = np.zeros(len(place_key), dtype=np.int32)
+    start = first = 0
+    for part, (end, last) in enumerate(zip(ends.tolist(), places, strict=True)):
+        if end > start:
+            # Slices: whoever sends a part elsewhere compacts it first (`merge`), or it carries the whole batch with it.
+            yield (
+                part,
+                Run(
+                    known.slice(start, end - start),
+                    counts[start:end],
+                    (file,) if last > first else (),
+                    place_key[first:last] - start,
+                    place_file[first:last],
+                    place_row[first:last],
+                ),
+            )
+        start, first = end, last
 
 
 def append(part: Distinct, run: Run, keep: int) -> Distinct:
@@ -121,10 +132,10 @@ def append(part: Distinct, run: Run, keep: int) -> Distinct:
 
 
 def merge(parts: Iterable[Distinct], keep: int) -> Distinct:
-    """Return one part of one run."""
+    """Return one part of one run, which shares no memory with the batches that it is from."""
     runs = [run for part in parts for run in part]
     if len(runs) <= 1:
-        return tuple(runs)
+        return tuple(_compacted(run) for run in runs)
     encoded = pa.concat_arrays([run.keys for run in runs]).dictionary_encode()
     codes = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
     # bincount adds in float64: exact below 2^53 rows.
@@ -140,6 +151,19 @@ def merge(parts: Iterable[Distinct], keep: int) -> Distinct:
     order = np.lexsort((place_row, place_file, place_key))
     kept = order[_rank_in_group(place_key[order]) < keep]
     return (Run(encoded.dictionary, counts, files, place_key[kept], place_file[kept], place_row[kept]),)
+
+
+def _compacted(run: Run) -> Run:
+    if not run.keys.offset and run.counts.base is None:
+        return run
+    return Run(
+        pa.concat_arrays([run.keys, run.keys.slice(0, 0)]),
+        run.counts.copy(),
+        run.files,
+        run.place_key.copy(),
+        run.place_file.copy(),
+        run.place_row.copy(),
+    )
 
 
 def partition_of(keys: pa.Array) -> np.ndarray:
@@ -184,7 +208,8 @@ def _hash_bytes(keys: pa.Array) -> np.ndarray:
 def _first_places(codes: np.ndarray, rows: np.ndarray, keep: int) -> tuple[np.ndarray, np.ndarray]:
     if keep <= 0:
         return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
-    order = np.lexsort((rows, codes))
+    is_ascending = len(rows) < 2 or bool((rows[1:] > rows[:-1]).all())
+    order = np.argsort(codes, kind="stable") if is_ascending else np.lexsort((rows, codes))
     kept = order[_rank_in_group(codes[order]) < keep]
     return codes[kept].astype(np.int64), rows[kept]
 

@@ -15,6 +15,7 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
 from millcert.checks.base import Accumulator
+from millcert.checks.metric_plan import MetricPlan
 from millcert.errors import InternalError, MillcertError
 from millcert.pipelines.dataset import DatasetFacts
 from millcert.pipelines.plan import VetPlan
@@ -127,6 +128,7 @@ class _Accumulate(beam.DoFn):
 
     def start_bundle(self) -> None:
         self._accumulators: dict[str, Accumulator] = {}
+        self._metrics: MetricPlan | None = None
         self._profile = None if self._plan.profile is None or self._number != 1 else ProfileBuffer(self._plan.profile)
 
     def process(self, batch: pa.RecordBatch, dataset: DatasetFacts, models: Models | None) -> Iterator[Any]:
@@ -146,7 +148,7 @@ class _Accumulate(beam.DoFn):
         if self._number == 1 and dataset.metrics is not None:
             acc = self._accumulators.get(EXPECTATIONS)
             rows = batch.column(0).to_numpy()
-            metrics = dataset.metrics
+            metrics = self._metrics = dataset.metrics
             self._accumulators[EXPECTATIONS] = metrics.add(
                 metrics.empty() if acc is None else acc, user_batch(batch), file, rows
             )
@@ -164,6 +166,9 @@ class _Accumulate(beam.DoFn):
             for group, cell in cells.items():
                 part = WindowedValue(((PROFILE, group), (PROFILE, {group: cell})), window.max_timestamp(), [window])
                 yield TaggedOutput("cells", part)
+        if self._metrics is not None and EXPECTATIONS in self._accumulators:
+            # Parts wait to be merged and may share the memory of whole batches; only compact ones travel.
+            self._accumulators[EXPECTATIONS] = self._metrics.merge([self._accumulators[EXPECTATIONS]])
         for name, acc in self._accumulators.items():
             for group, part in acc.items():
                 value = WindowedValue(((name, group), (name, {group: part})), window.max_timestamp(), [window])
