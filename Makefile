@@ -10,7 +10,7 @@ SOURCES := millcert checks pipelines provenance tests bench examples setup.py
 export OPENBLAS_NUM_THREADS ?= 1
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-runners test-flink check lint types imports format docs bench package clean
+.PHONY: help demo test test-runners test-flink test-dataflow check lint types imports format docs bench package clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -38,6 +38,10 @@ test-runners: $(VENV)/.dev ## Hold the answer on a job service, Prism and 1,000,
 test-flink: $(VENV)/.dev ## Hold the answer on a Flink cluster, all workers and kills, 1,000,000 samples (needs Java, Maven; minutes)
 	PYTHON=$(BIN)/python scripts/flink/install.sh
 	MILLCERT_REQUIRE_FLINK=1 MILLCERT_FLINK_MATRIX=1 $(BIN)/python -m pytest -s -m "slow or long or not slow" tests/runners/test_flink.py
+
+test-dataflow: $(VENV)/.dev ## Hold the job graph that Dataflow would get, without an account (some 500 MB of Google's clients)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,gcp]'
+	$(BIN)/python -m pytest -W default tests/pipelines/test_dry_run.py
 
 check: lint types imports docs ## Lint, types, import contracts, generated docs
 

@@ -50,7 +50,7 @@ from millcert.pipelines.records import WorkItem, error_from
 from millcert.pipelines.reference import keep_profile, place_reference
 from millcert.pipelines.ruling import RunResult, read_ruling
 from millcert.pipelines.runner import is_local as is_local_runner
-from millcert.pipelines.runner import pipeline_options, use_workers
+from millcert.pipelines.runner import pipeline_options, refuse_out_of_reach, use_workers
 from millcert.pipelines.sample_leaves import new_secret
 from millcert.pipelines.sample_set import data_files, settle_samples
 from millcert.pipelines.score_schemas import FINDINGS_SCHEMA, MALFORMED_SCHEMA
@@ -171,6 +171,7 @@ def vet_dataset(
     )
     refuse_overlap(options.out, options.datasets, options.state)
     beam_options = pipeline_options(list(options.beam_arguments), workers=options.workers)
+    refuse_out_of_reach(beam_options, (*options.datasets, options.out))
     FileSystems.set_options(beam_options)  # the plan lists files before there is a pipeline that would set them
     logged = loaded.policy.ledger
     recorder = Recorder.open(options.state, logged.origin, options.ledger_url, logged.witnessing())

@@ -7,15 +7,19 @@ judges the origin of data cannot stand on a program of unknown origin, so a prog
 """
 
 import hashlib
+import re
 from argparse import ArgumentParser
 from collections.abc import Mapping
 from pathlib import Path
 
 from apache_beam.options.pipeline_options import (
     FlinkRunnerOptions,
+    GoogleCloudOptions,
     PipelineOptions,
     PortableOptions,
     PrismRunnerOptions,
+    SetupOptions,
+    WorkerOptions,
 )
 
 from millcert.errors import DigestMismatchError, UsageError
@@ -26,6 +30,13 @@ KNOWN_JOB_SERVERS: Mapping[str, str] = {
 }
 #: Runners that execute where the user says; without a word Beam would look for a container without millcert in it.
 _IN_PROCESS_MASTERS = frozenset({"[local]", "[auto]"})
+
+
+#: What Beam would otherwise guess, or make in your account: a bucket of its own.
+_DATAFLOW_OPTIONS = ("project", "region", "temp_location")
+_BUCKET = re.compile(r"gs://[a-z0-9][a-z0-9._-]{1,220}[a-z0-9](/|$)")
+#: A container image whose bytes are named, not a tag that its registry may move.
+_PINNED_IMAGE = re.compile(r"[^@\s]+@sha256:[0-9a-f]{64}")
 
 
 class EngineBinaryOptions(PipelineOptions):
@@ -78,6 +89,45 @@ def check_prism(options: PipelineOptions) -> None:
         hint="Run scripts/prism/install.sh; see docs/runners.md.",
         known={},
     )
+
+
+def check_dataflow(options: PipelineOptions) -> None:
+    """Refuse a Dataflow run whose workers' code is not named, or where Beam's part for Dataflow is missing.
+
+    Raises:
+        UsageError: the extra is not installed; the project, region or temporary bucket is not named; there is neither
+            a container image nor a setup file; or the image is named by a tag.
+    """
+    try:
+        from apache_beam.runners.dataflow.internal import apiclient  # noqa: F401
+    except ImportError as error:
+        raise UsageError(
+            f"Beam's part for Google Cloud is not installed ({error}).",
+            hint="pip install 'millcert[gcp]'; --dry-run needs it too, but no account and no network.",
+        ) from error
+    google = options.view_as(GoogleCloudOptions)
+    missing = [name for name in _DATAFLOW_OPTIONS if not getattr(google, name)]
+    # Of a bucket that cannot be one, Beam would make another in the account.
+    if missing or not _BUCKET.match(google.temp_location):
+        name = missing[0] if missing else "temp_location"
+        raise UsageError(
+            f"Dataflow needs --{name}" + ("." if missing else f" in a bucket, not {google.temp_location}."),
+            hint="Give --project=P --region=R --temp_location=gs://BUCKET/tmp.",
+            option=f"--{name}",
+        )
+    image = options.view_as(WorkerOptions).sdk_container_image
+    if image is None and options.view_as(SetupOptions).setup_file is None:
+        raise UsageError(
+            "The run does not say which millcert Dataflow's workers run.",
+            hint="Give --sdk_container_image=REGISTRY/millcert@sha256:... (or --setup_file); see docs/dataflow.md.",
+            option="--sdk_container_image",
+        )
+    if image is not None and not _PINNED_IMAGE.fullmatch(image):
+        raise UsageError(
+            f"--sdk_container_image: {image} names no bytes; whoever owns the registry could change them.",
+            hint="Name the image by digest: REGISTRY/millcert@sha256:... as the push printed it.",
+            option="--sdk_container_image",
+        )
 
 
 def check_environment(options: PipelineOptions) -> None:

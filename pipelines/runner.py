@@ -13,6 +13,7 @@ from apache_beam.options.pipeline_options import (
     DirectOptions,
     PipelineOptions,
     PortableOptions,
+    SetupOptions,
     StandardOptions,
     TypeOptions,
 )
@@ -22,7 +23,8 @@ from apache_beam.runners.portability.fn_api_runner import fn_runner
 from apache_beam.runners.portability.portable_runner import JobServiceHandle
 
 from millcert.errors import UsageError
-from millcert.pipelines.engine_binaries import check_environment, check_flink, check_prism
+from millcert.pipelines.engine_binaries import check_dataflow, check_environment, check_flink, check_prism
+from millcert.pipelines.publish import is_local as is_local_path
 
 #: Names that mean "on this machine"; all of them run on the in-process portable runner.
 LOCAL_RUNNERS = frozenset({"", "local", "localrunner", "directrunner", "fnapirunner"})
@@ -34,7 +36,7 @@ REMOTE_RUNNERS: Mapping[str, Callable[[PipelineOptions], None]] = {
     "FlinkRunner": check_flink,
     "PortableRunner": check_environment,
     "PrismRunner": check_prism,
-    "DataflowRunner": lambda _: None,
+    "DataflowRunner": check_dataflow,
 }
 #: Why some of the others are not.
 REFUSED_RUNNERS = {
@@ -61,6 +63,8 @@ def pipeline_options(arguments: Sequence[str], *, workers: int = 1) -> PipelineO
         raise UsageError(f"Beam takes no argument {others[0]!r}.", hint="Give Beam's options as --name=value.")
     options = PipelineOptions(list(known))
     options.view_as(TypeOptions).runtime_type_check = False
+    # Beam would ship the driver's __main__ to Dataflow's workers: code beside the one that is installed there.
+    options.view_as(SetupOptions).save_main_session = False
     portable = options.view_as(PortableOptions)
     portable.environment_cache_millis = int(portable.environment_cache_millis) or WORKER_KEPT_MILLIS
     use_workers(options, workers)
@@ -115,6 +119,30 @@ def local_runner(options: PipelineOptions) -> PipelineRunner:
 def is_local(options: PipelineOptions) -> bool:
     """Say whether the pipeline runs on this machine's pinned runner."""
     return (options.view_as(StandardOptions).runner or "").lower() in LOCAL_RUNNERS
+
+
+def is_dataflow(options: PipelineOptions) -> bool:
+    """Say whether the pipeline runs on Google Cloud Dataflow."""
+    return (options.view_as(StandardOptions).runner or "").lower() == "dataflowrunner"
+
+
+def out_of_reach(options: PipelineOptions, paths: Sequence[str]) -> tuple[str, ...]:
+    """Return those of `paths` that no worker of the runner can see: paths of this machine, on Dataflow."""
+    return tuple(path for path in paths if is_local_path(path)) if is_dataflow(options) else ()
+
+
+def refuse_out_of_reach(options: PipelineOptions, paths: Sequence[str]) -> None:
+    """Refuse a run whose workers cannot see its data or its output, before anything starts.
+
+    Raises:
+        UsageError: one of `paths` is out of reach.
+    """
+    for path in out_of_reach(options, paths):
+        raise UsageError(
+            f"Dataflow's workers cannot see {path}.",
+            hint="Put data and --out into a bucket (gs://...); --dry-run takes paths of this machine.",
+            path=path,
+        )
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:

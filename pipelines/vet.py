@@ -32,6 +32,7 @@ from millcert.pipelines.records import Fault, FileOutcome, ShardFacts
 from millcert.pipelines.ruling import ruling_to_json
 from millcert.pipelines.runner import choose_runner
 from millcert.pipelines.score import ScoreFiles
+from millcert.pipelines.workers import MEMORY_A_WORKER
 
 RULING_FILE = "ruling.json"
 
@@ -42,7 +43,8 @@ def build_pipeline(plan: VetPlan, options: PipelineOptions) -> beam.Pipeline:
     Its one result is the file `ruling.json` in the plan's staging folder, beside the parts that the files yielded.
     """
     pipeline = beam.Pipeline(runner=choose_runner(options), options=options)
-    _ = pipeline | "Vet" >> VetDataset(plan)
+    # One hint for all steps: steps with different ones would not fuse, and samples would go from worker to worker.
+    _ = pipeline | "Vet" >> VetDataset(plan).with_resource_hints(min_ram=MEMORY_A_WORKER)
     return pipeline
 
 

@@ -15,6 +15,7 @@ from millcert.errors import UsageError
 
 if TYPE_CHECKING:
     from millcert.pipelines.driver import VetResult
+    from millcert.pipelines.dry_run import JobGraph
     from millcert.verdict import Verdict
 
 #: Clusters that the terminal lists; the report has more.
@@ -44,6 +45,13 @@ _DECEPTIVE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u20
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Bind the result of `millcert selftest --out` into the verdict and certificate.",
 )
+@click.option(
+    "--dry-run",
+    "--dry_run",
+    "is_dry_run",
+    is_flag=True,
+    help="Plan the run and build the runner's job graph; read, submit and publish nothing.",
+)
 @click.option("--quiet", is_flag=True, help="No progress on standard error.")
 @json_option
 def vet(
@@ -56,6 +64,7 @@ def vet(
     selftest_path: Path | None,
     *,
     replace: bool,
+    is_dry_run: bool,
     quiet: bool,
     as_json: bool,
 ) -> None:
@@ -91,6 +100,12 @@ def vet(
         views=views,
         selftest=None if selftest_path is None else read_bounded(selftest_path, MAX_SELFTEST_BYTES),
     )
+    if is_dry_run:
+        from millcert.pipelines.dry_run import dry_run
+
+        graph = dry_run(loaded, options)
+        emit(_graph_payload(graph), describe_graph(graph), as_json=as_json)
+        return
     result = run_gate(loaded, options, watcher=None if quiet else RunProgress())
     emit(_payload(result), describe(result), as_json=as_json)
     raise SystemExit(result.verdict.exit_code)
@@ -117,6 +132,38 @@ def _payload(result: "VetResult") -> dict[str, Any]:
         "malformed": result.malformed,
         "ledger": {"origin": result.recorded.origin, "index": result.recorded.index},
     }
+
+
+def _graph_payload(graph: "JobGraph") -> dict[str, Any]:
+    return {
+        "version": 1,
+        "runner": graph.runner,
+        "files": graph.files,
+        "data_bytes": graph.data_bytes,
+        "reads": graph.reads,
+        "steps": graph.steps,
+        "graph_bytes": graph.proto.ByteSize(),
+        "fusion_breaks": list(graph.fusion_breaks),
+        "images": list(graph.images),
+        "min_ram_bytes": graph.min_ram_bytes,
+        "shipped": [{"name": file.name, "sha256": file.sha256} for file in graph.shipped],
+        "unreachable": list(graph.unreachable),
+    }
+
+
+def describe_graph(graph: "JobGraph") -> str:
+    """Return what a dry run found, for a terminal."""
+    lines = [
+        f"dry run  {graph.runner}  nothing was read, submitted or published",
+        f"  data: {graph.files:,} files, {graph.data_bytes:,} bytes, read {graph.reads} times",
+        f"  graph: {graph.steps} steps, {graph.proto.ByteSize():,} bytes, {len(graph.fusion_breaks)} fusion breaks",
+        f"  workers: at least {graph.min_ram_bytes / (1 << 30):g} GiB of memory"
+        + "".join(f", {i}" for i in graph.images),
+        *(f"  uploaded with the job: {file.name}, SHA-256 {file.sha256}" for file in graph.shipped),
+        *(f"  out of the workers' reach: {path}" for path in graph.unreachable),
+    ]
+    todo = "put data and --out into a bucket, then run" if graph.unreachable else "run"
+    return "\n".join([*lines, f"  next: {todo} the same command without --dry-run"])
 
 
 def describe(result: "VetResult") -> str:

@@ -218,3 +218,19 @@ def wait_for_worker(job: "subprocess.Popen[str]") -> int:
             return below[0]
         tick.wait(0.05)
     raise AssertionError("the job ended before it had workers")
+
+
+@pytest.mark.parametrize("option", ["--dry-run", "--dry_run"])
+def test_a_dry_run_prints_the_graph_and_leaves_no_state(
+    top: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    code = main(arguments(top, option))
+    text = capsys.readouterr().out
+    assert main(arguments(top, option, "--json")) == code == 0
+    payload = json.loads(capsys.readouterr().out)
+
+    assert text.startswith("dry run  local  nothing was read, submitted or published\n  data: 1 files, ")
+    assert text.rstrip().endswith("next: run the same command without --dry-run")
+    assert (payload["runner"], payload["files"], payload["images"]) == ("local", 1, [])
+    assert len(payload["fusion_breaks"]) == payload["reads"]
+    assert sorted(path.name for path in top.iterdir()) == ["data", "policy.yaml"]
