@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import apache_beam as beam
+import pyarrow as pa
 import pytest
 from apache_beam.portability import common_urns
 from apache_beam.portability.api import beam_runner_api_pb2
@@ -185,10 +186,10 @@ def test_no_sample_crosses_a_shuffle_on_dataflow(graph: JobGraph) -> None:
     assert not [name for name, coders in crossing.items() if b"RecordBatch" in coders]
     # The test sees a record batch where there is one.
     pipeline = beam.Pipeline(runner="FnApiRunner")
-    batches = pipeline | beam.Create([]).with_output_types(vet.coders.pa.RecordBatch)
+    batches = pipeline | beam.Create([]).with_output_types(pa.RecordBatch)
     _ = (
         batches
-        | beam.Map(lambda batch: (1, batch)).with_output_types(beam.typehints.KV[int, vet.coders.pa.RecordBatch])
+        | beam.Map(lambda batch: (1, batch)).with_output_types(beam.typehints.KV[int, pa.RecordBatch])
         | beam.GroupByKey()
     )
     assert any(b"RecordBatch" in coders for coders in shuffled(pipeline.to_runner_api()).values())
