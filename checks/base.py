@@ -10,7 +10,7 @@ Rules that every check keeps (the conformance suite falsifies each):
   5. `add` never changes an accumulator that it was not given alone.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -144,6 +144,25 @@ class Check(Protocol):
     def evidence(self, model: Any) -> tuple[GroupEvidence, ...]:
         """Return what the fitted model says of each group, sorted by group."""
         ...
+
+
+def merge_groups(accs: Iterable[Accumulator], merged: Callable[[list[Any]], Any]) -> dict[str, Any]:
+    """Return the accumulator of all of `accs`, its groups sorted: what a check's `merge` is.
+
+    Args:
+        accs: accumulators of one check and pass.
+        merged: makes one part of the parts of a group, at least one.
+    """
+    gathered: dict[str, list[Any]] = {}
+    for acc in accs:
+        for group, part in acc.items():
+            gathered.setdefault(group, []).append(part)
+    return {group: merged(parts) for group, parts in sorted(gathered.items())}
+
+
+def merge_alike(parts: list[Any]) -> Any:
+    """Return one part of parts that have a `merge` of their own, at least one."""
+    return parts[0].merge(parts[1:])
 
 
 def fit_check(check: Check, batches: Iterable[pa.RecordBatch]) -> Any:

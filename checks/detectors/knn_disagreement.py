@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 import numpy as np
 import pyarrow as pa
 
-from millcert.checks.base import MAX_TOP_FEATURES, Accumulator, GroupEvidence, Role, Scores, Severity
+from millcert.checks.base import MAX_TOP_FEATURES, Accumulator, GroupEvidence, Role, Scores, Severity, merge_groups
 from millcert.checks.cell_names import cell_name, rows_by_cell
 from millcert.checks.columns import digests, matrix, strings
 from millcert.checks.contrast import random_signs
@@ -157,11 +157,7 @@ class KnnDisagreement:
 
     def merge(self, accs: Iterable[Accumulator]) -> Accumulator:
         """Return the accumulator of all samples of `accs`; exact, in any order."""
-        gathered: dict[str, list[Any]] = {}
-        for acc in accs:
-            for group, part in acc.items():
-                gathered.setdefault(group, []).append(part)
-        return {group: _merged(parts) for group, parts in sorted(gathered.items())}
+        return merge_groups(accs, _merged)
 
     def fit(self, acc: Accumulator, model: KnnDisagreementModel | None) -> KnnDisagreementModel:
         """Return the model after a pass.

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 import numpy as np
 import pyarrow as pa
 
-from millcert.checks.base import MAX_TOP_FEATURES, Accumulator, GroupEvidence, Role, Scores, Severity
+from millcert.checks.base import MAX_TOP_FEATURES, Accumulator, GroupEvidence, Role, Scores, Severity, merge_groups
 from millcert.checks.cell_names import rows_by_cell
 from millcert.checks.columns import digests, features, matrix, strings
 from millcert.checks.copy_groups import NO_ID, KeyIds, LedKeys, band_of
@@ -165,11 +165,7 @@ class NearDuplicates:
 
     def merge(self, accs: Iterable[Accumulator]) -> Accumulator:
         """Return the accumulator of all samples of `accs`; exact, in any order."""
-        gathered: dict[str, list[Any]] = {}
-        for acc in accs:
-            for group, part in acc.items():
-                gathered.setdefault(group, []).append(part)
-        return {group: _merged(parts) for group, parts in sorted(gathered.items())}
+        return merge_groups(accs, _merged)
 
     def fit(self, acc: Accumulator, model: NearDuplicatesModel | None) -> NearDuplicatesModel:
         """Return the model after a pass.

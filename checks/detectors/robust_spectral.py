@@ -18,12 +18,12 @@ A trigger puts a part of the target class in a direction that no other class use
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
 
-from millcert.checks.base import Accumulator, GroupEvidence, Role, Scores, Severity
+from millcert.checks.base import Accumulator, GroupEvidence, Role, Scores, Severity, merge_alike, merge_groups
 from millcert.checks.class_rows import rows_by_class
 from millcert.checks.columns import matrix, strings
 from millcert.checks.contrast import ClassContrast, class_contrasts, fastest_growing, random_signs
@@ -215,11 +215,7 @@ class RobustSpectral:
 
     def merge(self, accs: Iterable[Accumulator]) -> Accumulator:
         """Return the accumulator of all samples of `accs`."""
-        gathered: dict[str, list[Any]] = {}
-        for acc in accs:
-            for label, part in acc.items():
-                gathered.setdefault(label, []).append(part)
-        return {label: parts[0].merge(parts[1:]) for label, parts in sorted(gathered.items())}
+        return merge_groups(accs, merge_alike)
 
     def fit(self, acc: Accumulator, model: RobustSpectralModel | None) -> RobustSpectralModel:
         """Return the model after a pass.

@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 import numpy as np
 import pyarrow as pa
 
-from millcert.checks.base import Accumulator, GroupEvidence, Role, Scores, Severity
+from millcert.checks.base import Accumulator, GroupEvidence, Role, Scores, Severity, merge_groups
 from millcert.checks.cell_names import cell_name, rows_by_cell
 from millcert.checks.class_frame import ClassFrame, clip_radius
 from millcert.checks.columns import digests, matrix, strings
@@ -181,11 +181,7 @@ class SourceShift:
 
     def merge(self, accs: Iterable[Accumulator]) -> Accumulator:
         """Return the accumulator of all samples of `accs`; exact, in any order."""
-        gathered: dict[str, list[Any]] = {}
-        for acc in accs:
-            for group, part in acc.items():
-                gathered.setdefault(group, []).append(part)
-        return {group: _merged(parts) for group, parts in sorted(gathered.items())}
+        return merge_groups(accs, _merged)
 
     def fit(self, acc: Accumulator, model: SourceShiftModel | None) -> SourceShiftModel:
         """Return the model after a pass.

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from millcert.checks.base import Accumulator, GroupEvidence, Role, Scores, Severity
+from millcert.checks.base import Accumulator, GroupEvidence, Role, Scores, Severity, merge_alike, merge_groups
 from millcert.checks.columns import matrix, strings
 from millcert.checks.exact import ExactMatrix
 from millcert.checks.flagging import (
@@ -121,11 +121,7 @@ class SpectralSignatures:
 
     def merge(self, accs: Iterable[Accumulator]) -> Accumulator:
         """Return the accumulator of all samples of `accs`."""
-        gathered: dict[str, list[Any]] = {}
-        for acc in accs:
-            for label, part in acc.items():
-                gathered.setdefault(label, []).append(part)
-        return {label: parts[0].merge(parts[1:]) for label, parts in sorted(gathered.items())}
+        return merge_groups(accs, merge_alike)
 
     def fit(self, acc: Accumulator, model: SpectralSignaturesModel | None) -> SpectralSignaturesModel:
         """Return the model after a pass.

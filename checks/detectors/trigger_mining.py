@@ -18,7 +18,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from millcert.checks.base import MAX_TOP_FEATURES, Accumulator, GroupEvidence, Role, Scores, Severity
+from millcert.checks.base import MAX_TOP_FEATURES, Accumulator, GroupEvidence, Role, Scores, Severity, merge_groups
 from millcert.checks.cell_names import cell_name, rows_by_cell
 from millcert.checks.columns import features, strings
 from millcert.checks.exact_features import columns_at, mixed, patch_corner, patch_keys, positions_of, value_keys
@@ -149,11 +149,7 @@ class TriggerMining:
 
     def merge(self, accs: Iterable[Accumulator]) -> Accumulator:
         """Return the accumulator of all samples of `accs`; exact, in any order."""
-        gathered: dict[str, list[Any]] = {}
-        for acc in accs:
-            for group, part in acc.items():
-                gathered.setdefault(group, []).append(part)
-        return {group: _merged(parts) for group, parts in sorted(gathered.items())}
+        return merge_groups(accs, _merged)
 
     def fit(self, acc: Accumulator, model: TriggerMiningModel | None) -> TriggerMiningModel:
         """Return the model after a pass.

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from millcert.checks.base import Accumulator, GroupEvidence, Role, Scores, Severity
+from millcert.checks.base import Accumulator, GroupEvidence, Role, Scores, Severity, merge_alike, merge_groups
 from millcert.checks.columns import digests, matrix, strings
 from millcert.checks.flagging import Counts
 from millcert.checks.fold_sums import OutOfFold, fit_folds, fold_of, sum_by_fold
@@ -122,11 +122,7 @@ class ViewContradiction:
 
     def merge(self, accs: Iterable[Accumulator]) -> Accumulator:
         """Return the accumulator of all samples of `accs`; exact, in any order."""
-        gathered: dict[str, list[Any]] = {}
-        for acc in accs:
-            for group, part in acc.items():
-                gathered.setdefault(group, []).append(part)
-        return {group: parts[0].merge(parts[1:]) for group, parts in sorted(gathered.items())}
+        return merge_groups(accs, merge_alike)
 
     def fit(self, acc: Accumulator, model: ViewContradictionModel | None) -> ViewContradictionModel:
         """Return the model after a pass.
