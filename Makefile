@@ -10,7 +10,7 @@ SOURCES := millcert checks pipelines provenance tests bench examples setup.py
 export OPENBLAS_NUM_THREADS ?= 1
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-runners test-flink test-dataflow check lint types imports format docs bench package clean
+.PHONY: help demo test test-s3 test-runners test-flink test-dataflow check lint types imports format docs bench package clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -42,6 +42,10 @@ test-flink: $(VENV)/.dev ## Hold the answer on a Flink cluster, all workers and 
 test-dataflow: $(VENV)/.dev ## Hold the job graph that Dataflow would get, without an account (some 500 MB of Google's clients)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,gcp]'
 	$(BIN)/python -m pytest -W default tests/pipelines/test_dry_run.py
+
+test-s3: $(VENV)/.dev ## Run the job on a local S3 server (installs boto3 and moto; minutes)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt boto3 'moto[s3]' flask flask-cors
+	$(BIN)/python -m pytest -m long tests/pipelines/test_object_store.py
 
 check: lint types imports docs ## Lint, types, import contracts, generated docs
 

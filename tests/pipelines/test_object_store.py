@@ -1,0 +1,144 @@
+"""The whole job on an object store: data, staging and output in buckets of a local S3 server (moto).
+
+`make test-s3` installs what it needs and runs it; elsewhere it is left out.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from millcert.errors import DigestMismatchError, StoreError, UsageError
+from millcert.pipelines.driver import VetOptions, VetResult, vet_dataset
+from millcert.policy import load_policy
+
+if TYPE_CHECKING:
+    from tests.pipelines.conftest import Workbench
+else:
+    Workbench = Any
+
+boto3 = pytest.importorskip("boto3")
+moto_server = pytest.importorskip("moto.server")
+pytestmark = [pytest.mark.long, pytest.mark.filterwarnings("default")]  # boto3's and moto's own warnings
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+class Bucket:
+    """A bucket with the workbench's data in it, and how to run the gate there."""
+
+    def __init__(self, bench: Workbench, endpoint: str) -> None:
+        self.bench = bench
+        self.name = hashlib.sha256(str(bench.top).encode()).hexdigest()[:40]
+        self.arguments = (
+            f"--s3_endpoint_url={endpoint}",
+            "--s3_access_key_id=test",
+            "--s3_secret_access_key=test",
+            "--s3_region_name=us-east-1",
+        )
+        self.client = boto3.client(
+            "s3",
+            endpoint_url=endpoint,
+            aws_access_key_id="test",
+            aws_secret_access_key="test",
+            region_name="us-east-1",
+        )
+        self.client.create_bucket(Bucket=self.name)
+        for path in bench.data.rglob("*"):
+            if path.is_file():
+                self.client.put_object(
+                    Bucket=self.name, Key=f"data/{path.relative_to(bench.data).as_posix()}", Body=path.read_bytes()
+                )
+
+    def objects(self, prefix: str = "") -> dict[str, bytes]:
+        found = self.client.list_objects_v2(Bucket=self.name, Prefix=prefix).get("Contents", [])
+        return {
+            each["Key"].removeprefix(prefix): self.client.get_object(Bucket=self.name, Key=each["Key"])["Body"].read()
+            for each in found
+        }
+
+    def vet(
+        self, *, after: Callable[[str], None] = lambda _: None, replace: bool = False, out: str = "out"
+    ) -> VetResult:
+        options = VetOptions(
+            (f"s3://{self.name}/data",),
+            f"s3://{self.name}/{out}",
+            self.bench.top / "state",
+            replace=replace,
+            workers=1,
+            beam_arguments=self.arguments,
+        )
+        return vet_dataset(load_policy(self.bench.save_policy()), options, after=after)
+
+
+@pytest.fixture
+def bucket(bench: Workbench, endpoint: str) -> Bucket:
+    return Bucket(bench, endpoint)
+
+
+def admitted_digests(found: dict[str, bytes]) -> dict[str, str]:
+    return {name: hashlib.sha256(data).hexdigest() for name, data in found.items() if name.startswith("admitted/")}
+
+
+def test_a_bucket_gives_the_verdict_and_the_files_that_a_folder_gives(bucket: Bucket) -> None:
+    local = bucket.bench.vet()
+
+    remote = bucket.vet()
+
+    found = bucket.objects("out/")
+    here = {
+        path.relative_to(bucket.bench.out).as_posix(): path.read_bytes()
+        for path in bucket.bench.out.rglob("*")
+        if path.is_file()
+    }
+    assert remote.verdict.digest == local.verdict.digest
+    assert remote.verdict.decision == "admitted"
+    assert admitted_digests(found) == admitted_digests(here) != {}
+    assert json.loads(found["verdict.json"]) == json.loads(here["verdict.json"])
+    # Nothing but data and output is left: the staging folder is gone.
+    assert {name.split("/")[0] for name in bucket.objects()} == {"data", "out"}
+
+
+def test_a_run_that_stops_while_it_publishes_leaves_no_verdict_and_the_next_one_says_so(bucket: Bucket) -> None:
+    class Stopped(Exception):
+        pass
+
+    def stop(step: str) -> None:
+        if step.startswith("admitted/"):
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        bucket.vet(after=stop)
+
+    left = bucket.objects("out/")
+    assert "certificate.json" in left
+    assert "verdict.json" not in left
+    assert {name.split("/")[0] for name in bucket.objects()} == {"data", "out"}
+    with pytest.raises(UsageError, match="is not the output of an earlier run"):
+        bucket.vet(replace=True)
+
+
+def test_an_earlier_output_is_replaced_only_when_asked_and_tampered_data_is_refused(bucket: Bucket) -> None:
+    bucket.vet()
+    with pytest.raises(UsageError, match="exists already"):
+        bucket.vet()
+    key = "data/north/a.parquet"
+    bucket.client.put_object(Bucket=bucket.name, Key=key, Body=bucket.objects(key)[""] + b" ")
+
+    with pytest.raises(DigestMismatchError):
+        bucket.vet(replace=True)
+
+
+def test_a_bucket_that_is_not_there_is_a_store_error_before_anything_is_written(bucket: Bucket) -> None:
+    bucket.name = "no-such-bucket"
+    with pytest.raises((StoreError, UsageError)):
+        bucket.vet()
