@@ -52,6 +52,8 @@ class FindOutliers:
     def _conditions(self, measured: Sums | Buckets | None) -> tuple[Condition, ...]:
         if isinstance(measured, Sums):
             center, spread = mean_of(measured), deviation_of(measured)
+            if spread * spread == 0:  # the variance is below the least float64, and 0 to Great Expectations
+                spread = 0.0
             if self.method == "z_score":
                 return (ZScoreBelow(center, spread, self.amount, self.is_double_sided),)
             return (_around_mean(center, spread, self.amount),)
