@@ -232,16 +232,17 @@ def test_scores_are_one_less_the_label_quality_scores_of_cleanlab(filter_by: Fil
     np.testing.assert_array_equal(scores.score, 1 - get_label_quality_scores(label, probs, method=method))
 
 
-@pytest.mark.parametrize("adjusted", [False, True])
-@pytest.mark.parametrize("score_by", SCORERS)
+#: cleanlab adjusts no probabilities for the entropy.
+SCORED = [(score_by, False) for score_by in SCORERS] + [("self_confidence", True), ("normalized_margin", True)]
+
+
+@pytest.mark.parametrize(("score_by", "adjusted"), SCORED)
 @pytest.mark.parametrize("filter_by", ["prune_by_noise_rate", "confident_learning", "low_normalized_margin"])
 def test_every_scorer_of_cleanlab_scores_alike_and_leaves_the_flags(
     filter_by: FilterBy, score_by: ScoreBy, adjusted: bool
 ) -> None:
     from cleanlab.rank import get_label_quality_scores
 
-    if adjusted and score_by == "confidence_weighted_entropy":
-        pytest.skip("cleanlab adjusts no probabilities for this scorer")
     for seed in (0, 8, 11, 18):
         label, probs = planted(seed)
         check = LabelNoise(
