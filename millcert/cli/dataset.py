@@ -1,12 +1,11 @@
 """What the commands that read a data set without a Beam job share: rows in one schema, and a file written whole."""
 
-import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from millcert.cli.files import replace_whole
 from millcert.errors import UsageError
 
 if TYPE_CHECKING:
@@ -136,13 +135,4 @@ def write_whole(target: Path, data: bytes, *, is_replaced: bool) -> None:
         return
     if old is not None and not is_replaced:
         raise UsageError(f"There is another file at {target}.", hint="Use --replace to overwrite it.", path=str(target))
-    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as stream:
-        try:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-            Path(stream.name).chmod(0o644)
-            Path(stream.name).replace(target)
-        except BaseException:
-            Path(stream.name).unlink(missing_ok=True)
-            raise
+    replace_whole(target, data)

@@ -1,5 +1,7 @@
-"""Small files that a command reads and writes: bounded, never overwritten, and refused in words."""
+"""Small files that a command reads and writes: bounded, whole or not at all, and refused in words."""
 
+import os
+import tempfile
 from pathlib import Path
 
 from millcert.errors import StoreError, UsageError
@@ -36,3 +38,21 @@ def write_new(path: Path, data: bytes) -> None:
         raise UsageError(f"{path} exists already.", hint="Choose another --out.", path=str(path)) from error
     except OSError as error:
         raise StoreError(f"{path} cannot be written: {error.strerror}.", path=str(path)) from error
+
+
+def replace_whole(target: Path, data: bytes) -> None:
+    """Write a file, or in place of one that is there: whoever reads it sees the old bytes or the new ones.
+
+    Raises:
+        OSError: it cannot be written (the root explains it); what was there is untouched.
+    """
+    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as stream:
+        try:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+            Path(stream.name).chmod(0o644)
+            Path(stream.name).replace(target)
+        except BaseException:
+            Path(stream.name).unlink(missing_ok=True)
+            raise

@@ -1,12 +1,11 @@
 """`millcert source`: what an owner writes and signs, and what the gate then verifies."""
 
-import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from millcert.cli.files import replace_whole
 from millcert.cli.output import emit, json_option
 from millcert.cli.source_fetch import fetch, recheck
 from millcert.cli.source_hashing import cache_options, hashed_folder, remembered
@@ -120,13 +119,4 @@ def _write(target: Path, data: bytes, *, is_replaced: bool) -> None:
             f"There is another manifest at {target}.",
             hint="Use --replace to overwrite it; its bundle then fits no more.",
         )
-    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as stream:
-        try:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-            Path(stream.name).chmod(0o644)
-            Path(stream.name).replace(target)
-        except BaseException:
-            Path(stream.name).unlink(missing_ok=True)
-            raise
+    replace_whole(target, data)
