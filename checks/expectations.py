@@ -29,6 +29,7 @@ from millcert.checks.metric_compile import SCHEMA_METRICS
 from millcert.checks.metric_filter import RowFilter
 from millcert.checks.metric_kernels import AddUp, Kernel
 from millcert.checks.metric_plan import Deferred, MetricPlan, RowCheck
+from millcert.checks.metric_refine import RankWithin
 from millcert.checks.metric_suite import SuiteSpec, load_suite
 from millcert.checks.metric_where import Where, inner
 from millcert.errors import InconclusiveError, InternalError, MillcertError, PolicyError
@@ -174,7 +175,7 @@ class _Measured:
 
     def value(self, metric: AskedMetric, limit: int) -> Any:
         """Return the value of a metric, or an `Interval`."""
-        if metric.deferred is None:
+        if metric.kernels or metric.deferred is None:
             return self._answers(metric.request.rows).value(metric.request, metric.kernels, limit)
         values = []
         for kernel in self._plan.kernels_of(metric.deferred, self._acc):
@@ -184,11 +185,15 @@ class _Measured:
 
     def _answers(self, rows: RowFilter | None) -> Answers:
         if rows not in self._by_rows:
-            mine = [k for k in self._plan.kernels if (k.rows if isinstance(k, Where) else None) == rows]
-            self._by_rows[rows] = Answers(
-                self._schema, {inner(kernel): self._plan.parts_of(self._acc, kernel) for kernel in mine}
-            )
+            parts = {inner(k): self._plan.parts_of(self._acc, k) for k in self._plan.kernels if _rows_of(k) == rows}
+            finer = [k for k in self._next.kernels if _rows_of(k) == rows and isinstance(inner(k), RankWithin)]
+            parts |= {inner(k): self._next.parts_of(self._second or {}, k) for k in finer}
+            self._by_rows[rows] = Answers(self._schema, parts)
         return self._by_rows[rows]
+
+
+def _rows_of(kernel: Kernel) -> RowFilter | None:
+    return kernel.rows if isinstance(kernel, Where) else None
 
 
 def _needed(kernels: Iterable[Kernel]) -> tuple[Kernel, ...]:
@@ -197,7 +202,7 @@ def _needed(kernels: Iterable[Kernel]) -> tuple[Kernel, ...]:
     for kernel in list(known):
         add = inner(kernel)
         if isinstance(add, AddUp) and not add.with_squares:
-            both = _among(kernel.rows if isinstance(kernel, Where) else None, replace(add, with_squares=True))
+            both = _among(_rows_of(kernel), replace(add, with_squares=True))
             if both in known:
                 del known[kernel]
     return tuple(known)

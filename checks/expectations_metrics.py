@@ -3,7 +3,7 @@
 What cannot be measured is refused here, by name. Imports GX, in its functions only.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import date
 from decimal import Decimal
@@ -16,6 +16,7 @@ from millcert.checks.metric_compile import OUTLIER_METRICS, MetricRequest, kerne
 from millcert.checks.metric_filter_parse import parse_row_condition
 from millcert.checks.metric_kernels import Kernel
 from millcert.checks.metric_plan import Deferred
+from millcert.checks.metric_refine import RefineQuantiles
 from millcert.checks.metric_suite import SuiteSpec
 from millcert.errors import MillcertError, PolicyError
 
@@ -39,7 +40,8 @@ _HANDED_TO_GX = ("type", "kwargs", "meta", "id", "notes", "description", "severi
 class AskedMetric(NamedTuple):
     """One metric that an expectation needs: GX's own configuration, and how we answer it.
 
-    kernels: of the first read, without the expectation's row condition. deferred: where the second read answers.
+    kernels: of the first read, without the expectation's row condition; none where the second read alone answers.
+    deferred: what the second read measures for it.
     """
 
     configuration: Any
@@ -105,8 +107,33 @@ def _asked_of(entry: Mapping[str, Any], engine: Any, schema: pa.Schema, result_f
             deferred = Deferred(request.rows, outliers_for(request, schema, limit))
             metrics.append(AskedMetric(configuration, request, (), deferred))
         else:
-            metrics.append(AskedMetric(configuration, request, kernels_for(request, schema, limit), None))
+            kernels = kernels_for(request, schema, limit)
+            metrics.append(AskedMetric(configuration, request, kernels, _refinement(request, kwargs)))
     return Asked(expectation, engine, tuple(metrics))
+
+
+def _refinement(request: MetricRequest, kwargs: Mapping[str, Any]) -> Deferred | None:
+    """Return how a second read may make quantiles exact that lie by an expectation's limits."""
+    if request.base == "column.median":
+        ends = _numbers([kwargs.get("min_value"), kwargs.get("max_value")])
+        return Deferred(request.rows, RefineQuantiles(request.columns[0], (0.5,), "median", (ends,)))
+    ranges = kwargs.get("quantile_ranges")
+    if request.base != "column.quantile_values" or ranges is None:
+        return None
+    quantiles = tuple(float(quantile) for quantile in request.parameters["quantiles"])
+    values = ranges["value_ranges"] if isinstance(ranges, Mapping) else ranges.value_ranges
+    limits = tuple(_with_tolerance(_numbers(pair)) for pair in values)
+    how = request.parameters.get("allow_relative_error") or "nearest"
+    return Deferred(request.rows, RefineQuantiles(request.columns[0], quantiles, how, limits))
+
+
+def _with_tolerance(limits: Iterable[float]) -> tuple[float, ...]:
+    """Return where the judgement of a quantile may change: GX 1.24 accepts what is within 1e-8 + 1e-4 of a limit."""
+    return tuple(limit + side * (1e-8 + 1e-4 * abs(limit)) for limit in limits for side in (-1, 0, 1))
+
+
+def _numbers(limits: Iterable[Any]) -> tuple[float, ...]:
+    return tuple(limit for limit in limits if isinstance(limit, int | float))
 
 
 def _require_supported(kind: str, kwargs: Mapping[str, Any], schema: pa.Schema) -> None:

@@ -29,6 +29,7 @@ from millcert.checks.metric_kernels import (
 )
 from millcert.checks.metric_listing import NOTHING, Listing, sort_places
 from millcert.checks.metric_records import CountRecords, decode_record
+from millcert.checks.metric_refine import RankWithin, refined
 from millcert.checks.metric_sums import deviation_of, mean_of, merge_sums, total_of
 from millcert.errors import InconclusiveError
 
@@ -165,7 +166,9 @@ class Answers:
         n = int(buckets.counts.sum())
         if not n:
             return nothing[0] if is_median else nothing
-        ends = [order.interpolate(buckets, n, quantile, how) for quantile in quantiles]
+        inside = [k for k in self._parts if isinstance(k, RankWithin) and k.column == kernel.columns[0]]
+        finer = refined([(k, self._parts[k][""]) for k in inside if "" in self._parts[k]])
+        ends = [order.interpolate(buckets, n, quantile, how, finer) for quantile in quantiles]
         lows, highs = [low for low, _ in ends], [high for _, high in ends]
         if is_median:
             return float(lows[0]) if lows == highs else Interval(float(lows[0]), float(highs[0]))

@@ -11,8 +11,8 @@ Size: at most 100,000 buckets of 32 bytes, 3.2 MB.
 """
 
 import math
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -33,6 +33,10 @@ class Buckets(NamedTuple):
     counts: np.ndarray
     low: np.ndarray
     high: np.ndarray
+
+
+#: (low, high) of a bucket -> the histogram of its values alone, of a second read.
+Finer: TypeAlias = Mapping[tuple[float | int, float | int], Buckets]
 
 
 def empty_buckets(dtype: np.dtype) -> Buckets:
@@ -67,39 +71,61 @@ def merge_buckets(parts: Iterable[Buckets]) -> Buckets:
     return _fit(joined)
 
 
-def value_at(buckets: Buckets, rank: int) -> tuple[float | int, float | int]:
-    """Return the bounds of the value with that rank (0 is the smallest), equal where it is known exactly."""
+def value_at(buckets: Buckets, rank: int, finer: Finer | None = None) -> tuple[float | int, float | int]:
+    """Return the bounds of the value with that rank (0 is the smallest), equal where it is known exactly.
+
+    Args:
+        buckets: the histogram of all values, more than `rank`.
+        rank: 0 to n - 1.
+        finer: histograms of single buckets, where a second read made some.
+    """
     ends = np.cumsum(buckets.counts)
     at = int(np.searchsorted(ends, rank, side="right"))
-    low, high = buckets.low[at].item(), buckets.high[at].item()
-    if rank == ends[at] - buckets.counts[at]:
+    low, high = bucket_of(buckets, rank)
+    before = int(ends[at] - buckets.counts[at])
+    if rank == before:
         return low, low
     if rank == ends[at] - 1:
         return high, high
-    return low, high
+    inside = None if finer is None or low == high else finer.get((low, high))
+    return (low, high) if inside is None else value_at(inside, rank - before)
 
 
-def interpolate(buckets: Buckets, n: int, quantile: float, how: str) -> tuple[Any, Any]:
+def bucket_of(buckets: Buckets, rank: int) -> tuple[float | int, float | int]:
+    """Return the smallest and the largest value of the bucket in which a rank falls."""
+    at = int(np.searchsorted(np.cumsum(buckets.counts), rank, side="right"))
+    return buckets.low[at].item(), buckets.high[at].item()
+
+
+def ranks_of(n: int, quantile: float, how: str) -> tuple[int, int]:
+    """Return the ranks of the one or two numbers, of n > 0, that a quantile lies at or between."""
+    place = (n - 1) * quantile
+    below = math.floor(place)
+    match how:
+        case "lower":
+            return below, below
+        case "higher":
+            return math.ceil(place), math.ceil(place)
+        case "nearest":
+            return round(place), round(place)
+        case _:
+            return below, below if place == below else min(below + 1, n - 1)
+
+
+def interpolate(buckets: Buckets, n: int, quantile: float, how: str, finer: Finer | None = None) -> tuple[Any, Any]:
     """Return the bounds of a quantile of n > 0 numbers, equal where it is exact, by pandas' rule of interpolation.
 
     Source: Hyndman and Fan, The American Statistician 50 (1996), definition 7, and the options of `numpy.quantile`.
     """
     place = (n - 1) * quantile
-    below = math.floor(place)
-    match how:
-        case "lower":
-            return value_at(buckets, below)
-        case "higher":
-            return value_at(buckets, math.ceil(place))
-        case "nearest":
-            return value_at(buckets, round(place))
-        case "midpoint" | "median":
-            part = 0.5 if place > below else 0.0
-        case _:
-            part = place - below
-    before, after = value_at(buckets, below), value_at(buckets, min(below + 1, n - 1))
-    if how == "median" and part:  # the mean of the two in the middle, which stays infinite beside an infinity
+    first, last = ranks_of(n, quantile, how)
+    before = value_at(buckets, first, finer)
+    if first == last:
+        return before
+    after = value_at(buckets, last, finer)
+    if how == "median":  # the mean of the two in the middle, which stays infinite beside an infinity
         return (float(before[0]) + float(after[0])) / 2, (float(before[1]) + float(after[1])) / 2
+    part = 0.5 if how == "midpoint" else place - first
     return _between(before[0], after[0], part), _between(before[1], after[1], part)
 
 

@@ -18,6 +18,7 @@ from millcert.checks.metric_columns import BatchView
 from millcert.checks.metric_filter import RowFilter
 from millcert.checks.metric_kernels import Kernel
 from millcert.checks.metric_outliers import FindOutliers
+from millcert.checks.metric_refine import RefineQuantiles
 from millcert.checks.metric_suite import SuiteSpec, load_suite
 from millcert.checks.metric_where import Where
 from millcert.errors import InternalError
@@ -29,7 +30,7 @@ class Deferred(NamedTuple):
     """A measurement of the second read, and the rows that it is about (None: all)."""
 
     rows: RowFilter | None
-    find: FindOutliers
+    find: FindOutliers | RefineQuantiles
 
     @property
     def basis(self) -> Kernel:
@@ -125,8 +126,11 @@ class MetricPlan:
         return MetricPlan(self.suite_digest, self.result_format, tuple(dict.fromkeys(kernels)))
 
     def kernels_of(self, deferred: Deferred, acc: Accumulator) -> tuple[Kernel, ...]:
-        """Return what the second read runs for one of `deferred`: one kernel, or two where limits are intervals."""
-        kernels = deferred.find.kernels(self.parts_of(acc, deferred.basis).get(""))
+        """Return what the second read runs for one of `deferred`.
+
+        For outliers one kernel, or two where limits are intervals; for quantiles none where they need no second read.
+        """
+        kernels: tuple[Kernel, ...] = deferred.find.kernels(self.parts_of(acc, deferred.basis).get(""))
         return kernels if deferred.rows is None else tuple(Where(deferred.rows, kernel) for kernel in kernels)
 
     def parts_of(self, acc: Accumulator, kernel: Kernel) -> Mapping[str, Any]:

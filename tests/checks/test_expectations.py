@@ -369,18 +369,86 @@ def test_a_quantile_of_very_many_values_says_that_it_is_an_interval() -> None:
     assert passing.outcomes[0].detail.startswith("the value lies between")
 
 
-def test_a_median_passes_only_where_both_ends_of_its_interval_do() -> None:
+@pytest.mark.parametrize("how", [False, "linear", "lower", "higher", "midpoint"])
+def test_a_quantile_by_its_limit_is_made_exact_by_the_second_read(how: Any) -> None:
     numbers = np.random.default_rng(1).normal(10, 3, 400_000)
-    table = pa.table({"f": numbers})
+    true = float(np.quantile(numbers, 0.3, method=how or "nearest"))
+
+    def quantile(least: float | None, most: float | None) -> dict[str, Any]:
+        ranges = {"quantiles": [0.3], "value_ranges": [[least, most]]}
+        kind = "column_quantile_values_to_be_between"
+        return expectation(kind, column="f", quantile_ranges=ranges, allow_relative_error=how)
+
+    most, least = true / (1 + 1e-4), true / (1 - 1e-4)  # GX accepts a quantile that is within 1e-4 of its limit
+    result = run(
+        quantile(None, most * (1 + 1e-6)),
+        quantile(least * (1 - 1e-6), None),
+        quantile(None, most * (1 - 1e-6)),
+        quantile(least * (1 + 1e-6), None),
+        table=pa.table({"f": numbers}),
+    )
+
+    assert [outcome.success for outcome in result.outcomes] == [True, True, False, False]
+    assert {outcome.exactness for outcome in result.outcomes} == {"exact"}
+    assert result.outcomes[0].observed["values"] == [true]
+
+
+def test_a_median_by_its_limit_is_made_exact_by_the_second_read() -> None:
+    numbers = np.random.default_rng(1).normal(10, 3, 400_000)
+    true_median = float(np.median(numbers))
+    rows = np.arange(400_000) % 2
+    even = float(np.median(numbers[rows == 0]))
+
+    result = run(
+        expectation("column_median_to_be_between", column="f", max_value=true_median),
+        expectation("column_median_to_be_between", column="f", min_value=true_median),
+        expectation("column_median_to_be_between", column="f", min_value=true_median, strict_min=True),
+        expectation("column_median_to_be_between", column="f", min_value=even, max_value=even)
+        | {"kwargs": {"column": "f", "min_value": even, "max_value": even, "row_condition": "r == 0"}},
+        table=pa.table({"f": numbers, "r": rows}),
+    )
+
+    assert [outcome.success for outcome in result.outcomes] == [True, True, False, True]
+    assert [outcome.observed for outcome in result.outcomes] == [true_median] * 3 + [even]
+
+
+def test_integers_are_made_exact_too() -> None:
+    numbers = np.random.default_rng(2).integers(0, 10**9, 400_001)
+    true_median = int(np.median(numbers))
+
+    result = run(
+        expectation("column_median_to_be_between", column="i", min_value=true_median, max_value=true_median),
+        table=pa.table({"i": numbers}),
+    )
+
+    assert result.success
+    assert result.outcomes[0].exactness == "exact"
+
+
+def test_an_interval_that_the_second_read_cannot_resolve_passes_only_where_both_ends_do() -> None:
+    spread = np.exp(np.linspace(-300, 300, 200_001))
+    dense = 1.0 + np.arange(1, 300_001) * 2.0**-50  # 300,000 values that one bucket of the first read holds
+    numbers = np.concatenate([spread, dense, [5.0, 6.0]])  # two more, so that the median ends no bucket
     true_median = float(np.median(numbers))
 
     result = run(
         expectation("column_median_to_be_between", column="f", max_value=true_median),
         expectation("column_median_to_be_between", column="f", min_value=true_median),
-        table=table,
+        table=pa.table({"f": numbers}),
     )
 
     assert [outcome.success for outcome in result.outcomes] == [False, False]
+    assert {outcome.exactness for outcome in result.outcomes} == {"sketch"}
+    low, high = map(float, result.outcomes[0].detail.removeprefix("the value lies between ").split(" and "))
+    assert low <= true_median <= high <= low * (1 + 2.0**-47)
+
+
+def test_a_quantile_far_from_its_limits_needs_no_second_read() -> None:
+    table = pa.table({"f": np.random.default_rng(1).normal(10, 3, 400_000)})
+    suite = load_suite(suite_json(expectation("column_median_to_be_between", column="f", min_value=9, max_value=11)))
+    plan = plan_suite(suite, table.schema)
+
+    assert plan.second(measured(plan, table)).kernels == ()
 
 
 @pytest.mark.parametrize("multiplier", [1.5, 0.5])
