@@ -9,7 +9,6 @@ Its schema metadata names the file and the source. Malformed records and rows th
 it.
 """
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ from millcert.pipelines.formats import Decoded, ReadLimits
 from millcert.pipelines.progress import ProgressReporter
 from millcert.pipelines.records import ShardFacts, WorkItem, fault_from
 from millcert.pipelines.roles import RoleView
+from millcert.pipelines.row_hashes import row_hashes
 from millcert.pipelines.sample_leaves import LeafWriter, read_secret
 from millcert.pipelines.spool import Spooled, read_verified
 from millcert.pipelines.view_rows import ViewRows, open_views
@@ -189,9 +189,7 @@ def user_batch(batch: pa.RecordBatch) -> pa.RecordBatch:
 
 def leaf_hashes(digests: np.ndarray) -> list[bytes]:
     """Return the leaf hashes of digests of shape (n, 32), in order: what a row tree is built of."""
-    # `merkle.leaf_hash`, written out: a call a row would cost as much as the hash.
-    sha256, data = hashlib.sha256, digests.tobytes()
-    return [sha256(b"\x00" + data[start : start + 32]).digest() for start in range(0, len(data), 32)]
+    return row_hashes(len(digests), b"\x00", digests)  # `merkle.leaf_hash`, for many
 
 
 def digest_array(digests: np.ndarray) -> pa.Array:

@@ -9,11 +9,9 @@ A retry overwrites identical bytes, because all salts come from the run's secret
 the job runs and nowhere afterwards. The driver joins it all (sample_set.py).
 """
 
-import hashlib
 import json
 import secrets
 from contextlib import ExitStack
-from itertools import pairwise
 from types import TracebackType
 from typing import BinaryIO, NamedTuple, Self
 
@@ -25,6 +23,7 @@ from millcert.errors import InternalError, StoreError
 from millcert.pipelines.index_merge import PART, key_order
 from millcert.pipelines.output import open_output, part_id, translate_store_errors
 from millcert.pipelines.publish import write_file
+from millcert.pipelines.row_hashes import as_matrix, row_hashes
 from millcert.provenance.merkle import HASH_BYTES
 from millcert.provenance.sample_leaf import BLOCK_ROWS, NO_SAMPLE, RunSecret
 from millcert.provenance.shard_tree import TreeWriter
@@ -34,7 +33,6 @@ SECRET_FILE = "run.secret"  # noqa: S105 - the name of a file
 #: Records that a worker holds before it writes a sorted run: 72 bytes each, and twice that while it sorts.
 RUN_RECORDS = 1 << 19
 
-_OFFSETS = [bytes((offset,)) for offset in range(BLOCK_ROWS)]
 _COPY_BYTES = 1 << 20
 
 
@@ -117,21 +115,20 @@ class LeafWriter:
         if first < self._next or (np.diff(rows) <= 0).any():
             raise InternalError(f"{self._file}: rows {first} to {last} do not ascend behind row {self._next - 1}.")
         self._skip(first - self._next)
-        # The formulas of provenance/sample_leaf.py, written out: this is most of what a row costs.
-        sha256, data, prefix = hashlib.sha256, digests.tobytes(), b"\x03" + self._index_salt
-        names = [data[start : start + HASH_BYTES] for start in range(0, len(data), HASH_BYTES)]
+        # The formulas of provenance/sample_leaf.py, for many rows: this is most of what a row costs.
+        count = len(rows)
         salts = self._salts(rows)
-        keys = [sha256(prefix + name).digest() for name in names]
-        leaves = [sha256(b"\x00" + salt + name).digest() for salt, name in zip(salts, names, strict=True)]
-        indexed = [sha256(b"\x00" + salt + key + b"\x01").digest() for salt, key in zip(salts, keys, strict=True)]
-        pads = [sha256(b"\x04" + salt).digest() for salt in salts]
+        keys = as_matrix(row_hashes(count, b"\x03" + self._index_salt, digests))
+        leaves = as_matrix(row_hashes(count, b"\x00", salts, digests))
+        indexed = as_matrix(row_hashes(count, b"\x00", salts, keys, b"\x01"))
+        pads = as_matrix(row_hashes(count, b"\x04", salts))
         tree = np.tile(np.frombuffer(NO_SAMPLE, np.uint8), (last + 1 - first, 1))
         sealed = np.zeros_like(tree)
-        tree[rows - first], sealed[rows - first] = _matrix(leaves), _matrix(pads) ^ digests
-        part = np.empty(len(rows), PART)
-        part["key"] = _matrix(keys).view(">u8")
+        tree[rows - first], sealed[rows - first] = leaves, pads ^ digests
+        part = np.empty(count, PART)
+        part["key"] = keys.view(">u8")
         part["row"] = rows
-        part["leaf"] = _matrix(indexed).view("V32").reshape(-1)
+        part["leaf"] = indexed.view("V32").reshape(-1)
         self._pending.append(part)
         self._held += len(part)
         self._write(tree.tobytes(), sealed.tobytes())
@@ -154,14 +151,12 @@ class LeafWriter:
         self.__exit__(None, None, None)
         write_file(f"{self._stem}.json", json.dumps(facts._asdict()).encode())
 
-    def _salts(self, rows: np.ndarray) -> list[bytes]:
-        sha256, salts = hashlib.sha256, []
+    def _salts(self, rows: np.ndarray) -> np.ndarray:
         blocks, offsets = np.divmod(rows, BLOCK_ROWS)
-        edges = [0, *(np.flatnonzero(np.diff(blocks)) + 1).tolist(), len(rows)]
-        for start, end in pairwise(edges):
-            start_of_salt = b"\x02" + self._secret.block_seed(self._file, int(blocks[start]))
-            salts += [sha256(start_of_salt + _OFFSETS[at]).digest() for at in offsets[start:end].tolist()]
-        return salts
+        starts = np.concatenate([[0], np.flatnonzero(np.diff(blocks)) + 1])
+        seeds = as_matrix([self._secret.block_seed(self._file, block) for block in blocks[starts].tolist()])
+        each = np.repeat(seeds, np.diff(np.append(starts, len(rows))), axis=0)
+        return as_matrix(row_hashes(len(rows), b"\x02", each, offsets.astype(np.uint8)[:, np.newaxis]))
 
     def _skip(self, records: int) -> None:
         """Stand in for records that are no samples; in steps, for a file of nothing else."""
@@ -192,11 +187,6 @@ class LeafWriter:
     def _open_level(self, level: int) -> BinaryIO:
         self._levels = max(self._levels, level + 1)
         return open_output(f"{self._stem}.rows.{level}")
-
-
-def _matrix(hashes: list[bytes]) -> np.ndarray:
-    """Return hashes as uint8 (n, 32)."""
-    return np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, HASH_BYTES)
 
 
 def read_facts(staging: str, file: str) -> LeafFacts:

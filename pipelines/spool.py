@@ -10,7 +10,6 @@ Rules:
 
 import errno
 import fnmatch
-import io
 import os
 import posixpath
 import stat
@@ -19,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Literal, TypeAlias
+from typing import BinaryIO, Literal, TypeAlias, cast
 
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes, FileMetadata
 from apache_beam.io.filesystems import FileSystems
@@ -27,6 +26,7 @@ from apache_beam.io.filesystems import FileSystems
 from millcert.errors import DigestMismatchError, HostileDataError, StoreError, UsageError
 from millcert.pipelines.formats.base import FORMATS, Format, ReadLimits, format_of_name
 from millcert.pipelines.formats.huggingface import SPLITS, STATE, check_split, check_splits
+from millcert.pipelines.spool_memory import HeldBytes
 from millcert.provenance.digest import BOOKKEEPING
 from millcert.provenance.digest_algorithms import DigestAlgorithm, ManyHashers
 
@@ -221,8 +221,8 @@ def _read_small(uri: str) -> bytes:
 
 
 def _spool(uri: str, limits: ReadLimits, algorithms: Sequence[DigestAlgorithm]) -> Spooled:
-    memory = io.BytesIO()
-    target: BinaryIO = memory
+    memory = HeldBytes()
+    target: BinaryIO = cast("BinaryIO", memory)
     try:
         digest = ManyHashers(algorithms)
         with _open(uri) as source:
@@ -232,9 +232,9 @@ def _spool(uri: str, limits: ReadLimits, algorithms: Sequence[DigestAlgorithm]) 
                 size += len(chunk)
                 if size > limits.max_file_bytes:
                     raise _too_large(uri, limits)  # noqa: TRY301 - closing the copy is the same for all errors
-                if target is memory and size > limits.spool_memory_bytes:
+                if not memory.closed and size > limits.spool_memory_bytes:
                     target = tempfile.TemporaryFile(prefix="millcert-")  # noqa: SIM115 - closed by read_verified
-                    target.write(memory.getvalue())
+                    target.write(memory.view)
                     memory.close()
                 target.write(chunk)
         target.flush()
@@ -247,10 +247,10 @@ def _spool(uri: str, limits: ReadLimits, algorithms: Sequence[DigestAlgorithm]) 
     return Spooled(target, digest.sha256, size, digest.others)
 
 
-def _read_at_once(memory: io.BytesIO, source: BinaryIO, digest: ManyHashers, limits: ReadLimits) -> int:
+def _read_at_once(memory: HeldBytes, source: BinaryIO, digest: ManyHashers, limits: ReadLimits) -> int:
     """Read and hash a local file of known size into `memory`, without a copy; return how many bytes there were.
 
-    Growing chunk by chunk would copy the bytes several times. A file that grew meanwhile goes on behind what was read.
+    A file that grew meanwhile goes on behind what was read.
     """
     try:
         size = os.fstat(source.fileno()).st_size
@@ -258,15 +258,12 @@ def _read_at_once(memory: io.BytesIO, source: BinaryIO, digest: ManyHashers, lim
         return 0
     if not 0 < size <= min(limits.spool_memory_bytes, limits.max_file_bytes):
         return 0
-    memory.seek(size - 1)
-    memory.write(b"\0")
     done = 0
-    with memory.getbuffer() as view:
+    with memory.room(size) as view:
         while done < size and (got := source.readinto(view[done : done + _CHUNK_BYTES])):  # type: ignore[attr-defined]
             digest.update(view[done : done + got])
             done += got
-    memory.seek(done)
-    memory.truncate()
+    memory.grow(done)
     return done
 
 

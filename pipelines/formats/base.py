@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from millcert.errors import HostileDataError, MillcertError, StoreError, UsageError
+from millcert.pipelines.spool_memory import HeldBytes
 
 #: The formats that are read. Text formats may be compressed: `.jsonl.gz`, `.csv.zst`.
 Format: TypeAlias = Literal["parquet", "jsonl", "csv", "arrow"]
@@ -264,6 +265,8 @@ def buffer_of(file: BinaryIO) -> pa.Buffer:
     import io
     import mmap
 
+    if isinstance(file, HeldBytes):
+        return pa.py_buffer(file.view)
     if isinstance(file, io.BytesIO):
         return pa.py_buffer(file.getvalue())  # shares the bytes that it was made of
     try:
