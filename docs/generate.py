@@ -1,4 +1,4 @@
-"""Write the pages that are made of the code: the command line's reference, and a page for each check.
+"""Write what is made of the code: the command line's reference, a page for each check, the list of expectations.
 
 `python docs/generate.py` writes them, `--check` fails if one differs from what the code says now.
 """
@@ -6,17 +6,20 @@
 import argparse
 import inspect
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import click
 from click.testing import CliRunner
 
 from millcert.checks.coverage import ATTACK_FAMILIES
+from millcert.checks.expectations_catalog import ExpectationFacts, catalog
 from millcert.checks.registry import check_class, describe_fields, list_checks
 from millcert.cli.main import COMMANDS, root
 
 DOCS = Path(__file__).parent
 WIDTH = 100
+BEGIN, END = "<!-- list: made by docs/generate.py -->", "<!-- end of list -->"
 
 
 def main() -> int:
@@ -24,7 +27,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="Fail instead of writing.")
     only_check: bool = parser.parse_args().check
-    pages = {DOCS / "cli.md": command_reference(), **check_pages()}
+    pages = {DOCS / "cli.md": command_reference(), **check_pages(), DOCS / "expectations.md": expectation_page()}
     stale = [path for path, text in pages.items() if not path.exists() or path.read_text() != text]
     stale += [path for path in (DOCS / "checks").glob("*.md") if path not in pages]
     if only_check and stale:
@@ -80,6 +83,48 @@ def check_pages() -> dict[Path, str]:
         "| check | a flag means | what it flags |\n|---|---|---|\n" + "\n".join(rows) + "\n"
     )
     return pages
+
+
+def expectation_page() -> str:
+    """Return `docs/expectations.md` with its list of expectations as the planner answers them now."""
+    path = DOCS / "expectations.md"
+    text = path.read_text()
+    head, begin, rest = text.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not begin or not end:
+        raise SystemExit(f"{path} lacks the lines {BEGIN!r} and {END!r}, between which the list stands.")
+    facts = list(catalog())
+    answered = sum(one.is_supported for one in facts)
+    rows = [
+        f"| `{one.name.removeprefix('expect_')}` | {', '.join(one.families) or 'the table'} | {_measured(one)} | "
+        f"{one.reads} | {one.exactness} | {'each' if one.per_row else ''} |"
+        for one in facts
+        if one.is_supported
+    ]
+    refused = [f"| `{one.name.removeprefix('expect_')}` | {one.refusal} |" for one in facts if not one.is_supported]
+    table = "\n".join(
+        [
+            "",
+            f"{answered} of the {len(facts)} expectations of GX {version('great-expectations')}, each planned on a",
+            "column of each family by docs/generate.py. *Reads*: at most. *Rows*: whether each failing row is listed.",
+            "",
+            "| expect_... | columns | measured | reads | exact | rows |",
+            "|---|---|---|---|---|---|",
+            *rows,
+            "",
+            "| refused: expect_... | why |",
+            "|---|---|",
+            *refused,
+            "",
+        ]
+    )
+    return head + BEGIN + table + END + tail
+
+
+def _measured(one: ExpectationFacts) -> str:
+    every = ("How many rows there are", "The rows in which a column is null or NaN")
+    words = [each for each in one.measures if each not in every] or list(one.measures) or ["the schema"]
+    return "; ".join(each[0].lower() + each[1:] for each in words)
 
 
 def _default(field: dict[str, object]) -> str:

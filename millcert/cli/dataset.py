@@ -9,9 +9,10 @@ from millcert.cli.files import replace_whole
 from millcert.errors import UsageError
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
 
-    from millcert.pipelines.formats import ReadLimits
+    from millcert.pipelines.formats import Decoded, ReadLimits
 
 #: Rows handed out at once, unless they are large: what is computed for each batch then costs little a row.
 CHUNK_ROWS = 524_288
@@ -40,8 +41,15 @@ class Dataset:
             DigestMismatchError: a file is no longer what it was.
             HostileDataError, StoreError: as for reading.
         """
-        import pyarrow as pa
+        for name, batch, _ in self.read_rows():
+            yield name, batch
 
+    def read_rows(self) -> "Iterator[tuple[str, pa.RecordBatch, np.ndarray]]":
+        """Yield (file name, batch, rows) over all files; rows, int64 (n,), are the records' indices in the file.
+
+        Raises:
+            DigestMismatchError, HostileDataError, StoreError: as `read`.
+        """
         from millcert.pipelines.formats import HEAD_BYTES, decode, detect_format
         from millcert.pipelines.spool import read_verified
 
@@ -49,18 +57,25 @@ class Dataset:
         for name, uri, digest in self.files:
             with read_verified(uri, expected_sha256=digest, limits=self.limits) as spooled:
                 kind = detect_format(name, spooled.file.read(HEAD_BYTES))
-                waiting: list[pa.RecordBatch] = []
+                waiting: list[Decoded] = []
                 for decoded in decode(kind, spooled.file, self.schema, self.limits, name=name):
                     self.malformed += len(decoded.malformed)
-                    waiting.append(decoded.batch)
+                    waiting.append(decoded)
                     if (
-                        sum(batch.num_rows for batch in waiting) >= CHUNK_ROWS
-                        or sum(batch.nbytes for batch in waiting) >= CHUNK_BYTES
+                        sum(one.batch.num_rows for one in waiting) >= CHUNK_ROWS
+                        or sum(one.batch.nbytes for one in waiting) >= CHUNK_BYTES
                     ):
-                        yield name, pa.concat_batches(waiting)
+                        yield name, *_joined(waiting)
                         waiting = []
                 if waiting:
-                    yield name, pa.concat_batches(waiting)
+                    yield name, *_joined(waiting)
+
+
+def _joined(waiting: "Sequence[Decoded]") -> "tuple[pa.RecordBatch, np.ndarray]":
+    import numpy as np
+    import pyarrow as pa
+
+    return pa.concat_batches([one.batch for one in waiting]), np.concatenate([one.rows for one in waiting])
 
 
 def open_dataset(patterns: Sequence[str], schema: Path | None) -> Dataset:

@@ -70,6 +70,7 @@ COMMANDS: Mapping[str, LazyCommand] = {
     "source": LazyCommand("millcert.cli.source:source", "Write, sign and verify a source's manifest."),
     "check": LazyCommand("millcert.cli.check:check", "List, describe and try single checks."),
     "schema": LazyCommand("millcert.cli.schema:schema", "Propose a schema and a suite from data; compare schemas."),
+    "expectations": LazyCommand("millcert.cli.expectations:expectations", "Answer GX suites; hand results to GX."),
     "profile": LazyCommand("millcert.cli.profile:profile", "Summarise distributions, merge and compare them."),
     "label": LazyCommand("millcert.cli.label:label", "Compare the labels of two versions; score other label tasks."),
     "ledger": LazyCommand("millcert.cli.ledger:ledger", "Look up, prove and audit what the ledger says."),
