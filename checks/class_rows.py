@@ -64,14 +64,15 @@ def rows_by_class(
 
 
 def _blocks(classes: list[int]) -> Iterator[list[tuple[int, int, int]]]:
-    """Yield lists of (class, start, end) with about 2,048 rows each, from the borders of the classes."""
+    """Yield lists of (class, start, end) with at most 2,048 rows each, from the borders of the classes."""
     block: list[tuple[int, int, int]] = []
     for code, (first, last) in enumerate(pairwise(classes)):
         for start in range(first, last, _BLOCK_ROWS):
-            block.append((code, start, min(last, start + _BLOCK_ROWS)))
-            if block[-1][2] - block[0][1] >= _BLOCK_ROWS:
+            end = min(last, start + _BLOCK_ROWS)
+            if block and end - block[0][1] > _BLOCK_ROWS:
                 yield block
                 block = []
+            block.append((code, start, end))
     if block:
         yield block
 

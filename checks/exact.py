@@ -33,6 +33,8 @@ _LOWEST_ROW_EXPONENT = -500
 
 #: Rows quantised at a time, so that what comes between stays in the processor's cache; changes no result.
 _CACHED_ROWS = 2048
+#: Rows whose magnitudes are looked at together, likewise.
+_LOOKED_AT_ROWS = 512
 
 #: Below so many rows a loop over columns costs more in Python than in sums.
 _FEW_ROWS = 512
@@ -83,7 +85,7 @@ def row_exponents(rows: np.ndarray) -> np.ndarray:
     if rows.shape[0] == 0 or rows.shape[1] == 0:
         return np.zeros(rows.shape[0], dtype=np.int64)
     largest = np.concatenate(
-        [_largest_magnitudes(rows[start : start + _CACHED_ROWS]) for start in range(0, len(rows), _CACHED_ROWS)]
+        [_largest_magnitudes(rows[start : start + _LOOKED_AT_ROWS]) for start in range(0, len(rows), _LOOKED_AT_ROWS)]
     ).astype(np.float64)
     if not (largest < 2.0**400).all():  # also catches NaN
         raise InvalidSampleError("A value is not finite, or larger than 2**400.", hint="Rescale the embedding.")

@@ -43,6 +43,8 @@ _BINS = 1024
 _BIN_WIDTH = 40.0 / _BINS
 _REACH = 20.0  # standard deviations each way; Chebyshev: less than 1 sample in 400 is beyond and counts in the end bins
 _SOURCES_NAMED = 16
+#: Samples of a class whose positions wait to be told apart by source: 64 kB (our choice; changes no result).
+_MOST_WAITING = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,22 +109,38 @@ class _Sums:
 
 @dataclass(frozen=True, eq=False)
 class _Lines:
-    """Positions of a class's samples along its directions, by source: key = direction x 1,024 + bin."""
+    """Positions of a class's samples along its directions, by source: key = direction x 1,024 + bin.
+
+    waiting: keys, uint16 (n, directions), and which of their rows each source gave; told apart when there are many.
+    """
 
     by_source: Mapping[str, BufferedCounts]
+    waiting: tuple[tuple[np.ndarray, tuple[tuple[str, slice], ...]], ...] = ()
 
     def add(self, keys: np.ndarray, sources: tuple[tuple[str, slice], ...]) -> "_Lines":
-        added = dict(self.by_source)
-        for source, part in sources:
-            added[source] = added.get(source, BufferedCounts.zero()).add(keys[part])
-        return _Lines(added)
+        return _bounded(_Lines(self.by_source, (*self.waiting, (keys, sources))))
 
     def merge(self, others: Iterable["_Lines"]) -> "_Lines":
+        parts = [self, *others]
         gathered: dict[str, list[BufferedCounts]] = {}
-        for lines in (self, *others):
+        for lines in parts:
             for source, counts in lines.by_source.items():
                 gathered.setdefault(source, []).append(counts)
-        return _Lines({source: parts[0].merge(parts[1:]) for source, parts in sorted(gathered.items())})
+        by_source = {source: counts[0].merge(counts[1:]) for source, counts in sorted(gathered.items())}
+        return _bounded(_Lines(by_source, tuple(keys for lines in parts for keys in lines.waiting)))
+
+    def told_apart(self) -> "_Lines":
+        """Return the same with nothing waiting."""
+        if not self.waiting:
+            return self
+        gathered: dict[str, list[np.ndarray]] = {}
+        for keys, sources in self.waiting:
+            for source, part in sources:
+                gathered.setdefault(source, []).append(keys[part])
+        found = dict(self.by_source)
+        for source, parts in gathered.items():
+            found[source] = found.get(source, BufferedCounts.zero()).add(np.concatenate(parts))
+        return _Lines(found)
 
     def all_sources(self) -> Counts:
         """Return the counts of all sources together."""
@@ -146,8 +164,9 @@ class RobustSpectral:
     Needs: label, source, embedding_self (float32, d): features of a model trained on this very data, for a backdoor
         shows only in a model that learnt it. On features of another model this check finds little.
     Passes: 3, and scoring.
-    Accumulator, a class: pass 1 8 x (w + w * w) bytes an exponent, w = min(d, max_dimension), so 132 kB at d = 128 and
-        2 MB at most; pass 2 about 35 kB; pass 3 at most 8 kB and 16 bytes an occupied bin (of 8,192) a source.
+    Accumulator, a class: pass 1 4 x w * w bytes an exponent and at most as many of rows that wait, w = min(d,
+        max_dimension), so 132 kB at d = 128; pass 2 about 35 kB; pass 3 at most 64 kB, 8 kB a source and 16 bytes an
+        occupied bin (of 8,192) a source.
     Finds: backdoors by a fixed trigger that the model learnt, from 2 to 50 % of the target class and about 15 samples.
     Does not find: triggers that the model did not learn, adaptive attacks that keep the latent parts together,
         all-to-all attacks (every class has the trigger, so no class stands out), classes under 24 samples. Half of the
@@ -331,7 +350,7 @@ def _after_lines(acc: Accumulator, model: RobustSpectralModel) -> RobustSpectral
         figures = {"tested": 0.0, "class_distance": contrast.distance}
         frame, part = model.frames.get(label), None
         if frame is not None:
-            lines = acc.get(label, _Lines({}))
+            lines = acc.get(label, _Lines({})).told_apart()
             counts = lines.all_sources()
             _check_count(label, counts.total // len(frame.scale), contrast.samples)
             gap_needed = LEAST_GAP_OVER_DISTANCE * _farthest(model, label)
@@ -381,6 +400,10 @@ def _frame(contrast: ClassContrast, turned: np.ndarray) -> _Frame:
     return _Frame(
         ExactMatrix.of(contrast.directions @ turned), contrast.offset @ turned, scale, contrast.others @ turned
     )
+
+
+def _bounded(lines: _Lines) -> _Lines:
+    return lines if sum(len(keys) for keys, _ in lines.waiting) <= _MOST_WAITING else lines.told_apart()
 
 
 def _keys(positions: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from millcert.checks import moments as moments_module
+from millcert.checks.column_fold import ColumnFold, fold_widths
 from millcert.checks.moments import Moments
 from millcert.errors import InternalError, InvalidSampleError, NotEnoughSamplesError
 
@@ -20,12 +21,14 @@ def rows_of(seed: int, count: int = 60, width: int = 5) -> np.ndarray:
 
 
 def same(one: Moments, other: Moments) -> bool:
+    one, other = one.settled(), other.settled()
     return (
         one.count == other.count
         and len(one.scales) == len(other.scales)
         and all(
             a.exponent == b.exponent
             and a.rows == b.rows
+            and a.sums.dtype == b.sums.dtype
             and np.array_equal(a.sums, b.sums)
             and np.array_equal(a.products, b.products)
             for a, b in zip(one.scales, other.scales, strict=True)
@@ -68,7 +71,8 @@ def test_means_and_covariances_are_those_of_numpy() -> None:
     assert moments.covariance() == pytest.approx(np.cov(rows.T, bias=True), abs=1e-4)
     assert moments.second_moment() == pytest.approx(rows.T.astype(float) @ rows / 4000, rel=1e-5)
     assert np.array_equal(moments.covariance(), moments.covariance().T)
-    assert moments.nbytes == len(moments.scales) * 8 * (16 + 256)
+    assert moments.nbytes <= len(moments.scales) * 8 * (16 + 136) + 4 * 256
+    assert moments.settled().nbytes == len(moments.settled().scales) * 8 * (16 + 136)
 
 
 def test_constant_columns_have_no_negative_variance() -> None:
@@ -149,5 +153,57 @@ def test_many_rows_are_added_in_pieces_without_any_change(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(moments_module, "MAX_PRODUCT_ROWS", 7)
     monkeypatch.setattr(moments_module, "_CACHED_ROWS", 64)
+    found = Moments.zero(5).add_rows(rows)
 
-    assert same(Moments.zero(5).add_rows(rows), whole)
+    assert np.array_equal(found.covariance(), whole.covariance())
+    assert np.array_equal(found.mean(), whole.mean())
+    assert found.settled().scales[0].sums.dtype == np.float64
+    assert any(scale.sums.dtype == np.int64 for scale in found.settled().scales)
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 10**6), st.integers(17, 70), st.integers(0, 40), st.integers(1, 3))
+def test_folding_sums_gives_the_sums_of_folded_rows_to_the_last_bit(
+    seed: int, width: int, cut: int, folds: int
+) -> None:
+    rows = rows_of(seed, count=40, width=width)
+    fold = ColumnFold(fold_widths(width, width)[: folds + 1])
+
+    late = Moments.zero(width).add_rows(rows).folded(fold)
+    early = Moments.zero(width).folded(fold).add_rows(rows[:cut]).merge([Moments.zero(width).add_rows(rows[cut:])])
+
+    assert same(early, late)
+    assert late.dimension == fold.columns
+    square = fold.matrix().T @ Moments.zero(width).add_rows(rows).products() @ fold.matrix()
+    assert late.products() == pytest.approx(square, rel=1e-9, abs=1e-9 * np.abs(square).max())
+    assert same(
+        early.subtract(Moments.zero(width).add_rows(rows[:cut])), Moments.zero(width).add_rows(rows[cut:]).folded(fold)
+    )
+
+
+def test_folds_of_sums_beyond_64_bits_stay_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = rows_of(8, count=300, width=20)
+    fold = ColumnFold(fold_widths(20, 20))
+    plain = Moments.zero(20).add_rows(rows).folded(fold)
+
+    monkeypatch.setattr(moments_module, "_MAX_INT64_ROWS", 10)
+    spilled = Moments.zero(20).add_rows(rows).folded(fold)
+
+    assert any(scale.products.dtype == object for scale in spilled.scales)
+    assert np.array_equal(spilled.covariance(), plain.covariance())
+
+
+def test_a_few_rows_wait_within_the_memory_of_half_a_table() -> None:
+    few = Moments.zero(64)
+    for row in rows_of(9, count=64, width=64):
+        few = few.add_rows(row[None, :])
+        assert sum(len(rows) for _, rows in few.waiting) <= 64
+
+    assert few.nbytes <= sum(8 * (64 + 65 * 32) for _ in few.settled().scales) + 4 * 64 * 64
+
+
+def test_folds_that_do_not_go_on_from_one_another_are_refused() -> None:
+    folded = Moments.zero(40).folded(ColumnFold((40, 30)))
+
+    with pytest.raises(InternalError):
+        folded.folded(ColumnFold((40, 20, 16)))
