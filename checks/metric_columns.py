@@ -18,12 +18,13 @@ a kernel meets each value in one form:
 
 from collections.abc import Callable
 from functools import cached_property
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from millcert.checks.metric_text import repeats
 from millcert.errors import MissingColumnError
 
 Family: TypeAlias = Literal["bool", "int", "float", "string", "binary", "date", "timestamp", "decimal", "other"]
@@ -83,24 +84,39 @@ def ticks(values: pa.Array) -> np.ndarray:
     return plain if plain.dtype == np.uint64 else plain.astype(np.int64, copy=False)
 
 
-class ColumnView:
-    """One column of one batch of n rows.
+class Encoded(NamedTuple):
+    """The m values of a column that are not null, each distinct one once.
 
-    array: the column in its kernel type, shape (n,).
+    values: distinct, each of them in the column, shape (d,). codes: which one each value is, shape (m,).
+    counts: how often each stands, int64 (d,).
     """
 
+    values: pa.Array
+    codes: np.ndarray
+    counts: np.ndarray
+
+
+class ColumnView:
+    """One column of one batch of n rows. What several kernels need of it is worked out once, when first asked for."""
+
     def __init__(self, array: pa.Array) -> None:
+        self._given = array
+        self.data_type: pa.DataType = kernel_type(array.type)
+
+    @cached_property
+    def array(self) -> pa.Array:
+        """The column in its kernel type, shape (n,)."""
+        array = self._given
         if pa.types.is_dictionary(array.type):
             array = array.dictionary_decode()
-        target = kernel_type(array.type)
-        self.array: pa.Array = array if array.type == target else array.cast(target)
+        return array if array.type == self.data_type else array.cast(self.data_type)
 
     @cached_property
     def null_count(self) -> int:
         """How many values are null or NaN."""
-        if family(self.array.type) == "float":
+        if family(self.data_type) == "float":
             return int(pc.sum(self._null_mask).as_py() or 0)
-        return int(self.array.null_count)
+        return int(self._given.null_count if self._is_plain_dictionary else self.array.null_count)
 
     @cached_property
     def is_null(self) -> np.ndarray:
@@ -110,12 +126,40 @@ class ColumnView:
     @cached_property
     def present(self) -> pa.Array:
         """The values that are not null, in order."""
-        return self.array if not self.null_count else self.array.filter(pc.invert(self._null_mask))
+        if not self.null_count:
+            return self.array
+        if self.array.null_count == self.null_count:
+            return self.array.drop_null()
+        return self.array.filter(pc.invert(self._null_mask))
+
+    @property
+    def present_count(self) -> int:
+        """How many values are not null."""
+        return len(self._given) - self.null_count
 
     @cached_property
     def present_at(self) -> np.ndarray:
         """The position in the batch of each value of `present`."""
-        return np.arange(len(self.array)) if not self.null_count else np.flatnonzero(~self.is_null)
+        return np.arange(len(self._given)) if not self.null_count else np.flatnonzero(~self.is_null)
+
+    @cached_property
+    def encoded(self) -> Encoded | None:
+        """`present` by its distinct values, or None where these are too many for that to pay."""
+        if self._is_plain_dictionary:
+            values, indices = self._dictionary, self._given.indices.drop_null()
+        elif family(self.data_type) in ("string", "decimal") and repeats(self.present):
+            found = self.present.dictionary_encode()
+            values, indices = found.dictionary, found.indices
+        else:
+            return None
+        codes = indices.to_numpy(zero_copy_only=False)
+        counts = np.bincount(codes, minlength=len(values))
+        if not counts.all():  # a dictionary may hold more than the batch does
+            used = np.flatnonzero(counts)
+            place = np.zeros(len(values), dtype=np.int64)
+            place[used] = np.arange(len(used))
+            values, codes, counts = values.take(pa.array(used)), place[codes], counts[used]
+        return Encoded(values, codes, counts)
 
     @cached_property
     def present_ticks(self) -> np.ndarray:
@@ -129,7 +173,23 @@ class ColumnView:
 
     @cached_property
     def _null_mask(self) -> pa.Array:
-        return self.array.is_null(nan_is_null=family(self.array.type) == "float")
+        if self._is_plain_dictionary:
+            return self._given.indices.is_null()
+        return self.array.is_null(nan_is_null=family(self.data_type) == "float")
+
+    @cached_property
+    def _is_plain_dictionary(self) -> bool:
+        """Whether the column came as a dictionary that is worth using: few values, each once, none null or NaN."""
+        if not pa.types.is_dictionary(self._given.type) or family(self.data_type) == "float":
+            return False
+        values = self._given.dictionary
+        is_small = len(values) <= len(self._given) // 4
+        return is_small and not values.null_count and len(self._dictionary.unique()) == len(values)
+
+    @cached_property
+    def _dictionary(self) -> pa.Array:
+        values = self._given.dictionary
+        return values if values.type == self.data_type else values.cast(self.data_type)
 
 
 class BatchView:

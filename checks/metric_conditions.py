@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from millcert.checks.metric_columns import family, ticks
 from millcert.checks.metric_regex import each_distinct, search
+from millcert.checks.metric_text import lengths_of
 
 #: Values that a condition raised on, beside the ones that it judged.
 NO_ERRORS = None
@@ -77,8 +78,7 @@ class WithinLengths:
 
     def judge(self, values: pa.Array) -> Verdicts:
         """See `Condition`."""
-        lengths = pc.utf8_length(_text(values)).to_numpy(zero_copy_only=False)
-        return Verdicts(_within(lengths, self.least, self.most))
+        return Verdicts(_within(lengths_of(_text(values)), self.least, self.most))
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from millcert.checks import metric_distinct as distinct
 from millcert.checks import metric_order as order
 from millcert.checks import metric_runs as runs
 from millcert.checks.metric_columns import BatchView, family, ticks
-from millcert.checks.metric_conditions import Condition
+from millcert.checks.metric_conditions import Condition, Verdicts
 from millcert.checks.metric_listing import NOTHING, Listing, list_first, merge_listings
 from millcert.checks.metric_sums import Sums, merge_sums, sum_floats, sum_integers
 
@@ -118,7 +118,7 @@ class FindNulls(_FindsRows):
         listing = NOTHING
         if column.null_count and self.limit:
             at = np.flatnonzero(column.is_null)
-            listing = list_first(self.limit, view.file, view.rows, at, pa.nulls(len(at), column.array.type))
+            listing = list_first(self.limit, view.file, view.rows, at, pa.nulls(len(at), column.data_type))
         yield "", RowsFound(len(view), column.null_count, 0, listing, NOTHING)
 
 
@@ -138,7 +138,15 @@ class FindValues(_FindsRows):
     def measure(self, view: BatchView) -> Iterator[tuple[str, RowsFound]]:
         """See `Kernel`."""
         column = view.column(self.column)
-        verdicts = self.condition.judge(column.present)
+        encoded = column.encoded
+        verdicts = self.condition.judge(column.present if encoded is None else encoded.values)
+        if verdicts.failed is None and verdicts.expected.all():
+            yield "", RowsFound(column.present_count, 0, 0, NOTHING, NOTHING)
+            return
+        if encoded is not None:
+            verdicts = Verdicts(
+                verdicts.expected[encoded.codes], None if verdicts.failed is None else verdicts.failed[encoded.codes]
+            )
         yield "", found_rows(view, column.present_at, column.present, verdicts.expected, verdicts.failed, self.limit)
 
 
@@ -174,7 +182,7 @@ class AddUp:
     def measure(self, view: BatchView) -> Iterator[tuple[str, Sums]]:
         """See `Kernel`."""
         column = view.column(self.column)
-        match family(column.array.type):
+        match family(column.data_type):
             case "float":
                 yield "", sum_floats(column.present_floats, with_squares=self.with_squares)
             case "decimal":
@@ -206,10 +214,12 @@ class FindExtremes:
 
     def measure(self, view: BatchView) -> Iterator[tuple[str, pa.Array]]:
         """See `Kernel`."""
-        values = view.column(self.column).present
-        if family(values.type) == "float":
-            values = pc.add(values, 0.0)
-        yield "", _extremes(values)
+        column = view.column(self.column)
+        if family(column.data_type) == "float" and len(column.present):
+            numbers = column.present_floats
+            yield "", pa.array(np.array([numbers.min(), numbers.max()]) + 0.0)  # -0.0 becomes 0.0
+        else:
+            yield "", _extremes(column.present if column.encoded is None else column.encoded.values)
 
     def fold(self, name: str, part: pa.Array, new: pa.Array) -> pa.Array:
         """See `Kernel`."""
@@ -238,19 +248,20 @@ class RankValues:
         """See `Kernel`."""
         return (self.column,)
 
-    def measure(self, view: BatchView) -> Iterator[tuple[str, order.Buckets]]:
+    def measure(self, view: BatchView) -> Iterator[tuple[str, order.Waiting]]:
         """See `Kernel`."""
         column = view.column(self.column)
-        is_float = family(column.array.type) == "float"
-        yield "", order.count_values(column.present_floats if is_float else column.present_ticks)
+        is_float = family(column.data_type) == "float"
+        numbers = column.present_floats if is_float else column.present_ticks
+        yield "", order.Waiting((), (numbers.copy(),))
 
-    def fold(self, name: str, part: order.Buckets, new: order.Buckets) -> order.Buckets:  # noqa: ARG002
+    def fold(self, name: str, part: order.Waiting | order.Buckets, new: order.Waiting) -> order.Waiting:  # noqa: ARG002
         """See `Kernel`."""
-        return order.merge_buckets((part, new))
+        return order.wait(part, new)
 
-    def merge(self, name: str, parts: Sequence[order.Buckets]) -> order.Buckets:  # noqa: ARG002
+    def merge(self, name: str, parts: Sequence[order.Waiting | order.Buckets]) -> order.Buckets:  # noqa: ARG002
         """See `Kernel`."""
-        return order.merge_buckets(parts)
+        return order.settle(parts)
 
 
 @dataclass(frozen=True)
@@ -297,7 +308,7 @@ class CountBins:
     def measure(self, view: BatchView) -> Iterator[tuple[str, np.ndarray]]:
         """See `Kernel`."""
         column = view.column(self.column)
-        is_float = family(column.array.type) == "float"
+        is_float = family(column.data_type) == "float"
         numbers = column.present_floats if is_float else ticks(column.present)
         yield "", np.histogram(numbers, np.array(self.edges))[0].astype(np.int64)
 
@@ -329,7 +340,7 @@ class FollowOrder:
         if view.span is None:
             return
         column = view.column(self.column)
-        is_float = family(column.array.type) == "float"
+        is_float = family(column.data_type) == "float"
         numbers = column.present_floats if is_float else column.present_ticks
         broken = runs.breaks_order(numbers, is_rising=self.is_rising, is_strict=self.is_strict)
         places = runs.Places(view.file, view.rows, view.span)

@@ -7,9 +7,10 @@ any order gives the same histogram to the last bit (which no randomized or compa
 so the rank of an answer is exact; its value lies between the smallest and the largest value of its bucket, which are
 kept. At level s a bucket is at most 2^(s - 52) wide, relative to its value (tests/checks/test_metric_order.py).
 
-Size: at most 100,000 buckets of 32 bytes, 3.2 MB.
+Size: at most 100,000 buckets of 32 bytes, 3.2 MB, and 4 MB that wait.
 """
 
+import bisect
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, TypeAlias
@@ -17,6 +18,8 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 MAX_BUCKETS = 100_000
+#: Numbers that wait to be counted: 4 MB.
+MAX_WAITING = 500_000
 
 
 class Buckets(NamedTuple):
@@ -39,6 +42,41 @@ class Buckets(NamedTuple):
 Finer: TypeAlias = Mapping[tuple[float | int, float | int], Buckets]
 
 
+class Waiting(NamedTuple):
+    """Numbers that have yet to be counted, and what was counted before.
+
+    Sorting many at once is cheaper, and as the histogram depends on the set of values alone, it comes to the same.
+    """
+
+    buckets: tuple[Buckets, ...]
+    numbers: tuple[np.ndarray, ...]
+
+
+def wait(part: "Waiting | Buckets", more: Waiting) -> Waiting:
+    """Return a part with more numbers; counts those that wait once they are `MAX_WAITING`."""
+    before = Waiting((part,), ()) if isinstance(part, Buckets) else part
+    numbers = before.numbers + more.numbers
+    buckets = before.buckets + more.buckets
+    if sum(map(len, numbers)) >= MAX_WAITING:
+        return Waiting((merge_buckets((*buckets, count_values(np.concatenate(numbers)))),), ())
+    return Waiting(buckets, numbers)
+
+
+def settle(parts: "Iterable[Waiting | Buckets]") -> Buckets:
+    """Return the histogram of all values of some parts; at least one part."""
+    buckets: list[Buckets] = []
+    numbers: list[np.ndarray] = []
+    for part in parts:
+        if isinstance(part, Buckets):
+            buckets.append(part)
+            continue
+        buckets += part.buckets
+        numbers += part.numbers
+    if numbers:
+        buckets.append(count_values(np.concatenate(numbers)))
+    return merge_buckets(buckets)
+
+
 def empty_buckets(dtype: np.dtype) -> Buckets:
     """Return the histogram of nothing."""
     nothing = np.zeros(0, dtype=dtype)
@@ -49,8 +87,15 @@ def count_values(numbers: np.ndarray) -> Buckets:
     """Return the histogram of numbers, shape (n,): float64 without NaN, int64 or uint64."""
     if numbers.dtype.kind == "f":
         numbers = numbers + 0.0  # -0.0 becomes 0.0
-    values, counts = np.unique(numbers, return_counts=True)
-    return _fit(Buckets(0, _ordered_bits(values), counts.astype(np.int64), values, values))
+    values = np.sort(numbers)
+    if not len(values):
+        return empty_buckets(values.dtype)
+    keys = _ordered_bits(values)
+    level = _level_of(keys)
+    keys >>= np.uint64(level)
+    starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
+    ends = np.append(starts[1:], len(values))
+    return Buckets(level, keys[starts], ends - starts, values[starts], values[ends - 1])
 
 
 def merge_buckets(parts: Iterable[Buckets]) -> Buckets:
@@ -138,12 +183,10 @@ def _between(low: float, high: float, part: float) -> float:
 
 def _fit(buckets: Buckets) -> Buckets:
     """Join equal keys, then raise the level until the buckets fit. `keys` are sorted."""
-    level, keys = buckets.level, buckets.keys
-    while 1 + int(np.count_nonzero(keys[1:] != keys[:-1])) > MAX_BUCKETS:
-        level += 1
-        keys = keys >> np.uint64(1)
-    if not len(keys):
+    if not len(buckets.keys):
         return buckets
+    joined = _level_of(buckets.keys)
+    level, keys = buckets.level + joined, buckets.keys >> np.uint64(joined)
     starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
     return Buckets(
         level,
@@ -154,8 +197,19 @@ def _fit(buckets: Buckets) -> Buckets:
     )
 
 
+def _level_of(keys: np.ndarray) -> int:
+    """Return the fewest low bits to join so that sorted `keys` fall into at most `MAX_BUCKETS` buckets.
+
+    Neighbours share a bucket once all the bits in which they differ are joined, so more bits never mean more buckets.
+    """
+    differ = keys[1:] ^ keys[:-1]
+    return bisect.bisect_left(
+        range(64), x=True, key=lambda bits: 1 + int(np.count_nonzero(differ >= np.uint64(1 << bits))) <= MAX_BUCKETS
+    )
+
+
 def _ordered_bits(values: np.ndarray) -> np.ndarray:
     """Return uint64 patterns that sort as the numbers do: IEEE 754 bits, all flipped below zero, else the sign."""
     bits = values.astype(np.float64).view(np.uint64)
-    sign = np.uint64(1 << 63)
-    return np.where(bits & sign, ~bits, bits | sign)
+    # The sign bit, drawn out over a whole word where it is set, and the one bit where it is not.
+    return bits ^ ((bits.view(np.int64) >> np.int64(63)).view(np.uint64) | np.uint64(1 << 63))

@@ -4,7 +4,12 @@ A float64 is an integer times a power of two, so a sum of floats is one big inte
 squares one at 2^-2148. Both are Python integers of at most some 4,400 bits; merging is integer addition. The statistics
 are rounded once, at the end, to the nearest float64; pandas rounds at each step, so its last digit may differ.
 
-Cost: 25 ns a value for the sum and 75 ns with the squares, on float64 (bench/expectations.py).
+Numbers of one order of magnitude, as nearly all columns hold them, are cut into four pieces of 20 bits of one scale;
+sums of such pieces and of their products are exact in float64, so plain vector and BLAS operations may add them in any
+order. The few numbers that this does not hold of (far smaller than the largest one of their batch, or near the ends of
+float64's range) are added by their own exponents.
+
+Cost: 5 ns a value of such a batch for the sum, 8 ns with the squares; else 13 and 57 ns.
 """
 
 import math
@@ -17,6 +22,10 @@ import numpy as np
 FLOAT_SCALE_BITS = 1074
 #: Rows at a time: sums of 36-bit products then stay below 2^53, of 44-bit products below 2^63.
 _CHUNK = 65_536
+#: Bits of a piece, how many there are, and rows at a time: 2^(2 * 20) products of 2^13 rows add up to at most 2^53.
+_PIECE_BITS, _PIECES, _PIECE_ROWS = 20, 4, 8_192
+#: Largest magnitudes for which neither a piece's unit nor the number that rounds to it leaves the range of float64.
+_LEAST_EXPONENT, _MOST_EXPONENT = -800, 900
 
 
 class Sums(NamedTuple):
@@ -39,19 +48,25 @@ class Sums(NamedTuple):
 
 def sum_floats(numbers: np.ndarray, *, with_squares: bool) -> Sums:
     """Return the exact sums of float64 numbers without NaN, shape (n,)."""
-    finite = np.isfinite(numbers)
     plus = minus = 0
-    if not finite.all():
+    largest = float(max(numbers.max(), -numbers.min())) if len(numbers) else 0.0
+    if math.isinf(largest):
         plus, minus = int((numbers == np.inf).sum()), int((numbers == -np.inf).sum())
-        numbers = numbers[finite]
+        numbers = numbers[np.isfinite(numbers)]
+        largest = float(np.abs(numbers).max()) if len(numbers) else 0.0
     total = squares = 0
-    for start in range(0, len(numbers), _CHUNK):
-        fraction, exponent = np.frexp(numbers[start : start + _CHUNK])
+    _, exponent = math.frexp(largest)
+    if _LEAST_EXPONENT <= exponent <= _MOST_EXPONENT and len(numbers):
+        total, squares, rest = _sums_of_pieces(numbers, exponent, with_squares=with_squares)
+    else:
+        rest = numbers
+    for start in range(0, len(rest), _CHUNK):
+        fraction, exponents = np.frexp(rest[start : start + _CHUNK])
         mantissa = np.ldexp(fraction, 53).astype(np.int64)
         # frexp: number = fraction * 2^e = mantissa * 2^(e - 53), and the unit is 2^-1074.
-        total += _shifted_sum(mantissa, exponent)
+        total += _shifted_sum(mantissa, exponents)
         if with_squares:
-            squares += _shifted_sum_of_squares(mantissa, exponent)
+            squares += _shifted_sum_of_squares(mantissa, exponents)
     return Sums(len(numbers), total, squares, FLOAT_SCALE_BITS, plus, minus)
 
 
@@ -140,6 +155,49 @@ def _infinite(sums: Sums) -> float | None:
     if sums.plus_infinities:
         return math.inf
     return -math.inf if sums.minus_infinities else None
+
+
+def _sums_of_pieces(numbers: np.ndarray, exponent: int, *, with_squares: bool) -> tuple[int, int, np.ndarray]:
+    """Return the sum, the sum of squares and the numbers that are in neither, for numbers below 2^exponent in size.
+
+    A number is the sum of pieces, each a whole number of at most 2^20 in units of 2^(exponent - 20 k), k = 1 to 4;
+    adding and taking away 1.5 * 2^52 units rounds to a unit without error. A number with anything left is one of the
+    rest.
+    """
+    sums = [0] * _PIECES
+    products = [[0] * _PIECES for _ in range(_PIECES)]
+    left: list[np.ndarray] = []
+    pieces = np.empty((_PIECES, min(len(numbers), _PIECE_ROWS)))
+    for start in range(0, len(numbers), _PIECE_ROWS):
+        chunk = numbers[start : start + _PIECE_ROWS]
+        own = pieces[:, : len(chunk)]
+        rest = chunk.copy()
+        for k in range(_PIECES):
+            unit_exponent = exponent - _PIECE_BITS * (k + 1)
+            rounding = math.ldexp(1.5, 52 + unit_exponent)
+            np.add(rest, rounding, out=own[k])
+            own[k] -= rounding
+            rest -= own[k]
+            own[k] *= math.ldexp(1.0, -unit_exponent)
+        if rest.any():
+            is_left = rest != 0
+            left.append(chunk[is_left])
+            own[:, is_left] = 0.0
+        for k in range(_PIECES):
+            sums[k] += int(own[k].sum())
+        if with_squares:
+            for i, row in enumerate((own @ own.T).tolist()):
+                for k in range(i, _PIECES):
+                    products[i][k] += int(row[k])
+    # Both are whole numbers of the last unit, 2^(exponent - 80), which is above 2^-1074.
+    shift = exponent - _PIECE_BITS * _PIECES + FLOAT_SCALE_BITS
+    total = sum(value << _PIECE_BITS * (_PIECES - 1 - k) for k, value in enumerate(sums)) << shift
+    squares = 0
+    for i in range(_PIECES if with_squares else 0):
+        for k in range(i, _PIECES):
+            times = 1 if i == k else 2
+            squares += times * products[i][k] << _PIECE_BITS * (2 * (_PIECES - 1) - i - k)
+    return total, squares << 2 * shift, np.concatenate(left) if left else numbers[:0]
 
 
 def _shifted_sum(mantissa: np.ndarray, exponent: np.ndarray) -> int:

@@ -11,12 +11,16 @@ from hypothesis import strategies as st
 
 from millcert.checks.metric_order import (
     MAX_BUCKETS,
+    MAX_WAITING,
     Buckets,
+    Waiting,
     count_values,
     empty_buckets,
     interpolate,
     merge_buckets,
+    settle,
     value_at,
+    wait,
 )
 
 NUMBERS = st.lists(st.floats(allow_nan=False), min_size=1, max_size=40)
@@ -89,6 +93,25 @@ def test_the_histogram_does_not_depend_on_how_the_values_came() -> None:
 
     assert same(one, flat)
     assert same(one, nested)
+
+
+@given(pieces=st.lists(NUMBERS, min_size=1, max_size=5), settles_between=st.booleans())
+def test_numbers_that_waited_come_to_the_same(pieces: list[list[float]], *, settles_between: bool) -> None:
+    """Rule: the histogram depends on the set of values alone."""
+    part: Waiting | Buckets = Waiting((), (np.array(pieces[0]),))
+    for piece in pieces[1:]:
+        part = wait(settle([part]) if settles_between else part, Waiting((), (np.array(piece),)))
+
+    assert same(settle([part]), merge_buckets([count_values(np.array(piece)) for piece in pieces]))
+
+
+def test_no_more_than_so_many_numbers_wait() -> None:
+    part = Waiting((), ())
+    for start in range(0, 3 * MAX_WAITING, MAX_WAITING // 2):
+        part = wait(part, Waiting((), (np.arange(start, start + MAX_WAITING // 2, dtype=np.float64),)))
+
+    assert sum(map(len, part.numbers)) < MAX_WAITING
+    assert int(settle([part]).counts.sum()) == 3 * MAX_WAITING
 
 
 def test_both_zeros_are_one_value() -> None:

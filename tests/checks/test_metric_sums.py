@@ -40,6 +40,21 @@ def test_float_sums_are_exact_in_any_order(numbers: list[float], random: object)
     assert sums.finite == len(numbers)
 
 
+@pytest.mark.parametrize("exponent", [-1000, -790, 0, 880, 1000])
+def test_many_floats_of_every_size_are_exact(exponent: int) -> None:
+    """Pieces of one scale, what is too small for them, and the worst case of both: full mantissas at the upper end."""
+    random = np.random.default_rng(exponent % 7)
+    worst = math.ldexp(2 - 2**-52, exponent)
+    spread = np.ldexp(random.normal(size=12_000), random.integers(max(-1070, exponent - 120), exponent, 12_000))
+    numbers = np.concatenate([np.full(9_000, worst), spread, np.full(8_500, -worst), np.zeros(10)])
+
+    sums = sum_floats(numbers, with_squares=True)
+
+    assert Fraction(sums.total, 2**sums.scale_bits) == sum(map(Fraction, numbers.tolist()))
+    assert Fraction(sums.squares, 4**sums.scale_bits) == sum(Fraction(number) ** 2 for number in numbers.tolist())
+    assert sum_floats(numbers, with_squares=False) == sums._replace(squares=0)
+
+
 @given(INTEGERS)
 @example([-(2**63), -(2**63)])
 def test_integer_sums_are_exact_beyond_64_bits(numbers: list[int]) -> None:
