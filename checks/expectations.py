@@ -23,6 +23,14 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import pyarrow as pa
 
 from millcert.checks.base import Accumulator
+from millcert.checks.drift import DriftLimits
+from millcert.checks.drift_question import (
+    DRIFT_METRIC,
+    DriftQuestion,
+    DriftSides,
+    question_of,
+    refuse_unknown_reference,
+)
 from millcert.checks.expectations_metrics import Asked, AskedMetric, asked_of_all, listing_limit, one_line
 from millcert.checks.metric_answers import Answers, Interval
 from millcert.checks.metric_compile import SCHEMA_METRICS
@@ -32,6 +40,7 @@ from millcert.checks.metric_plan import Deferred, MetricPlan, RowCheck
 from millcert.checks.metric_refine import RankWithin
 from millcert.checks.metric_suite import SuiteSpec, load_suite
 from millcert.checks.metric_where import Where, inner
+from millcert.checks.profile_compare import ProfileDrift
 from millcert.errors import InconclusiveError, InternalError, MillcertError, PolicyError
 
 #: How much a result says.
@@ -94,13 +103,20 @@ class SuiteResult:
     outcomes: tuple[ExpectationOutcome, ...]
 
 
-def plan_suite(suite: SuiteSpec, schema: pa.Schema, *, result_format: ResultFormat = "SUMMARY") -> MetricPlan:
+def plan_suite(
+    suite: SuiteSpec,
+    schema: pa.Schema,
+    *,
+    result_format: ResultFormat = "SUMMARY",
+    references: tuple[str, ...] = (),
+) -> MetricPlan:
     """Return what to measure for a suite on data of a schema. Imports GX: 4 to 12 CPU seconds, once a process.
 
     Args:
         suite: what `load_suite` returned.
         schema: the user's columns and Arrow types.
         result_format: how much the results will say; below SUMMARY no rows' places, below BASIC no values.
+        references: names of the profile that drift expectations may compare with; without any they are refused.
 
     Raises:
         PolicyError: expectations that GX does not know or accept, or that cannot be measured on these columns; `faults`
@@ -116,6 +132,11 @@ def plan_suite(suite: SuiteSpec, schema: pa.Schema, *, result_format: ResultForm
         for number, asked in enumerate(asked_of_all(suite, schema, result_format)):
             if isinstance(asked, PolicyError):
                 faults.append(f"expectation {number} ({suite.expectations[number]['type']}): {asked.message}")
+                continue
+            try:
+                _refuse_references(asked, references)
+            except PolicyError as error:
+                faults.append(f"expectation {number} ({suite.expectations[number]['type']}): {error.message}")
                 continue
             for metric in asked.metrics:
                 kernels.update(dict.fromkeys(_among(metric.request.rows, kernel) for kernel in metric.kernels))
@@ -133,7 +154,13 @@ def plan_suite(suite: SuiteSpec, schema: pa.Schema, *, result_format: ResultForm
 
 
 def evaluate_suite(
-    suite: SuiteSpec, plan: MetricPlan, acc: Accumulator, schema: pa.Schema, *, second: Accumulator | None = None
+    suite: SuiteSpec,
+    plan: MetricPlan,
+    acc: Accumulator,
+    schema: pa.Schema,
+    *,
+    second: Accumulator | None = None,
+    drift: DriftSides | None = None,
 ) -> SuiteResult:
     """Judge a suite by what was measured. Imports GX.
 
@@ -143,6 +170,7 @@ def evaluate_suite(
         acc: the merged accumulator of all rows.
         schema: as for `plan_suite`.
         second: the merged accumulator of `plan.second(acc)` of all rows; None only where that plan has no kernels.
+        drift: the profiles that drift expectations compare; None only where there are none.
 
     Raises:
         InconclusiveError: GX could not judge an expectation, which is named.
@@ -151,7 +179,7 @@ def evaluate_suite(
     """
     if plan.suite_digest != suite.digest:
         raise PolicyError("The plan was made for another suite.", expected=suite.digest, actual=plan.suite_digest)
-    answers = _Measured(plan, acc, schema, second)
+    answers = _Measured(plan, acc, schema, second, drift)
     with _quiet():
         asked_of = list(asked_of_all(suite, schema, plan.result_format))
         judged = []
@@ -166,8 +194,16 @@ def evaluate_suite(
 class _Measured:
     """What both reads measured, told apart by the row condition."""
 
-    def __init__(self, plan: MetricPlan, acc: Accumulator, schema: pa.Schema, second: Accumulator | None) -> None:
-        self._plan, self._acc, self._schema, self._second = plan, acc, schema, second
+    def __init__(
+        self,
+        plan: MetricPlan,
+        acc: Accumulator,
+        schema: pa.Schema,
+        second: Accumulator | None,
+        drift: DriftSides | None,
+    ) -> None:
+        self._plan, self._acc, self._schema, self._second, self._drift = plan, acc, schema, second, drift
+        self._compared: dict[DriftLimits, ProfileDrift | None] = {}
         self._next = plan.second(acc)
         if self._next.kernels and second is None:
             raise InternalError("The suite needs a second read, which was not handed over.")
@@ -175,6 +211,8 @@ class _Measured:
 
     def value(self, metric: AskedMetric, limit: int) -> Any:
         """Return the value of a metric, or an `Interval`."""
+        if metric.request.base == DRIFT_METRIC:
+            return self._drift_answer(question_of(metric.request.parameters))
         if metric.kernels or metric.deferred is None:
             return self._answers(metric.request.rows).value(metric.request, metric.kernels, limit)
         values = []
@@ -182,6 +220,14 @@ class _Measured:
             answers = Answers(self._schema, {inner(kernel): self._next.parts_of(self._second or {}, kernel)})
             values.append(answers.value(metric.request, [inner(kernel)], limit))
         return values[0] if len(values) == 1 else Interval(values[0], values[1])
+
+    def _drift_answer(self, question: DriftQuestion) -> dict[str, Any]:
+        if self._drift is None:
+            raise InconclusiveError("There is no reference profile to compare with.", hint="Admit a version first.")
+        limits = question.limits(self._drift.limits)
+        if limits not in self._compared:
+            self._compared[limits] = self._drift.compare(question)
+        return self._drift.answer(question, self._compared[limits])
 
     def _answers(self, rows: RowFilter | None) -> Answers:
         if rows not in self._by_rows:
@@ -194,6 +240,12 @@ class _Measured:
 
 def _rows_of(kernel: Kernel) -> RowFilter | None:
     return kernel.rows if isinstance(kernel, Where) else None
+
+
+def _refuse_references(asked: Asked, references: tuple[str, ...]) -> None:
+    for metric in asked.metrics:
+        if metric.request.base == DRIFT_METRIC:
+            refuse_unknown_reference(question_of(metric.request.parameters), references)
 
 
 def _needed(kernels: Iterable[Kernel]) -> tuple[Kernel, ...]:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from millcert.checks.drift_question import DRIFT_EXPECTATIONS, DRIFT_METRIC
 from millcert.checks.metric_columns import family, kernel_type
 from millcert.checks.metric_compile import OUTLIER_METRICS, MetricRequest, kernels_for, outliers_for
 from millcert.checks.metric_filter_parse import parse_row_condition
@@ -87,6 +88,8 @@ def _asked_of(entry: Mapping[str, Any], engine: Any, schema: pa.Schema, result_f
 
     if entry["type"] in _SQL_ONLY:
         raise PolicyError(f"Not for files: {_SQL_ONLY[entry['type']]}.")
+    if entry["type"] in DRIFT_EXPECTATIONS:
+        from millcert.checks import expectations_drift  # noqa: F401 - registers them
     handed = {key: entry[key] for key in _HANDED_TO_GX if entry.get(key) is not None}
     try:
         expectation = ExpectationConfiguration(**handed).to_domain_obj()
@@ -103,7 +106,9 @@ def _asked_of(entry: Mapping[str, Any], engine: Any, schema: pa.Schema, result_f
     metrics = []
     for configuration in needed.metric_configurations.values():
         request = _request_of(configuration, schema)
-        if request.base in OUTLIER_METRICS:
+        if request.base == DRIFT_METRIC:
+            metrics.append(AskedMetric(configuration, request, (), None))
+        elif request.base in OUTLIER_METRICS:
             deferred = Deferred(request.rows, outliers_for(request, schema, limit))
             metrics.append(AskedMetric(configuration, request, (), deferred))
         else:

@@ -384,4 +384,4 @@ def _plan_metrics(plan: VetPlan, schema: pa.Schema) -> MetricPlan | None:
         return None
     from millcert.checks.expectations import plan_suite  # heavy: Great Expectations loads on this one worker only
 
-    return plan_suite(plan.suite, schema)
+    return plan_suite(plan.suite, schema, references=() if plan.drift is None else plan.drift.names)

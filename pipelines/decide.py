@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from millcert.checks.base import GroupEvidence
 from millcert.checks.coverage import not_covered
+from millcert.checks.drift_question import DriftSides
 from millcert.checks.sample_digest import schema_id
 from millcert.errors import InconclusiveError, InternalError, MillcertError
 from millcert.pipelines.accumulate import EXPECTATIONS, Models
@@ -122,7 +123,13 @@ def _rule(
     changes = _signer_changes(plan, dataset, judged)
     # 3. to 5.
     expectations, suite_result = _expectations(
-        plan, dataset, models, tuple(outcomes.values()), judged, has_samples=counts.seen > counts.malformed
+        plan,
+        dataset,
+        models,
+        tuple(outcomes.values()),
+        judged,
+        profiled.sides,
+        has_samples=counts.seen > counts.malformed,
     )
     checks = tuple(_check(planned, models, outcomes, judged) for planned in plan.checks)
     clusters = clusters_of(plan, models, outcomes.values())
@@ -264,6 +271,7 @@ def _expectations(
     models: Models,
     outcomes: Sequence[FileOutcome],
     judged: _Judged,
+    sides: DriftSides | None,
     *,
     has_samples: bool,
 ) -> tuple[ExpectationSummary | None, Mapping[str, Any] | None]:
@@ -271,14 +279,15 @@ def _expectations(
     if plan.suite is None:
         return None, None
     metrics = models.get(EXPECTATIONS)
-    if dataset.metrics is None or (metrics is None and has_samples):
+    # A suite about the schema or the profile alone measures nothing of its own.
+    if dataset.metrics is None or (metrics is None and has_samples and dataset.metrics.kernels):
         raise InternalError("The policy names a suite, but nothing was measured for it.")
     from millcert.checks.expectations import evaluate_suite  # heavy: Great Expectations loads on this one worker only
 
     acc = metrics or dataset.metrics.empty()
     try:
         second = dataset.metrics.second(acc).merge(outcome.metrics for outcome in outcomes)
-        result = evaluate_suite(plan.suite, dataset.metrics, acc, dataset.schema, second=second)
+        result = evaluate_suite(plan.suite, dataset.metrics, acc, dataset.schema, second=second, drift=sides)
     except InconclusiveError as error:
         judged.missing.append(Reason("expectations.inconclusive", error.message))
         return None, None

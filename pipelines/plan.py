@@ -56,7 +56,8 @@ class PlannedSource:
 class PlannedDrift:
     """What the run's profile is compared with.
 
-    reference_uri: a profile in the staging folder, "" where no version was admitted yet. reference_digest: of it.
+    reference: as the policy names it. reference_uri: a profile in the staging folder, "" where no version was admitted
+        yet. reference_digest: of it.
     on_drift, on_source_change: "reject" or "warn". on_no_reference: "inconclusive" or "report".
     """
 
@@ -65,8 +66,14 @@ class PlannedDrift:
     on_drift: str
     on_source_change: str
     on_no_reference: str
+    reference: str = ""
     reference_uri: str = ""
     reference_digest: str = ""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """By which a suite may name the reference: as the policy does, or by its digest."""
+        return tuple(name for name in (self.reference, self.reference_digest) if name)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeAlias
 import pyarrow as pa
 from apache_beam.io.filesystems import FileSystems
 
+from millcert.checks.drift_question import DriftSides
 from millcert.checks.profile import Cell, Profile, ProfileSpec, add_batch, empty_profile, merge_cells, merge_profiles
 from millcert.checks.profile_compare import Compared, ProfileDrift, compare_profiles
 from millcert.checks.profile_format import load_profile, profile_bytes, profile_digest
@@ -101,13 +102,17 @@ class CellMerge:
 
 
 class Profiled(NamedTuple):
-    """What the ruling learns of the profile: its digest, the drift, and what they speak against the data."""
+    """What the ruling learns of the profile: its digest, the drift, and what they speak against the data.
+
+    sides: what the suite's drift expectations are answered from; None where no reference is there and none is waived.
+    """
 
     digest: str
     drift: DriftSummary | None
     rejects: tuple[Reason, ...]
     missing: tuple[Reason, ...]
     faults: tuple[Fault, ...] = ()
+    sides: DriftSides | None = None
 
 
 NOT_PROFILED = Profiled("", None, (), ())
@@ -143,9 +148,12 @@ def profile_of(spec: ProfileSpec, schema: pa.Schema, parts: Iterable[CellPart]) 
 def _judge(drift: PlannedDrift, profile: Profile, digest: str) -> Profiled:
     if not drift.reference_uri:
         message = "no version was admitted yet, so there is nothing to compare the data with"
-        missing = () if drift.on_no_reference == "report" else (Reason("drift.no_reference", message),)
-        return Profiled(digest, _summary(drift, None), (), missing)
-    found = compare_profiles(read_profile(drift.reference_uri), profile, drift.limits, ignore=drift.ignore)
+        is_waived = drift.on_no_reference == "report"
+        missing = () if is_waived else (Reason("drift.no_reference", message),)
+        sides = DriftSides(None, "", profile) if is_waived else None
+        return Profiled(digest, _summary(drift, None), (), missing, sides=sides)
+    reference = read_profile(drift.reference_uri)
+    found = compare_profiles(reference, profile, drift.limits, ignore=drift.ignore)
     summary = _summary(drift, found)
     rejects = []
     moved = [one for one in found.found if one.subject.part != "presence"]
@@ -158,7 +166,8 @@ def _judge(drift: PlannedDrift, profile: Profile, digest: str) -> Profiled:
     sources = [*summary.new_sources, *summary.silent_sources]
     if drift.on_source_change == "reject" and any(one.subject.part == "presence" for one in found.found):
         rejects.append(Reason("drift.sources", f"sources that are new or silent: {', '.join(sources[:5])}"))
-    return Profiled(digest, summary, tuple(rejects), ())
+    sides = DriftSides(reference, drift.reference_digest, profile, drift.limits, tuple(drift.ignore))
+    return Profiled(digest, summary, tuple(rejects), (), sides=sides)
 
 
 def describe(one: Compared) -> str:

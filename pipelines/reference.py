@@ -50,6 +50,7 @@ def planned_drift(rule: DriftRule) -> PlannedDrift:
         on_drift=rule.on_drift,
         on_source_change=rule.on_source_change or rule.on_drift,
         on_no_reference=rule.on_no_reference,
+        reference=rule.reference,
     )
 
 

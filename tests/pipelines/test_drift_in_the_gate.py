@@ -119,6 +119,32 @@ def test_data_like_the_last_admitted_version_is_admitted_and_shifted_data_is_not
     assert drifting.vet(replace=True).verdict.drift.reference == second.verdict.profile_digest  # type: ignore[union-attr]
 
 
+def test_a_suite_that_asks_about_drift_is_answered_from_the_runs_profile(drifting: Workbench) -> None:
+    asked = {"type": "expect_column_drift_to_be_within", "kwargs": {"column": "score", "reference": "last_admitted"}}
+    (drifting.top / "suite.json").write_text(json.dumps({"name": "suite", "expectations": [asked]}))
+    drifting.policy["expectations"] = {"suite": "suite.json"}
+    drifting.policy["drift"] |= {"on_drift": "warn"}
+    assert drifting.vet().verdict.decision == "admitted"  # there is nothing to compare with, and the policy allows it
+
+    fill(drifting, seed=3, shift=0.5)
+    result = drifting.vet(replace=True)
+
+    assert reasons(drifting) == ["expectations.failed"]
+    assert result.verdict.expectations is not None
+    told = json.loads((drifting.out / "expectations.json").read_bytes())["results"][0]["result"]
+    assert told["observed_value"] == told["details"]["value"] > told["details"]["null_quantile"]
+    assert told["details"]["reference"] == result.verdict.drift.reference  # type: ignore[union-attr]
+
+
+def test_a_suite_that_asks_about_drift_needs_a_reference_in_the_policy(bench: Workbench) -> None:
+    asked = {"type": "expect_column_drift_to_be_within", "kwargs": {"column": "label", "reference": "last_admitted"}}
+    (bench.top / "suite.json").write_text(json.dumps({"name": "suite", "expectations": [asked]}))
+    bench.policy["expectations"] = {"suite": "suite.json"}
+
+    with pytest.raises(PolicyError, match="no reference profile is given"):
+        bench.vet()
+
+
 def test_drift_may_only_be_reported(drifting: Workbench) -> None:
     drifting.policy["drift"] |= {"on_drift": "warn"}
     drifting.vet()
