@@ -39,6 +39,15 @@ _BUCKET = re.compile(r"gs://[a-z0-9][a-z0-9._-]{1,220}[a-z0-9](/|$)")
 _PINNED_IMAGE = re.compile(r"[^@\s]+@sha256:[0-9a-f]{64}")
 
 
+#: Beam's options that send code to the workers which no digest covers, or which the workers fetch from a package index.
+_UNPINNED_CODE: Mapping[str, str] = {
+    "requirements_file": "every worker would install whatever a package index gives it",
+    "extra_packages": "workers would install a package that nobody reviewed beside millcert",
+    "files_to_stage": "files beside the image could stand before millcert on the workers' path",
+    "prebuild_sdk_container_engine": "it builds another image than the one whose digest you name",
+}
+
+
 class EngineBinaryOptions(PipelineOptions):
     """Options of millcert beside Beam's own: the digests of programs that a runner starts."""
 
@@ -127,6 +136,27 @@ def check_dataflow(options: PipelineOptions) -> None:
             f"--sdk_container_image: {image} names no bytes; whoever owns the registry could change them.",
             hint="Name the image by digest: REGISTRY/millcert@sha256:... as the push printed it.",
             option="--sdk_container_image",
+        )
+
+
+def check_code(options: PipelineOptions) -> None:
+    """Refuse options that would run unpinned code on the workers, whatever the runner.
+
+    A verdict names one release of millcert (`code_version`); workers that run anything else make that a lie. What they
+    need besides belongs into their image, which is named by digest.
+
+    Raises:
+        UsageError: one of those options is set.
+    """
+    setup = options.view_as(SetupOptions)
+    refused = {name: why for name, why in _UNPINNED_CODE.items() if getattr(setup, name, None)}
+    if setup.sdk_location not in {None, "default", "container"}:
+        refused["sdk_location"] = "workers would install a Beam that no digest covers"
+    for name, why in refused.items():
+        raise UsageError(
+            f"--{name} is refused: {why}.",
+            hint="Put what workers need into their image and name that by digest; see docs/dataflow.md.",
+            option=f"--{name}",
         )
 
 

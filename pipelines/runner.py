@@ -23,7 +23,13 @@ from apache_beam.runners.portability.fn_api_runner import fn_runner
 from apache_beam.runners.portability.portable_runner import JobServiceHandle
 
 from millcert.errors import UsageError
-from millcert.pipelines.engine_binaries import check_dataflow, check_environment, check_flink, check_prism
+from millcert.pipelines.engine_binaries import (
+    check_code,
+    check_dataflow,
+    check_environment,
+    check_flink,
+    check_prism,
+)
 from millcert.pipelines.publish import is_local as is_local_path
 
 #: Names that mean "on this machine"; all of them run on the in-process portable runner.
@@ -84,11 +90,12 @@ def choose_runner(options: PipelineOptions) -> PipelineRunner:
 
     Raises:
         UsageError: the runner is one that millcert refuses, with the reason, or unknown; or it would start a program
-            that is not pinned.
+            that is not pinned, or send code to its workers that is not.
         DigestMismatchError: a program of the runner is not the pinned one.
     """
     name = options.view_as(StandardOptions).runner or ""
     key = name.lower()
+    check_code(options)
     if key in LOCAL_RUNNERS:
         return local_runner(options)
     known = {each.lower(): each for each in REMOTE_RUNNERS}

@@ -27,6 +27,27 @@ def test_a_runner_that_was_not_seen_to_be_right_is_refused(name: str) -> None:
     assert not is_local(options)
 
 
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "--requirements_file=r.txt",
+        "--extra_package=a.tar.gz",
+        "--extra_packages=a.tar.gz",
+        "--files_to_stage=a.jar",
+        "--prebuild_sdk_container_engine=cloud_build",
+        "--sdk_location=/some/beam.tar.gz",
+    ],
+)
+@pytest.mark.parametrize("runner", ["", "DataflowRunner", "FlinkRunner", "PortableRunner", "PrismRunner"])
+def test_code_that_no_digest_covers_is_never_sent_to_workers(runner: str, argument: str) -> None:
+    """Rule: the verdict names the release that computed it, so workers run nothing else."""
+    options = pipeline_options([argument, *([f"--runner={runner}"] if runner else [])])
+
+    with pytest.raises(UsageError, match="is refused: ") as caught:
+        choose_runner(options)
+    assert argument.partition("=")[0] in {caught.value.details["option"], "--extra_package"}
+
+
 def test_workers_become_processes_and_one_stays_in_this_process() -> None:
     many = pipeline_options([], workers=3).view_as(DirectOptions)
     one = pipeline_options([], workers=1).view_as(DirectOptions)
