@@ -4,6 +4,7 @@ Each registered expectation is planned on a column of each family, with an examp
 say more than `plan_suite` accepts, and an expectation that a newer GX brings stands in it as not supported.
 """
 
+import inspect
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -120,7 +121,7 @@ class ExpectationFacts(NamedTuple):
 
 
 def catalog() -> Iterator[ExpectationFacts]:
-    """Yield what is known of each registered expectation, by name. Imports GX; some 10 CPU seconds with it."""
+    """Yield what is known of each expectation that GX registers itself, by name. Imports GX; some 10 CPU seconds."""
     from great_expectations.expectations.registry import (
         get_expectation_impl,
         list_registered_expectation_implementations,
@@ -128,6 +129,8 @@ def catalog() -> Iterator[ExpectationFacts]:
 
     for name in sorted(list_registered_expectation_implementations()):
         kind = get_expectation_impl(name)
+        if not kind.__module__.startswith("great_expectations."):
+            continue
         is_map = getattr(kind, "map_metric", None) is not None
         plans = {family: _plan(name, data_type) for family, data_type in FAMILIES.items()}
         made = {family: plan for family, plan in plans.items() if isinstance(plan, MetricPlan)}
@@ -149,6 +152,23 @@ def catalog() -> Iterator[ExpectationFacts]:
             reads=2 if later else 1,
             per_row=is_map,
         )
+
+
+def own_expectations() -> Mapping[str, str]:
+    """Return name -> what it expects, of the expectations that millcert adds to GX. Imports GX."""
+    from great_expectations.expectations.registry import (
+        get_expectation_impl,
+        list_registered_expectation_implementations,
+    )
+
+    from millcert.checks import expectations_drift
+
+    kinds = {name: get_expectation_impl(name) for name in sorted(list_registered_expectation_implementations())}
+    return {
+        name: inspect.cleandoc(kind.__doc__).split("\n", 1)[0]
+        for name, kind in kinds.items()
+        if kind.__module__ == expectations_drift.__name__ and not inspect.isabstract(kind)
+    }
 
 
 def _may_be_interval(find: Any) -> bool:

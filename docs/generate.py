@@ -13,7 +13,7 @@ import click
 from click.testing import CliRunner
 
 from millcert.checks.coverage import ATTACK_FAMILIES
-from millcert.checks.expectations_catalog import ExpectationFacts, catalog
+from millcert.checks.expectations_catalog import ExpectationFacts, catalog, own_expectations
 from millcert.checks.registry import check_class, describe_fields, list_checks
 from millcert.cli.main import COMMANDS, root
 
@@ -115,6 +115,10 @@ def expectation_page() -> str:
             "| refused: expect_... | why |",
             "|---|---|",
             *refused,
+            "",
+            "| millcert's own: expect_... | what ([drift](drift.md)) |",
+            "|---|---|",
+            *(f"| `{name.removeprefix('expect_')}` | {words} |" for name, words in own_expectations().items()),
             "",
         ]
     )

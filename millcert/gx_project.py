@@ -126,6 +126,8 @@ def _render(context: Any, folder: Path, result: Mapping[str, Any], batch: str) -
     import great_expectations as gx
     from great_expectations.core.run_identifier import RunIdentifier
 
+    from millcert.checks import expectations_drift  # noqa: F401 - registers what the suite may hold
+
     for site in context.get_site_names():
         context.delete_data_docs_site(site)
     context.add_data_docs_site(
@@ -149,6 +151,8 @@ def _render(context: Any, folder: Path, result: Mapping[str, Any], batch: str) -
 
 def _open(project: Path) -> Any:
     import great_expectations as gx
+
+    from millcert.checks import expectations_drift  # noqa: F401 - registers what a suite of the project may hold
 
     root = project.parent if project.name == "gx" else project
     if not (root / "gx" / "great_expectations.yml").is_file():

@@ -33,9 +33,9 @@ def expectations() -> None:
 @json_option
 def list_all(as_json: bool) -> None:
     """List the expectations of the installed Great Expectations: which are answered, on which columns, how exactly."""
-    from millcert.checks.expectations_catalog import catalog
+    from millcert.checks.expectations_catalog import catalog, own_expectations
 
-    facts = list(catalog())
+    facts, own = list(catalog()), own_expectations()
     answered = [one for one in facts if one.is_supported]
     width = max(len(one.name) for one in facts)
     lines = [
@@ -44,8 +44,13 @@ def list_all(as_json: bool) -> None:
         else f"{one.name:<{width}}  refused: {one.refusal}"
         for one in facts
     ]
-    last = f"{len(answered)} of {len(facts)} are answered. next: millcert expectations run DATASET --suite SUITE"
-    emit({"version": 1, "expectations": [one._asdict() for one in facts]}, "\n".join([*lines, last]), as_json=as_json)
+    lines += [f"{name:<{width}}  millcert's own: {words}" for name, words in own.items()]
+    last = f"{len(answered)} of {len(facts)} of GX are answered. next: millcert expectations run DATASET --suite SUITE"
+    emit(
+        {"version": 1, "expectations": [one._asdict() for one in facts], "own": dict(own)},
+        "\n".join([*lines, last]),
+        as_json=as_json,
+    )
 
 
 @expectations.command("run")

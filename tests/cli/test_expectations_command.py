@@ -127,7 +127,7 @@ def test_the_list_names_what_is_answered_and_why_the_rest_is_not() -> None:
     result = invoke("list")
 
     assert result.exit_code == 0
-    assert "56 of 59 are answered" in result.stdout
+    assert "56 of 59 of GX are answered" in result.stdout
     assert "refused: Not for files: it is a SQL query." in result.stdout
 
 
