@@ -70,9 +70,9 @@ class Moments:
     waiting: tuple[tuple[int, np.ndarray], ...] = ()
 
     @classmethod
-    def zero(cls, dimension: int, *, keeps_products: bool = True) -> "Moments":
-        """Return the moments of no rows."""
-        return cls(ColumnFold((dimension,)), 0, keeps_products)
+    def zero(cls, dimension: int, *, keeps_products: bool = True, seed: int = 0) -> "Moments":
+        """Return the moments of no rows; `seed` is that of later folds."""
+        return cls(ColumnFold((dimension,), seed), 0, keeps_products)
 
     @property
     def dimension(self) -> int:
@@ -155,7 +155,7 @@ class Moments:
     def folded(self, fold: ColumnFold) -> "Moments":
         """Return the moments of the folded rows, to the last bit; `fold` goes on where this one's ends."""
         done = self.fold.folds
-        if fold.widths[: done + 1] != self.fold.widths:
+        if fold.widths[: done + 1] != self.fold.widths or fold.seed != self.fold.seed:
             raise InternalError(f"Columns folded to {self.fold.widths} do not go on to {fold.widths}.")
         if fold.folds == done:
             return self

@@ -20,11 +20,11 @@ import numpy as np
 import pyarrow as pa
 
 from millcert.checks.base import Accumulator, GroupEvidence, Role, Scores, Severity, merge_alike, merge_groups
+from millcert.checks.class_moments import final_moments, no_rows, unfolded, within_budget
 from millcert.checks.columns import digests, matrix, strings
 from millcert.checks.digest_sample import DigestSample
 from millcert.checks.exact import ExactMatrix
 from millcert.checks.label_groups import rows_by_text
-from millcert.checks.moments import Moments
 from millcert.checks.two_means import Split, margin, silhouette, split_in_two, split_p_value
 from millcert.errors import InternalError, InvalidSampleError, NotEnoughSamplesError, PolicyError
 
@@ -52,11 +52,12 @@ class _Class:
 
 @dataclass(frozen=True, eq=False)
 class ActivationClusteringModel:
-    """The model after pass `stage`."""
+    """The model after pass `stage`. columns: of the covariances, once folded."""
 
     stage: int
     width: int
     classes: Mapping[str, _Class]
+    columns: int
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ class ActivationClustering:
     Passes: 2, and scoring.
     Score: how much nearer the centre of the smaller cluster is than that of the larger, along the line of both, in the
         embedding's unit.
-    Accumulator, a class: pass 1 8 x (d + d * d) bytes an exponent; pass 2 2,000 x components x 4 bytes.
+    Accumulator: pass 1 8 x d x d bytes a class and exponent, 256 MB in all, else columns are folded
+        (`millcert.checks.class_moments`); pass 2 2,000 x components x 4 bytes a class.
     Finds: poison that is a good part of its class, from about 15 % to 35 %, in a view that was trained on it.
     False alarm that remains: an honest class of two kinds. Hence the severity.
     Does not find: poison of a few per cent of its class; whatever does not separate in the view.
@@ -121,12 +123,12 @@ class ActivationClustering:
         parts: dict[str, Any] = {}
         for label, places in rows_by_text(labels):
             if model is None:
-                parts[label] = Moments.zero(rows.shape[1]).add_rows(rows[places])
+                parts[label] = acc.get(label, no_rows(rows.shape[1])).add_rows(rows[places])
             else:
                 _check_width(rows, model)
                 placed = model.classes[label].place(rows[places])
                 parts[label] = DigestSample.of(marks[places], placed, SAMPLED)
-        return self.merge([acc, parts])
+        return within_budget({**acc, **parts}) if model is None else self.merge([acc, parts])
 
     def merge(self, accs: Iterable[Accumulator]) -> Accumulator:
         """Return the accumulator of all samples of `accs`; exact, in any order."""
@@ -142,15 +144,17 @@ class ActivationClustering:
         if not acc:
             raise NotEnoughSamplesError("There are no samples.")
         if model is None:
-            widths = {moments.dimension for moments in acc.values()}
+            widths = {moments.fold.width for moments in acc.values()}
             if len(widths) > 1:
                 raise InvalidSampleError("Embeddings have several widths.", column="embedding_self")
             classes = {}
-            for label, moments in sorted(acc.items()):
+            summed, fold = final_moments(acc)
+            for label, moments in summed.items():
                 _, vectors = np.linalg.eigh(moments.covariance())
                 kept = vectors[:, ::-1][:, : self.components]
-                classes[label] = _Class(moments.count, ExactMatrix.of(kept), moments.mean() @ kept)
-            return ActivationClusteringModel(1, widths.pop(), classes)
+                weights = ExactMatrix.of(unfolded(fold, kept))
+                classes[label] = _Class(moments.count, weights, moments.mean() @ kept)
+            return ActivationClusteringModel(1, widths.pop(), classes, fold.columns)
         tested = max(1, sum(len(part.keys) >= LEAST_SAMPLED for part in acc.values()))
         classes = {label: self._clustered(model.classes[label], part, tested) for label, part in sorted(acc.items())}
         return replace(model, stage=2, classes=classes)
@@ -175,12 +179,13 @@ class ActivationClustering:
     def evidence(self, model: ActivationClusteringModel) -> tuple[GroupEvidence, ...]:
         """Return each class's split.
 
-        `statistic`: share (of the smaller cluster), silhouette, variance_left (within the two), sampled. The
-        interval of the count is that of the share in the sample (Wilson).
+        `statistic`: share (of the smaller cluster), silhouette, variance_left (within the two), sampled, and
+        covariance_columns: less than the embedding's width where columns were folded. The interval of the count is that
+        of the share in the sample (Wilson).
         """
         found = []
         for label, known in sorted(model.classes.items()):
-            figures = {"sampled": float(known.sampled)}
+            figures = {"sampled": float(known.sampled), "covariance_columns": float(model.columns)}
             estimate = low = high = 0.0
             if known.split is not None:
                 share = known.split.share

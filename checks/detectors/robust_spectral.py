@@ -24,14 +24,14 @@ import numpy as np
 import pyarrow as pa
 
 from millcert.checks.base import Accumulator, GroupEvidence, Role, Scores, Severity, merge_alike, merge_groups
+from millcert.checks.class_moments import final_moments, no_rows, unfolded, within_budget
 from millcert.checks.class_rows import rows_by_class
 from millcert.checks.columns import matrix, strings
-from millcert.checks.contrast import ClassContrast, class_contrasts, fastest_growing, random_signs
+from millcert.checks.contrast import ClassContrast, class_contrasts, fastest_growing
 from millcert.checks.exact import ExactMatrix
 from millcert.checks.flagging import BufferedCounts, Counts
 from millcert.checks.hidden_part import LEAST_GAP_OVER_DISTANCE, HiddenPart, find_hidden_part
 from millcert.checks.mixture import Histogram
-from millcert.checks.moments import Moments
 from millcert.checks.robust_covariance import Shells
 from millcert.errors import InternalError, InvalidSampleError, NotEnoughSamplesError, PolicyError
 
@@ -84,27 +84,17 @@ class _Finding:
 
 @dataclass(frozen=True, eq=False)
 class RobustSpectralModel:
-    """The model after any pass. `frames` serve the next pass or scoring; `findings` are empty before the last pass."""
+    """The model after any pass. `frames` serve the next pass or scoring; `findings` are empty before the last pass.
+
+    columns: that the covariances are of, once folded.
+    """
 
     stage: int
     width: int
     contrasts: Mapping[str, ClassContrast]
     frames: Mapping[str, _Frame]
     findings: Mapping[str, _Finding]
-
-
-@dataclass(frozen=True, eq=False)
-class _Sums:
-    """Pass 1: moments of a class, and the width that its embeddings had before any projection."""
-
-    width: int
-    moments: Moments
-
-    def merge(self, others: Iterable["_Sums"]) -> "_Sums":
-        parts = list(others)
-        for part in parts:
-            _check_width(part.width, self.width)
-        return _Sums(self.width, self.moments.merge(part.moments for part in parts))
+    columns: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,9 +154,9 @@ class RobustSpectral:
     Needs: label, source, embedding_self (float32, d): features of a model trained on this very data, for a backdoor
         shows only in a model that learnt it. On features of another model this check finds little.
     Passes: 3, and scoring.
-    Accumulator, a class: pass 1 4 x w * w bytes an exponent and at most as many of rows that wait, w = min(d,
-        max_dimension), so 132 kB at d = 128; pass 2 about 35 kB; pass 3 at most 64 kB, 8 kB a source and 16 bytes an
-        occupied bin (of 8,192) a source.
+    Accumulator: pass 1 8 x w * w bytes a class and exponent, w = min(d, max_dimension), so 132 kB at d = 128, and 256
+        MB in all; pass 2 about 35 kB a class; pass 3 at most 64 kB a class, and 8 kB and 16 bytes an occupied bin (of
+        8,192) a source of it.
     Finds: backdoors by a fixed trigger that the model learnt, from 2 to 50 % of the target class and about 15 samples.
     Does not find: triggers that the model did not learn, adaptive attacks that keep the latent parts together,
         all-to-all attacks (every class has the trigger, so no class stands out), classes under 24 samples. Half of the
@@ -176,9 +166,10 @@ class RobustSpectral:
         whitened by the other classes, not by the class itself; no poison rate; a mixture and a test decide. Figures:
         bench/robust_spectral.py.
 
-    max_dimension: wider embeddings pass a fixed random projection to this width first, in [2, 512].
+    max_dimension: columns of wider embeddings are folded to this many, in [2, 512]; to fewer where the covariances of
+        all classes would take more than 256 MB (`millcert.checks.class_moments`).
     max_directions: directions kept of a class, in [2, 64].
-    seed: of the random projection.
+    seed: of the folds.
     """
 
     name: ClassVar[str] = "robust_spectral"
@@ -218,9 +209,9 @@ class RobustSpectral:
         for of_class in rows_by_class(rows, labels, sources if model is not None and model.stage == 2 else None):
             label, part = of_class.label, added.get(of_class.label)
             if model is None:
-                first = part if part is not None else _Sums(rows.shape[1], Moments.zero(self._kept(rows.shape[1])))
-                _check_width(rows.shape[1], first.width)
-                added[label] = _Sums(first.width, self._summed(first, of_class.whole, of_class.exponent))
+                sums = part if part is not None else no_rows(rows.shape[1], self.max_dimension, self.seed)
+                _check_width(rows.shape[1], sums.fold.width)
+                added[label] = sums.add_quantised(of_class.whole, of_class.exponent)
             elif label in model.frames:
                 frame = model.frames[label]
                 centred = frame.apply(of_class.whole, of_class.exponent)
@@ -230,7 +221,7 @@ class RobustSpectral:
                 else:
                     lines = part if part is not None else _Lines({})
                     added[label] = lines.add(_keys(centred / frame.scale), of_class.sources)
-        return added
+        return within_budget(added, self.max_dimension) if model is None else added
 
     def merge(self, accs: Iterable[Accumulator]) -> Accumulator:
         """Return the accumulator of all samples of `accs`."""
@@ -274,8 +265,9 @@ class RobustSpectral:
         """Return what was found of each class, sorted.
 
         Statistics: `tested` (0 where the class is too small to be judged), `ashman_d`, `gap` and `gap_needed` (in
-        the others' standard deviations), `class_distance`, `odd_fraction`, `directions`, and
-        `flagged_fraction of SOURCE` for the sources with most flagged samples.
+        the others' standard deviations), `class_distance`, `odd_fraction`, `directions`, `covariance_columns` (less
+        than the embedding's width where columns were folded), and `flagged_fraction of SOURCE` for the sources with
+        most flagged samples.
         """
         evidence = []
         for label, finding in sorted(model.findings.items()):
@@ -286,7 +278,7 @@ class RobustSpectral:
                     label=label,
                     source="",
                     samples=model.contrasts[label].samples,
-                    statistic=dict(finding.statistic),
+                    statistic={**dict(finding.statistic), "covariance_columns": float(model.columns)},
                     is_suspicious=part is not None,
                     estimated_count=part.estimate if part else 0.0,
                     count_low=part.low if part else 0.0,
@@ -296,37 +288,25 @@ class RobustSpectral:
             )
         return tuple(evidence)
 
-    def _kept(self, width: int) -> int:
-        return min(width, self.max_dimension)
-
-    def _summed(self, part: _Sums, whole: np.ndarray, exponent: np.ndarray) -> Moments:
-        if part.width <= self.max_dimension:
-            return part.moments.add_quantised(whole, exponent)
-        projection = ExactMatrix.of(random_signs(part.width, self.max_dimension, self.seed))
-        return part.moments.add_rows(projection.apply_quantised(whole, exponent))
-
     def _after_sums(self, acc: Accumulator) -> RobustSpectralModel:
-        widths = {part.width for part in acc.values()}
+        widths = {part.fold.width for part in acc.values()}
         if len(widths) > 1:
             raise InvalidSampleError("Embeddings have several widths.", column="embedding_self", widths=sorted(widths))
-        contrasts = class_contrasts(
-            {label: part.moments for label, part in acc.items()}, max_directions=self.max_directions
-        )
+        if not widths:
+            raise NotEnoughSamplesError("There are no samples.")
+        classes, fold = final_moments(acc, self.max_dimension)
+        contrasts = {
+            label: replace(contrast, directions=unfolded(fold, contrast.directions))
+            for label, contrast in class_contrasts(classes, max_directions=self.max_directions).items()
+        }
         if max(contrast.samples for contrast in contrasts.values()) < LEAST_SAMPLES:
             raise NotEnoughSamplesError(f"No class has the {LEAST_SAMPLES} samples that a judgement needs.")
-        width = widths.pop()
-        if width > self.max_dimension:
-            projection = random_signs(width, self.max_dimension, self.seed)
-            contrasts = {
-                label: replace(contrast, directions=projection @ contrast.directions)
-                for label, contrast in contrasts.items()
-            }
         frames = {
             label: _frame(contrast, np.eye(len(contrast.variance)))
             for label, contrast in sorted(contrasts.items())
             if contrast.samples >= LEAST_SAMPLES and len(contrast.variance)
         }
-        return RobustSpectralModel(1, width, contrasts, frames, {})
+        return RobustSpectralModel(1, widths.pop(), contrasts, frames, {}, fold.columns)
 
 
 def _after_shells(acc: Accumulator, model: RobustSpectralModel) -> RobustSpectralModel:

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from millcert.checks.base import Accumulator, GroupEvidence, Role, Scores, Severity, merge_alike, merge_groups
+from millcert.checks.class_moments import final_moments, no_rows, unfolded, within_budget
 from millcert.checks.columns import matrix, strings
 from millcert.checks.exact import ExactMatrix
 from millcert.checks.flagging import (
@@ -25,7 +26,6 @@ from millcert.checks.flagging import (
     upper_half,
 )
 from millcert.checks.label_groups import rows_by_text
-from millcert.checks.moments import Moments
 from millcert.errors import InternalError, InvalidSampleError, NotEnoughSamplesError, PolicyError
 
 #: The paper removes 1.5 times the poison that it assumes (Tran et al., section 4, algorithm 1, line 9).
@@ -52,11 +52,12 @@ class _Direction:
 
 @dataclass(frozen=True, eq=False)
 class SpectralSignaturesModel:
-    """The model after pass `stage`; thresholds are known after pass 3."""
+    """The model after pass `stage`; thresholds are known after pass 3. columns: of the covariances, once folded."""
 
     stage: int
     width: int
     directions: Mapping[str, _Direction]
+    columns: int
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,8 @@ class SpectralSignatures:
 
     Needs: label, embedding_self (float32, d).
     Passes: 3 (moments; upper, then lower halves of the scores' bits), and scoring.
-    Accumulator, a class: pass 1 8 x (d + d * d) bytes an exponent; pass 2 and 3 at most 1 MB (16 bytes a distinct key).
+    Accumulator: pass 1 8 x d x d bytes a class and exponent, 256 MB in all, else columns are folded
+        (`millcert.checks.class_moments`); pass 2 and 3 at most 1 MB a class (16 bytes a distinct key).
     Ties: at most the top part is flagged; samples with exactly the threshold's score are all left.
     Source: Tran, Li, Madry, NeurIPS 2018, algorithm 1; centred features, as printed there. `epsilon` is the part of
         each class that is assumed to be poisoned, as in the paper.
@@ -107,7 +109,7 @@ class SpectralSignatures:
         for label, places in rows_by_text(labels):
             part = added.get(label)
             if model is None:
-                moments = part if part is not None else Moments.zero(rows.shape[1])
+                moments = part if part is not None else no_rows(rows.shape[1])
                 added[label] = moments.add_rows(rows[places])
                 continue
             _check_width(rows, model)
@@ -117,7 +119,7 @@ class SpectralSignatures:
             keys = score_keys(direction.scores(rows[places]))
             counts = part if part is not None else Counts.zero()
             added[label] = counts.add(upper_half(keys) if model.stage == 1 else lower_half_in(keys, direction.cell))
-        return added
+        return within_budget(added) if model is None else added
 
     def merge(self, accs: Iterable[Accumulator]) -> Accumulator:
         """Return the accumulator of all samples of `accs`."""
@@ -156,14 +158,22 @@ class SpectralSignatures:
         return Scores(score, threshold, score > threshold, labels, self.reason)
 
     def evidence(self, model: SpectralSignaturesModel) -> tuple[GroupEvidence, ...]:
-        """Return each class's top variance and threshold; the estimated count is the assumption, not a finding."""
+        """Return each class's top variance and threshold; the estimated count is the assumption, not a finding.
+
+        `covariance_columns`: the embedding's width where the covariance is that of all columns, less where they were
+        folded.
+        """
         return tuple(
             GroupEvidence(
                 group=label,
                 label=label,
                 source="",
                 samples=direction.samples,
-                statistic={"threshold": direction.threshold, "top_variance": direction.variance},
+                statistic={
+                    "threshold": direction.threshold,
+                    "top_variance": direction.variance,
+                    "covariance_columns": float(model.columns),
+                },
                 is_suspicious=True,
                 estimated_count=self.epsilon * direction.samples,
                 count_low=0.0,
@@ -175,19 +185,20 @@ class SpectralSignatures:
 
 
 def _directions(acc: Accumulator) -> SpectralSignaturesModel:
-    widths = {moments.dimension for moments in acc.values()}
+    widths = {moments.fold.width for moments in acc.values()}
     if not acc:
         raise NotEnoughSamplesError("There are no samples.")
     if len(widths) > 1:
         raise InvalidSampleError("Embeddings have several widths.", column="embedding_self", widths=sorted(widths))
     directions = {}
-    for label, moments in sorted(acc.items()):
+    classes, fold = final_moments(acc)
+    for label, moments in classes.items():
         values, vectors = np.linalg.eigh(moments.covariance())
-        weights = ExactMatrix.of(vectors[:, -1:])
+        weights = ExactMatrix.of(unfolded(fold, vectors[:, -1:]))
         # The sign of an eigenvector is arbitrary; squared scores do not depend on it.
         offset = float(moments.mean() @ vectors[:, -1])
         directions[label] = _Direction(moments.count, weights, offset, max(0.0, float(values[-1])))
-    return SpectralSignaturesModel(1, widths.pop(), directions)
+    return SpectralSignaturesModel(1, widths.pop(), directions, fold.columns)
 
 
 def _check_width(rows: np.ndarray, model: SpectralSignaturesModel) -> None:
