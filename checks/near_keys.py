@@ -3,13 +3,17 @@
   text       MinHash of byte windows (Broder, 1997), by one permutation and densification (Li, Owen, Zhang, NIPS 2012;
              Shrivastava, ICML 2017), in 16 bands of 4: texts of Jaccard similarity 0.8 share a key with a chance of
              0.9998, of 0.5 with 0.64, of 0.2 with 0.025.
-  embedding  signs of fixed random projections of the centred row (Charikar, STOC 2002), in 16 bands of 32: rows at a
-             cosine of 0.999 share a key with a chance above 0.9999, of 0.99 with 0.98, of 0.95 with 0.5, of 0.8
-             with 0.02.
+  embedding  signs of fixed random projections of the centred row (Charikar, STOC 2002), in 16 bands of 32, in units of
+             the data's own spread: there rows at a cosine of 0.999 share a key with a chance above 0.9999, of 0.99
+             with 0.98, of 0.95 with 0.5, of 0.8 with 0.02.
   content    a hash of the exact row; equal rows share it, others do not (64 bits).
 
-A sample's keys depend on nothing but the sample and fixed constants, so they are the same in any batch.
+A sample's keys depend on nothing but the sample, fixed constants and, of an embedding, the mean and the covariance of
+all rows, so they are the same in any batch. Without the covariance, whatever varies most (the brightness of pictures,
+say) would make a fifth of honest data look alike (`bench/detection.py`, principal components of pixels).
 """
+
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +22,7 @@ import pyarrow.compute as pc
 from millcert.checks.contrast import random_signs
 from millcert.checks.exact import ExactMatrix, quantise_rows
 from millcert.checks.exact_features import mixed
+from millcert.checks.moments import Moments
 
 #: Bands of a sample, each of which is one key.
 BANDS = 16
@@ -32,6 +37,12 @@ _WINDOWS_AT_A_TIME = 2**20
 _EMPTY = np.uint64(2**64 - 1)
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 _SEED = 7
+#: Wider embeddings are projected before their covariance is taken, so that it stays below 4 MB.
+MAX_SPREAD = 256
+_SPREAD_SEED = 11
+#: No direction counts as narrower than this part of the mean variance: what is left below it is rounding noise (as in
+#: `millcert.checks.contrast`), nor than the narrowest that the samples can measure, five of them a direction.
+_RIDGE, _SAMPLES_PER_DIRECTION = 1e-3, 5
 
 
 def text_keys(texts: pa.StringArray) -> np.ndarray:
@@ -66,21 +77,62 @@ def text_keys(texts: pa.StringArray) -> np.ndarray:
     return _banded(_densified(least.reshape(len(texts), _BINS)).reshape(len(texts), BANDS, TEXT_ROWS))
 
 
-def embedding_keys(rows: np.ndarray, mean: np.ndarray) -> np.ndarray:
+@dataclass(frozen=True, eq=False)
+class Directions:
+    """What embeddings' keys are the signs of. matrix: of d rows and 512 columns. middle: float64 (512,), of the mean.
+
+    Make one with `Directions.of`.
+    """
+
+    matrix: ExactMatrix
+    middle: np.ndarray
+
+    @classmethod
+    def of(cls, mean: np.ndarray, spread: Moments) -> "Directions":
+        """Return the directions for data with a mean, float64 (d,), and moments of `spread_rows`."""
+        signs = _whitening(spread) @ random_signs(spread.dimension, BANDS * EMBEDDING_BITS, _SEED)
+        if spread.dimension != len(mean):
+            signs = random_signs(len(mean), spread.dimension, _SPREAD_SEED) @ signs
+        matrix = ExactMatrix.of(signs)
+        # The mean goes through the same exact product, so that rows that all equal it lie on one side of it.
+        return cls(matrix, matrix.apply_quantised(*quantise_rows(mean[None, :]))[0])
+
+    @property
+    def width(self) -> int:
+        """Columns of an embedding."""
+        return len(self.matrix.whole)
+
+
+def spread_rows(rows: np.ndarray) -> np.ndarray:
+    """Return the rows that the covariance is taken of, (n, min(d, 256)): embeddings, or projections of wide ones."""
+    if rows.shape[1] <= MAX_SPREAD:
+        return rows
+    return ExactMatrix.of(random_signs(rows.shape[1], MAX_SPREAD, _SPREAD_SEED)).apply(rows)
+
+
+def embedding_keys(rows: np.ndarray, directions: Directions) -> np.ndarray:
     """Return the keys of embeddings, uint64 (n, 16).
 
     Args:
         rows: float32 (n, d), finite.
-        mean: float64 (d,), of all rows: directions are told from there.
+        directions: of all rows.
 
     Cost: 512 x d products a row.
     """
-    signs = ExactMatrix.of(random_signs(rows.shape[1], BANDS * EMBEDDING_BITS, _SEED))
-    # The mean goes through the same exact product, so that the bits of a row do not depend on its batch.
-    middle = signs.apply_quantised(*quantise_rows(mean[None, :]))[0]
-    above = (signs.apply(rows) > middle).reshape(len(rows), BANDS, EMBEDDING_BITS)
+    above = (directions.matrix.apply(rows) > directions.middle).reshape(len(rows), BANDS, EMBEDDING_BITS)
     packed = np.packbits(above, axis=2).view(">u4").astype(np.uint64).reshape(len(rows), BANDS, 1)
     return _banded(packed)
+
+
+def _whitening(spread: Moments) -> np.ndarray:
+    """Return the symmetric root of the inverse covariance, (m, m), with narrow directions widened."""
+    values, vectors = np.linalg.eigh(spread.covariance())
+    measured = min(len(values), max(1, spread.count // _SAMPLES_PER_DIRECTION))
+    least = max(float(values[-measured]), _RIDGE * float(values.mean()))
+    if least <= 0:
+        return np.eye(len(values))
+    whitening: np.ndarray = (vectors / np.sqrt(np.maximum(values, least))) @ vectors.T
+    return whitening
 
 
 def content_keys(rows: np.ndarray) -> np.ndarray:

@@ -15,6 +15,11 @@ MAX_CHARACTERS = 20_000
 _WORD = re.compile(r"\w+|[^\w\s]")
 
 
+def words_of(text: str) -> list[str]:
+    """Return the words and marks of a text, in lower case, in order."""
+    return _WORD.findall(text.lower())
+
+
 def gram_rows(texts: Iterable[str], *, width: int = WIDTH, seed: int = 0) -> np.ndarray:
     """Return the hashed words and word pairs of texts, float32 (n, width), each row of length 1 or 0.
 
@@ -33,7 +38,7 @@ def gram_rows(texts: Iterable[str], *, width: int = WIDTH, seed: int = 0) -> np.
     rows = []
     for text in texts:
         row = np.zeros(width, dtype=np.float32)
-        words = _WORD.findall(text[:MAX_CHARACTERS].lower())
+        words = words_of(text[:MAX_CHARACTERS])
         counts: dict[str, int] = {}
         for gram in (*words, *(f"{one} {two}" for one, two in pairwise(words))):
             counts[gram] = counts.get(gram, 0) + 1

@@ -1,7 +1,7 @@
 """Floods: many exact or near copies of few samples, more than the data's own natural repetition explains.
 
   1. Pass 1 counts the samples' keys (`millcert.checks.near_keys`: MinHash bands of a text, SimHash bands of an
-     embedding, a hash of the exact content) in a table of cells. An embedding takes a pass before, for its mean.
+     embedding, a hash of the exact content) in a table of cells. An embedding takes a pass before, for its mean and spread.
   2. Pass 2 counts the keys of the fullest cells exactly, and which keys occur together; and a sample of all keys: how
      often things recur in this data by nature. Sizes beyond the law that the smaller groups follow are floods
      (`millcert.checks.copy_null`).
@@ -24,7 +24,7 @@ from millcert.checks.copy_groups import NO_ID, KeyIds, LedKeys, band_of
 from millcert.checks.copy_null import FloodSizes, LargeGroups, flood_sizes
 from millcert.checks.key_cells import cells_by_part, fullest_cells
 from millcert.checks.moments import Moments
-from millcert.checks.near_keys import BANDS, content_keys, embedding_keys, text_keys
+from millcert.checks.near_keys import BANDS, Directions, content_keys, embedding_keys, spread_rows, text_keys
 from millcert.errors import InternalError, InvalidSampleError, NotEnoughSamplesError, PolicyError
 
 View: TypeAlias = Literal["text", "embedding_external", "embedding_self", "features", "sample_digest"]
@@ -61,14 +61,14 @@ class _Flood:
 class NearDuplicatesModel:
     """The model after pass `stage`.
 
-    mean: float64 (d,), of an embedding; empty for other views.
+    directions: of an embedding's keys; None for other views.
     keys: the candidates. searched_from: every group at least so large is among them.
     ids, counts, flood: int64, of the keys that were recounted, by id; flood is -1 where the key is in none.
     sizes: the null's answer. floods: by number. cells: samples of (source, label).
     """
 
     stage: Stage
-    mean: np.ndarray
+    directions: Directions | None
     keys: KeyIds
     searched_from: int
     ids: np.ndarray
@@ -87,12 +87,12 @@ class NearDuplicates:
         copies have where there is a label.
     Passes: 3, and scoring; one more for an embedding.
     Score: how many samples share the sample's commonest key; 1 where none is shared often.
-    Accumulator: pass 1 34 MB in 16 records, and 8 x d bytes; pass 2 3 MB, and 24 bytes a key of the `max_candidates`
-        fullest cells, so bands x samples x max_candidates / 4,194,304 keys or so; pass 3 a count a flood, source and
-        class.
-    Finds: exact copies, and texts of Jaccard similarity 0.8 (windows of 8 bytes) or rows of cosine 0.98 on, from
-        `least_copies` on, and further on where the data repeats itself a lot (`searched_from` of the evidence where
-        there are more frequent keys than candidates).
+    Accumulator: pass 1 34 MB in 16 records; before it, for an embedding, 8 x (d + m x m) bytes an exponent, m the lesser
+        of d and 256; pass 2 3 MB, and 24 bytes a key of the `max_candidates` fullest cells, so bands x samples x
+        max_candidates / 4,194,304 keys or so; pass 3 a count a flood, source and class.
+    Finds: exact copies, and texts of Jaccard similarity 0.8 (windows of 8 bytes) or rows of cosine 0.98 on in units of
+        the data's own spread, from `least_copies` on, and further on where the data repeats itself a lot
+        (`searched_from` of the evidence where there are more frequent keys than candidates).
     Does not find: paraphrases; floods thinner than the data's own repetition; data that is nothing but copies.
     False alarm that remains: an honest text that recurs out of all proportion, such as a missing value's placeholder.
         Hence the severity.
@@ -105,7 +105,7 @@ class NearDuplicates:
     """
 
     name: ClassVar[str] = "near_duplicates"
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     severity: ClassVar[Severity] = "warn"
     covers: ClassVar[frozenset[str]] = frozenset({"duplicate_flood"})
     #: Of the default configuration; an instance has its own.
@@ -150,7 +150,9 @@ class NearDuplicates:
             rows = matrix(batch, self.view)
             parts: dict[str, Any] = {}
             if len(rows):
-                parts["rows"] = Moments.zero(rows.shape[1], keeps_products=False).add_rows(rows)
+                narrow = spread_rows(rows)
+                parts["mean"] = Moments.zero(rows.shape[1], keeps_products=False).add_rows(rows)
+                parts["spread"] = Moments.zero(narrow.shape[1]).add_rows(narrow)
             return self.merge([acc, parts])
         keys = self._keys(batch, model)
         if not len(keys):
@@ -177,7 +179,7 @@ class NearDuplicates:
         if not acc:
             raise NotEnoughSamplesError("There are no samples.")
         if model is None and self.view in _EMBEDDINGS:
-            return replace(_NOTHING, stage="mean", mean=acc["rows"].mean())
+            return replace(_NOTHING, stage="mean", directions=Directions.of(acc["mean"].mean(), acc["spread"]))
         if model is None or model.stage == "mean":
             before = _NOTHING if model is None else model
             parts = ((int(name.split()[1]), part) for name, part in acc.items())
@@ -257,15 +259,15 @@ class NearDuplicates:
         if self.view == "sample_digest":
             return content_keys(digests(batch))
         rows = matrix(batch, self.view)
-        if model is None:
+        if model is None or model.directions is None:
             raise InternalError("An embedding has no keys before its mean is known.")
-        if rows.shape[1] != len(model.mean):
+        if rows.shape[1] != model.directions.width:
             raise InvalidSampleError(
-                f"Embeddings have width {rows.shape[1]}; others of this data set have {len(model.mean)}.",
+                f"Embeddings have width {rows.shape[1]}; others of this data set have {model.directions.width}.",
                 hint="All samples must have embeddings of one model.",
                 column=self.view,
             )
-        return embedding_keys(rows, model.mean)
+        return embedding_keys(rows, model.directions)
 
     def _after_recount(self, acc: Accumulator, model: NearDuplicatesModel) -> NearDuplicatesModel:
         sampled: LedKeys = acc["sample"]
@@ -325,7 +327,7 @@ class NearDuplicates:
 _NO_IDS = np.zeros(0, dtype=np.int64)
 _NOTHING = NearDuplicatesModel(
     "mean",
-    np.zeros(0),
+    None,
     KeyIds(_NO_IDS, _NO_IDS),
     0,
     _NO_IDS,

@@ -122,6 +122,39 @@ def test_honest_vectors_are_no_flood_and_copies_are(view: str, seed: int) -> Non
     assert [item.samples for item in found] == [60]
 
 
+@pytest.mark.parametrize("width", [64, 320])
+def test_what_varies_most_makes_no_copies_of_honest_vectors(width: int) -> None:
+    """Pictures differ most by their brightness: in such a view the dark ones point one way, and are no copies."""
+    random_ = np.random.default_rng(width)
+    spread = 40.0 / np.arange(1, width + 1) ** 1.5
+    rows = random_.standard_normal((3000, width)) * spread + 5
+    source = pa.array([f"s{row % 4}" for row in range(3000)])
+    bad = random_.choice(3000, 60, replace=False)
+    copied = rows.copy()
+    copied[bad] = rows[bad[0]] + 0.02 * spread * random_.standard_normal((60, width))
+    check = NearDuplicates(view="embedding_external")
+
+    def batch(values: np.ndarray) -> pa.RecordBatch:
+        columns = [fixed_size_lists(values.astype(np.float32)), source]
+        return pa.RecordBatch.from_arrays(columns, ["embedding_external", "source"])
+
+    assert run(check, batch(rows))[1] == []
+    scores, found = run(check, batch(copied))
+    assert sorted(np.flatnonzero(scores.flagged).tolist()) == sorted(bad.tolist())
+    assert [item.samples for item in found] == [60]
+
+
+@pytest.mark.parametrize("rows", [np.zeros((40, 3)), np.ones((40, 300)), np.eye(40, 90)])
+def test_vectors_that_hardly_vary_or_are_few_have_keys(rows: np.ndarray) -> None:
+    columns = [fixed_size_lists(rows.astype(np.float32)), pa.array(["s"] * len(rows))]
+
+    scores, _ = run(
+        NearDuplicates(view="embedding_self"), pa.RecordBatch.from_arrays(columns, ["embedding_self", "source"])
+    )
+
+    assert np.isfinite(scores.score).all()
+
+
 def test_in_data_that_repeats_itself_a_lot_the_source_tells() -> None:
     """A group no larger than natural ones may get is a flood only where one source brings it."""
     natural = {1: 1000, 2: 100, 3: 40, 4: 20, 6: 8, 8: 5, 12: 2, 16: 1}
