@@ -10,7 +10,7 @@ import io
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -26,9 +26,9 @@ from apache_beam.runners.runner import PipelineState
 from millcert.checks.base import Role
 from millcert.checks.patch_rows import WIDTH as PATCH_WIDTH
 from millcert.checks.patch_rows import patch_rows
-from millcert.checks.probe import WIDTH as PROBE_WIDTH
-from millcert.checks.probe import Probe, train_probe
+from millcert.checks.self_view import ContentKind, ProbeChoice, SelfView, train_self_view
 from millcert.checks.text_grams import gram_rows
+from millcert.checks.torch_probe import Content
 from millcert.errors import MillcertError, StoreError, UsageError
 from millcert.pipelines.driver import runner_error
 from millcert.pipelines.formats import Decoded, ReadLimits, decode
@@ -55,12 +55,14 @@ _RESULT = "files.json"
 class EmbedOptions:
     """What views are made, and how. max_train: samples that the probe is trained on, those with the least digests.
 
-    model, model_sha256: of an ONNX model; layout: how it wants images.
+    probe: what makes the self view. model, model_sha256: of an ONNX model; layout: how it wants images. seed: of the
+    probe's training too.
     """
 
     datasets: tuple[str, ...]
     out: str
     makes_self: bool = True
+    probe: ProbeChoice = field(default_factory=ProbeChoice)
     external: External = "none"
     model: bytes = field(default=b"", repr=False)
     model_sha256: str = ""
@@ -86,12 +88,12 @@ class _Spec:
 
     roles: RolePlan
     schema: pa.Schema
-    content: str
+    content: ContentKind
     shape: tuple[int, ...]
     scale: float
     seed: int
     external: External
-    probe: Probe | None
+    probe: SelfView | None
     model: bytes
     model_sha256: str
     layout: Layout
@@ -134,7 +136,10 @@ def embed_dataset(
         widths = _widths(spec, files)
         models = {"embedding_self": "" if spec.probe is None else spec.probe.digest}
         models["embedding_external"] = options.model_sha256 if options.external == "onnx" else ""
-        kinds = {"embedding_self": "probe", "embedding_external": options.external}
+        kinds = {
+            "embedding_self": "" if spec.probe is None else spec.probe.kind,
+            "embedding_external": options.external,
+        }
         views = ViewSet(
             folder=out,
             sha256="",
@@ -159,7 +164,7 @@ def _spec(
     progress: Callable[[str], None],
 ) -> _Spec:
     samples = subject.samples
-    content = "text" if samples.text is not None else "image" if samples.shape else "table"
+    content: ContentKind = "text" if samples.text is not None else "image" if samples.shape else "table"
     if samples.text is None and samples.features is None:
         raise UsageError(
             "The policy names no content to make views of.",
@@ -172,10 +177,11 @@ def _spec(
         )
     probe = None
     if options.makes_self:
-        progress("training the probe")
-        rows = gram_rows(samples.text, seed=options.seed) if samples.text is not None else samples.features
-        assert rows is not None
-        probe = train_probe(rows, samples.label.astype(str), content=content, seed=options.seed)  # type: ignore[arg-type]  # one of three words
+        choice = replace(options.probe, seed=options.seed)
+        progress(f"training the probe ({choice.resolved(content)})")
+        given = samples.text if samples.text is not None else samples.features
+        assert given is not None
+        probe = train_self_view(given, samples.label.astype(str), content, shape=samples.shape, choice=choice)
     policy = loaded.policy
     wanted: dict[Role, ColumnNames] = {
         role: column for role, column in policy.roles().items() if role in {"label", "features", "text"}
@@ -286,9 +292,9 @@ def _views_of(spec: _Spec, decoded: Decoded, item: WorkItem, model: OnnxView | N
     """Return the views of a decoded batch's rows; zeros for rows that cannot play their roles, which nobody reads."""
     view = spec.roles.apply(decoded.batch, item.source)
     roles, count = view.roles, decoded.batch.num_rows
+    content: Content
     if spec.content == "text":
-        texts = roles.column(roles.schema.get_field_index("text")).to_pylist()
-        content = gram_rows(texts, seed=spec.seed)
+        content = roles.column(roles.schema.get_field_index("text")).to_pylist()
     else:
         column = roles.column(roles.schema.get_field_index("features"))
         flat = column.flatten().to_numpy(zero_copy_only=False)
@@ -296,8 +302,9 @@ def _views_of(spec: _Spec, decoded: Decoded, item: WorkItem, model: OnnxView | N
     found: dict[str, np.ndarray] = {}
     if spec.probe is not None:
         found["view:embedding_self"] = spec.probe.embed(content)
-    if spec.external == "grams":
-        found["view:embedding_external"] = gram_rows(texts, width=GRAM_WIDTH, seed=spec.seed)
+    if not isinstance(content, np.ndarray):
+        if spec.external == "grams":
+            found["view:embedding_external"] = gram_rows(content, width=GRAM_WIDTH, seed=spec.seed)
     elif spec.external == "patches":
         found["view:embedding_external"] = patch_rows(content, spec.shape, seed=spec.seed)
     elif model is not None:
@@ -317,8 +324,8 @@ def _onnx(spec: _Spec) -> OnnxView:
 
 def _widths(spec: _Spec, files: Sequence[FileView]) -> Mapping[str, int]:
     """Return each view's width; an ONNX model's from what it wrote, which is one width or a refusal."""
-    fixed = {"embedding_self": PROBE_WIDTH, "patches": PATCH_WIDTH, "grams": GRAM_WIDTH}
-    widths = {"embedding_self": fixed["embedding_self"]}
+    fixed = {"patches": PATCH_WIDTH, "grams": GRAM_WIDTH}
+    widths = {} if spec.probe is None else {"embedding_self": spec.probe.width}
     if spec.external == "onnx":
         width = next((_stored_width(spec, file) for file in files if file.rows), 0)
         if not width:

@@ -7,7 +7,7 @@ again, so a self view is made anew by the probe of `millcert embed` where there 
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ from millcert.checks.detection_rates import Rate, auroc, proportion
 from millcert.checks.fusion import Cell, Cluster, Panel, fuse, voter_of
 from millcert.checks.patch_rows import patch_rows
 from millcert.checks.planting import ATTACKS, Attack, Planted, Samples, plant
-from millcert.checks.probe import train_probe
+from millcert.checks.self_view import ContentKind, ProbeChoice, train_self_view
 from millcert.checks.text_grams import gram_rows
 from millcert.errors import InvalidSampleError, NotEnoughSamplesError, UsageError
 from millcert.pipelines.fuse import summarise
@@ -33,7 +33,8 @@ class SelftestOptions:
     """What is planted. rate: poisoned of all samples, in (0, 0.5]. repeats: other seeds for each attack, at least 1.
 
     attacks: names; () for every one that the columns allow. max_samples: as many of the data set are used.
-    min_tpr: None, or the share of planted samples below which the gate counts as blind to an attack.
+    min_tpr: None, or the share of planted samples below which the gate counts as blind to an attack. probe: what makes
+    the self view.
     """
 
     attacks: tuple[str, ...] = ()
@@ -42,6 +43,7 @@ class SelftestOptions:
     seed: int = 0
     max_samples: int = 20_000
     min_tpr: float | None = None
+    probe: ProbeChoice = field(default_factory=ProbeChoice)
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.attacks if name not in ATTACKS]
@@ -165,7 +167,9 @@ class _Gate:
             else:
                 checks.append(planned)
         self.checks = tuple(checks)
-        self._seed = options.seed
+        self._probe = options.probe
+        content: ContentKind = "text" if samples.text is not None else "image" if samples.shape else "table"
+        self._content = content
         if not self.checks:
             raise UsageError(
                 "None of the policy's checks can be tested on these columns.",
@@ -177,7 +181,10 @@ class _Gate:
     def _say_assumptions(self) -> None:
         read = frozenset().union(*(planned.check.columns for planned in self.checks))
         if "embedding_self" in read:
-            self.assumptions.append("the self view is that of the probe of `millcert embed`, trained after planting")
+            kind = self._probe.resolved(self._content)
+            self.assumptions.append(
+                f"the self view is that of the probe of `millcert embed --probe {kind}`, trained after planting"
+            )
         if "embedding_external" in read:
             self.assumptions.append(
                 "the external view of a planted sample is that of the sample before planting"
@@ -226,13 +233,13 @@ class _Gate:
     def _views(self, samples: Samples, seed: int) -> dict[str, np.ndarray]:
         read = frozenset().union(*(planned.check.columns for planned in self.checks))
         views = {role: rows for role, rows in self.subject.vectors.items() if role != "embedding_self"}
-        rows = None
         if "embedding_self" in read:
-            rows = gram_rows(samples.text) if samples.text is not None else samples.features
-            assert rows is not None
-            content = "text" if samples.text is not None else "image" if samples.shape else "table"
-            probe = train_probe(rows, samples.label.astype(str), content=content, seed=seed)  # type: ignore[arg-type]  # one of three words
-            views["embedding_self"] = probe.embed(rows)
+            given = samples.text if samples.text is not None else samples.features
+            assert given is not None
+            choice = replace(self._probe, seed=seed)
+            labels = samples.label.astype(str)
+            probe = train_self_view(given, labels, self._content, shape=samples.shape, choice=choice)
+            views["embedding_self"] = probe.embed(given)
         if "embedding_external" in read and "embedding_external" not in views:
             if samples.text is not None:
                 views["embedding_external"] = gram_rows(samples.text, width=256)

@@ -38,7 +38,10 @@ class FileView(NamedTuple):
 
 
 class View(NamedTuple):
-    """One view. kind: "probe", "patches", "grams" or "onnx". model_sha256: of what it computes with, "" for none."""
+    """One view. kind: "probe", "torch_penultimate", "torch_hidden", "patches", "grams" or "onnx".
+
+    model_sha256: of what it computes with, "" for none.
+    """
 
     name: str
     width: int

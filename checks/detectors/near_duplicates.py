@@ -1,7 +1,7 @@
 """Floods: many exact or near copies of few samples, more than the data's own natural repetition explains.
 
   1. Pass 1 counts the samples' keys (`millcert.checks.near_keys`: MinHash bands of a text, SimHash bands of an
-     embedding, a hash of the exact content) in a table of cells. An embedding takes a pass before, for its mean and spread.
+     embedding, a hash of the exact content) in a table of cells. An embedding takes a pass before, for mean and spread.
   2. Pass 2 counts the keys of the fullest cells exactly, and which keys occur together; and a sample of all keys: how
      often things recur in this data by nature. Sizes beyond the law that the smaller groups follow are floods
      (`millcert.checks.copy_null`).
@@ -87,8 +87,8 @@ class NearDuplicates:
         copies have where there is a label.
     Passes: 3, and scoring; one more for an embedding.
     Score: how many samples share the sample's commonest key; 1 where none is shared often.
-    Accumulator: pass 1 34 MB in 16 records; before it, for an embedding, 8 x (d + m x m) bytes an exponent, m the lesser
-        of d and 256; pass 2 3 MB, and 24 bytes a key of the `max_candidates` fullest cells, so bands x samples x
+    Accumulator: pass 1 34 MB in 16 records; before it, for an embedding, 8 x (d + m x m) bytes an exponent, m = min(d,
+        256); pass 2 3 MB, and 24 bytes a key of the `max_candidates` fullest cells, so bands x samples x
         max_candidates / 4,194,304 keys or so; pass 3 a count a flood, source and class.
     Finds: exact copies, and texts of Jaccard similarity 0.8 (windows of 8 bytes) or rows of cosine 0.98 on in units of
         the data's own spread, from `least_copies` on, and further on where the data repeats itself a lot

@@ -25,6 +25,20 @@ _MAX_MODEL_BYTES = 512 << 20
 @click.option("--out", required=True, help="Folder of the views, beside the data; it must not exist, or see --replace.")
 @click.option("--self/--no-self", "makes_self", default=True, help="Make a view by a probe trained on these very data.")
 @click.option(
+    "--probe",
+    type=click.Choice(["auto", "sklearn", "torch"]),
+    default="auto",
+    show_default=True,
+    help="Of the self view: a network by torch for images and texts where torch is installed, else scikit-learn's.",
+)
+@click.option(
+    "--layer",
+    type=click.Choice(["hidden", "penultimate"]),
+    default="hidden",
+    show_default=True,
+    help="Which layer of a network by torch is the view.",
+)
+@click.option(
     "--external",
     type=click.Choice(["none", "patches", "grams", "onnx"]),
     default="none",
@@ -53,6 +67,8 @@ def embed(
     out: str,
     *,
     makes_self: bool,
+    probe: str,
+    layer: str,
     external: str,
     model: Path | None,
     model_sha256: str,
@@ -70,6 +86,7 @@ def embed(
     Apache Beam.
     """
     logging.basicConfig(level=logging.CRITICAL)
+    from millcert.checks.self_view import ProbeChoice
     from millcert.policy import load_policy
 
     loaded = load_policy(policy_path)
@@ -83,6 +100,7 @@ def embed(
         datasets=datasets,
         out=out,
         makes_self=makes_self,
+        probe=ProbeChoice(probe, layer),  # type: ignore[arg-type]  # click holds the choices
         external=external,  # type: ignore[arg-type]  # click holds the choices
         model=b"" if model is None else read_bounded(model, _MAX_MODEL_BYTES),
         model_sha256=model_sha256,

@@ -26,6 +26,20 @@ _BLIND = 1
 @click.option("--repeats", default=3, show_default=True, help="How often each attack is planted, with other seeds.")
 @click.option("--seed", default=0, show_default=True, help="Of everything that is random.")
 @click.option("--max-samples", default=20_000, show_default=True, help="Use at most so many samples of the data.")
+@click.option(
+    "--probe",
+    type=click.Choice(["auto", "sklearn", "torch"]),
+    default="auto",
+    show_default=True,
+    help="What makes the self view, as for `millcert embed`.",
+)
+@click.option(
+    "--layer",
+    type=click.Choice(["hidden", "penultimate"]),
+    default="hidden",
+    show_default=True,
+    help="Which layer of a network by torch is the view.",
+)
 @click.option("--min-tpr", type=float, help="Exit with 1 if less than this share of an attack's samples is flagged.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write the result, for `vet --selftest`.")
 @click.option("--replace", "is_replaced", is_flag=True, help="Overwrite --out.")
@@ -39,6 +53,8 @@ def selftest(
     repeats: int,
     seed: int,
     max_samples: int,
+    probe: str,
+    layer: str,
     min_tpr: float | None,
     out: Path | None,
     *,
@@ -54,9 +70,11 @@ def selftest(
     from millcert.policy import load_policy
 
     loaded = load_policy(policy_path)
+    from millcert.checks.self_view import ProbeChoice
     from millcert.pipelines.selftest import SelftestOptions, run_selftest
 
-    options = SelftestOptions(attacks, rate, repeats, seed, max_samples, min_tpr)
+    choice = ProbeChoice(probe, layer)  # type: ignore[arg-type]  # click holds the choices
+    options = SelftestOptions(attacks, rate, repeats, seed, max_samples, min_tpr, choice)
     result = run_selftest(loaded, dataset, options, progress=_silent if quiet else _say)
     if out is not None:
         from millcert.pipelines.selftest_file import selftest_bytes

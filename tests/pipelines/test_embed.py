@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from millcert.checks.self_view import ProbeChoice
 from millcert.cli.main import main
 from millcert.errors import DigestMismatchError, IntegrityError, MillcertError, PolicyError, UsageError
 from millcert.pipelines.driver import Engine, VetOptions, VetResult, vet_dataset
@@ -54,7 +56,7 @@ class Home:
         return load_policy(path)
 
     def embed(self, out: str = "views", **fields: Any) -> ViewSet:
-        options = {"makes_self": False, "external": "patches", **fields}
+        options = {"makes_self": False, "external": "patches", "probe": ProbeChoice("sklearn"), **fields}
         return embed_dataset(self.load(), EmbedOptions((str(self.top / "data"),), str(self.top / out), **options))
 
     def vet(self, views: str | None = "views") -> VetResult:
@@ -120,6 +122,16 @@ def test_two_workers_write_the_same_bytes_and_a_self_view_knows_its_probe(home: 
     (own, other) = first.views
     assert (own.name, own.kind, own.width, len(own.model_sha256)) == ("embedding_self", "probe", 256, 64)
     assert (other.name, other.kind, other.width, other.model_sha256) == ("embedding_external", "patches", 256, "")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed (extra torch)")
+def test_two_workers_write_the_same_bytes_with_a_network_too(home: Home) -> None:
+    first = home.embed("one", makes_self=True, probe=ProbeChoice("torch", "penultimate"))
+    home.embed("two", makes_self=True, probe=ProbeChoice("torch", "penultimate"), workers=2)
+
+    assert bytes_of(home.top / "one") == bytes_of(home.top / "two")
+    assert (first.views[0].kind, first.views[0].width) == ("torch_penultimate", 128)
 
 
 def test_the_gate_reads_views_and_binds_their_manifest(home: Home) -> None:
