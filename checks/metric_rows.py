@@ -58,6 +58,12 @@ class RowMarker:
         """The expectations that may have failing rows."""
         return tuple(asked.check for asked in self._asked)
 
+    def state_of(self, file: str) -> tuple[object, ...]:
+        """Return what marking the rows of a file depends on besides them: what other files hold."""
+        return tuple(
+            (one.check.number, one.kernel, one.rows, one.repeated, one.last_before.get(file)) for one in self._asked
+        )
+
     def of_file(self, file: str) -> "FileMarker":
         """Return the marker of one file, whose batches come in the order of their rows."""
         return FileMarker(self._asked, self.width, file)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 import apache_beam as beam
+import numpy as np
 import pyarrow as pa
 from apache_beam.pvalue import AsDict, AsList, AsSingleton, PBegin, PCollection, TaggedOutput
 from apache_beam.transforms.window import GlobalWindow
@@ -18,16 +19,14 @@ from millcert.checks.base import Accumulator
 from millcert.checks.metric_plan import MetricPlan
 from millcert.errors import InternalError, MillcertError
 from millcert.pipelines.dataset import DatasetFacts
+from millcert.pipelines.models import EXPECTATIONS, Models
+from millcert.pipelines.output import recorded_outputs
+from millcert.pipelines.pass_work import FileSums, FileWork, PassWork
 from millcert.pipelines.plan import VetPlan
 from millcert.pipelines.profiling import PROFILE, CellMerge, ProfileBuffer
 from millcert.pipelines.read import FILE_KEY, SOURCE_KEY, ReadFile, ReadRequest, role_batch, user_batch
-from millcert.pipelines.records import CheckFailure, Fault, ShardFacts, WorkItem, fault_from
+from millcert.pipelines.records import CheckFailure, Fault, Note, ShardFacts, WorkItem, fault_from
 
-#: The key under which the expectations' metrics travel; no check may have this name (names have no slash).
-EXPECTATIONS = "expectations/metrics"
-
-#: check name -> its model after a pass, or why it has none; `EXPECTATIONS` -> the merged metrics.
-Models: TypeAlias = Mapping[str, Any]
 PartKey: TypeAlias = tuple[str, str]
 
 
@@ -35,7 +34,7 @@ class RunPass(beam.PTransform):
     """Read every file once and fold its sample batches into parts.
 
     In: WorkItem. Out: tags `parts` (((check, group), accumulator of that group alone), one a key), `cells` (the same of
-    the profile), `shards` (ShardFacts, both of the first pass) and `faults` (Fault).
+    the profile), `shards` (ShardFacts, both of the first pass) and `notes` (Fault, and WorkDone for each file).
 
     Reading and adding are one step, not two: a portable runner cuts the pipeline before every step with side inputs
     and would carry each sample batch out of the worker and back (on Flink through a shuffle, which ran out of memory).
@@ -63,12 +62,12 @@ class RunPass(beam.PTransform):
             | "Spread" >> beam.Reshuffle()
             | "Read"
             >> beam.ParDo(_ReadAndAccumulate(self._plan, self._request), *self._side_inputs).with_outputs(
-                "metrics", "cells", "shards", "faults", main="checks"
+                "metrics", "cells", "shards", "notes", main="checks"
             )
         )
         added.checks.element_type = added.metrics.element_type = added.cells.element_type = pair
         added.shards.element_type = ShardFacts
-        added.faults.element_type = Fault
+        added.notes.element_type = Note
         merged = added.checks | "Merge" >> beam.CombinePerKey(_MergeParts(self._plan)).with_output_types(pair)
         # How metrics merge stands in the data set's metric plan, which is known only while the pipeline runs; a
         # combiner that waits for it would make the local runner change engines, so these few parts are grouped instead.
@@ -80,19 +79,25 @@ class RunPass(beam.PTransform):
         parts = [merged, metrics] | "Parts" >> beam.Flatten()
         # The profile is no model: only the ruling needs it, so it does not travel to every later pass with the others.
         cells = added.cells | "MergeCells" >> beam.CombinePerKey(_MergeParts(self._plan)).with_output_types(pair)
-        return {"parts": parts, "cells": cells, "shards": added.shards, "faults": added.faults}
+        return {"parts": parts, "cells": cells, "shards": added.shards, "notes": added.notes}
 
 
 class _ReadAndAccumulate(beam.DoFn):
-    """Hands each sample batch from the reader to the accumulators, in one worker's memory."""
+    """Hands each sample batch from the reader to the accumulators, in one worker's memory.
+
+    A file whose work is kept gets accumulators of its own, which are kept and then merged like those of other workers.
+    """
 
     def __init__(self, plan: VetPlan, request: ReadRequest) -> None:
         super().__init__()
+        self._plan = plan
+        self._request = request
         self._read = ReadFile(request)
         self._add = _Accumulate(plan, request.number)
 
     def setup(self) -> None:
         self._read.setup()
+        self._work = PassWork(self._plan, self._request)
 
     def teardown(self) -> None:
         self._read.teardown()
@@ -103,11 +108,58 @@ class _ReadAndAccumulate(beam.DoFn):
     def process(
         self, item: WorkItem, dataset: DatasetFacts, models: Models | None, sidecars: Mapping[str, str] | None
     ) -> Iterator[Any]:
+        if dataset.faults:
+            return
+        work, number = self._work, self._request.number
+        name = work.name(item, dataset, models, active_checks(self._plan, number, models))
+        found = work.recall(name, item) if name else None
+        if found is not None:
+            if found.shard is not None:
+                yield TaggedOutput("shards", found.shard)
+            self._add.absorb(found.sums, dataset)
+            self._read.skip(item)
+        elif name:
+            yield from self._read_and_keep(name, item, dataset, models, sidecars)
+        else:
+            yield from self._read_into(self._add, item, dataset, models, sidecars)
+        yield TaggedOutput("notes", work.done(item, is_reused=found is not None))
+
+    def _read_into(
+        self,
+        add: "_Accumulate",
+        item: WorkItem,
+        dataset: DatasetFacts,
+        models: Models | None,
+        sidecars: Mapping[str, str] | None,
+    ) -> Iterator[TaggedOutput]:
         for element in self._read.process(item, dataset, sidecars):
             if isinstance(element, TaggedOutput):
-                yield element
+                yield TaggedOutput("notes", element.value) if element.tag == "faults" else element
             else:
-                yield from self._add.process(element, dataset, models)
+                yield from add.process(element, dataset, models)
+
+    def _read_and_keep(
+        self,
+        name: str,
+        item: WorkItem,
+        dataset: DatasetFacts,
+        models: Models | None,
+        sidecars: Mapping[str, str] | None,
+    ) -> Iterator[TaggedOutput]:
+        own = _Accumulate(self._plan, self._request.number)
+        own.start_bundle()
+        with recorded_outputs() as written:
+            told = list(self._read_into(own, item, dataset, models, sidecars))
+        try:
+            sums = own.sums()
+            self._add.absorb(sums, dataset)
+        except MillcertError as error:
+            told.append(TaggedOutput("notes", fault_from(error, file=item.name)))
+        if not any(isinstance(one.value, Fault) for one in told):
+            shard = next((one.value for one in told if one.tag == "shards"), None)
+            row_runs = np.array(self._read.row_runs, np.int64).reshape(-1, 2)
+            self._work.remember(name, FileWork(sums, shard, row_runs), written)
+        yield from told
 
     def finish_bundle(self) -> Iterator[Any]:
         yield from self._add.finish_bundle()
@@ -129,6 +181,7 @@ class _Accumulate(beam.DoFn):
     def start_bundle(self) -> None:
         self._accumulators: dict[str, Accumulator] = {}
         self._metrics: MetricPlan | None = None
+        self._cells: Mapping[str, Any] = {}
         self._profile = None if self._plan.profile is None or self._number != 1 else ProfileBuffer(self._plan.profile)
 
     def process(self, batch: pa.RecordBatch, dataset: DatasetFacts, models: Models | None) -> Iterator[Any]:
@@ -136,7 +189,34 @@ class _Accumulate(beam.DoFn):
         try:
             self._add(batch, file, dataset, models)
         except MillcertError as error:
-            yield TaggedOutput("faults", fault_from(error, file=file))
+            yield TaggedOutput("notes", fault_from(error, file=file))
+
+    def sums(self) -> FileSums:
+        """Return all that was added, compacted; nothing may be added afterwards.
+
+        Raises:
+            UsageError: the profile cannot be made of the data.
+        """
+        accumulators = dict(self._accumulators)
+        metrics = accumulators.pop(EXPECTATIONS, None)
+        if self._metrics is not None and metrics is not None:
+            metrics = self._metrics.merge([metrics])
+        cells = {} if self._profile is None else self._profile.parts()
+        return FileSums({name: dict(acc) for name, acc in accumulators.items()}, metrics, cells)
+
+    def absorb(self, sums: FileSums, dataset: DatasetFacts) -> None:
+        """Add what was added up elsewhere."""
+        for planned in self._plan.checks:
+            check, new = planned.check, sums.checks.get(planned.check.name)
+            if new is not None:
+                known = self._accumulators.get(check.name)
+                self._accumulators[check.name] = new if known is None else check.merge([known, new])
+        if sums.metrics is not None and dataset.metrics is not None:
+            self._metrics, known = dataset.metrics, self._accumulators.get(EXPECTATIONS)
+            parts = [sums.metrics] if known is None else [known, sums.metrics]
+            self._accumulators[EXPECTATIONS] = self._metrics.merge(parts)
+        if sums.cells and self._plan.profile is not None:
+            self._cells = CellMerge(self._plan.profile).merge([self._cells, sums.cells])
 
     def _add(self, batch: pa.RecordBatch, file: str, dataset: DatasetFacts, models: Models | None) -> None:
         roles = role_batch(batch)
@@ -157,12 +237,12 @@ class _Accumulate(beam.DoFn):
 
     def finish_bundle(self) -> Iterator[Any]:
         window = GlobalWindow()
-        if self._profile is not None:
+        if self._profile is not None and self._plan.profile is not None:
+            cells = self._cells
             try:
-                cells = self._profile.parts()
+                cells = CellMerge(self._plan.profile).merge([cells, self._profile.parts()])
             except MillcertError as error:
-                cells = {}
-                yield TaggedOutput("faults", WindowedValue(fault_from(error), window.max_timestamp(), [window]))
+                yield TaggedOutput("notes", WindowedValue(fault_from(error), window.max_timestamp(), [window]))
             for group, cell in cells.items():
                 part = WindowedValue(((PROFILE, group), (PROFILE, {group: cell})), window.max_timestamp(), [window])
                 yield TaggedOutput("cells", part)

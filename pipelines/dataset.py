@@ -8,8 +8,9 @@ Order, so that no byte of an unverified file reaches a parser:
 A failure at any step is a `Fault` in `DatasetFacts`; later passes then read nothing and the driver raises it.
 """
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
 
 import apache_beam as beam
@@ -42,6 +43,9 @@ from millcert.pipelines.records import Fault, FileDigest, FileSchema, WorkItem, 
 from millcert.pipelines.roles import TEXT_ROLES, RolePlan, is_list, plan_roles, vector_width
 from millcert.pipelines.spool import read_verified
 from millcert.pipelines.view_rows import view_schema
+from millcert.pipelines.work_keeping import WorkKeeper
+from millcert.pipelines.work_keys import work_name
+from millcert.pipelines.work_report import StepWork, sum_work
 from millcert.provenance.digest_algorithms import DigestAlgorithm, FoundDigests
 from millcert.provenance.manifest import MAX_MANIFEST_BYTES, FileEntry, Manifest
 from millcert.provenance.pq_signature import MAX_PQ_BYTES, PQ_SUFFIX
@@ -58,20 +62,22 @@ class VerifiedFiles:
     """The outcome of steps 1 and 2.
 
     files: every file by name, data and auxiliary, with its digest. signed: source -> the manifest that its signer
-    signed.
+    signed. work: how many files were read for it.
     """
 
     files: Mapping[str, WorkItem]
     sources: Mapping[str, VerifiedSource]
     signed: Mapping[str, Manifest]
     faults: tuple[Fault, ...]
+    work: tuple[StepWork, ...] = ()
 
 
 @dataclass(frozen=True)
 class DatasetFacts:
     """What every pass knows of the data set: the outcome of all four steps.
 
-    schema: of the samples. stored_schema: of all columns that the files have, where the policy drops some.
+    schema: of the samples. stored_schema: of all columns that the files have, where the policy drops some. work: how
+    many files were read for it.
     """
 
     files: Mapping[str, WorkItem]
@@ -82,6 +88,7 @@ class DatasetFacts:
     roles: RolePlan = field(default_factory=lambda: RolePlan(()))
     metrics: MetricPlan | None = None
     stored_schema: pa.Schema | None = None
+    work: tuple[StepWork, ...] = ()
 
     @property
     def dropped(self) -> tuple[str, ...]:
@@ -130,8 +137,34 @@ class _HashFile(beam.DoFn):
         self._plan = plan
         self._algorithms = {planned.rule.name: planned.rule.digests for planned in plan.sources}
 
+    def setup(self) -> None:
+        self._keeper = WorkKeeper(self._plan)
+
     def process(self, item: WorkItem) -> Iterator[FileDigest]:
-        yield hash_item(item, self._algorithms.get(item.source, ()), self._plan.limits)
+        keeper, algorithms = self._keeper, self._algorithms.get(item.source, ())
+        name = _hash_name(item, algorithms, self._plan.limits) if keeper.wants(item.size_bytes) else ""
+        recalled = keeper.recall(name) if name else None
+        if recalled is not None:
+            yield recalled.value._replace(work=keeper.done("hash", item.name, is_reused=True))
+            return
+        found = hash_item(item, algorithms, self._plan.limits)
+        # If the file changed while it was hashed, its name did too. Only this run may believe it: it is bound to the
+        # digest from here on, and every read that is left to do is held to it.
+        if name and found.fault is None and name == _hash_name(item, algorithms, self._plan.limits):
+            keeper.remember(name, found, (), is_lasting=False)
+        yield found._replace(work=keeper.done("hash", item.name, is_reused=False))
+
+
+def _hash_name(item: WorkItem, algorithms: Sequence[DigestAlgorithm], limits: ReadLimits) -> str:
+    """Return the name of a local file's digests, by all that the file system says of it; "" of any other file."""
+    if "://" in item.uri:
+        return ""
+    try:
+        found = os.stat(item.uri)  # noqa: PTH116 - as digest_cache.py
+    except OSError:
+        return ""
+    state = (item.uri, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_dev)
+    return work_name("hash", item, policy=(tuple(map(str, algorithms)), limits), state=state)
 
 
 def hash_item(item: WorkItem, algorithms: Sequence[DigestAlgorithm], limits: ReadLimits) -> FileDigest:
@@ -181,7 +214,7 @@ def verify_files(plan: VetPlan, digests: list[FileDigest]) -> VerifiedFiles:
                     signed[name] = manifest
             except MillcertError as error:
                 faults.append(fault_from(error, file=name))
-    return VerifiedFiles(files, sources, signed, tuple(sorted(faults)))
+    return VerifiedFiles(files, sources, signed, tuple(sorted(faults)), sum_work(digest.work for digest in digests))
 
 
 def _verify(
@@ -286,9 +319,23 @@ class _DescribeFile(beam.DoFn):
         super().__init__()
         self._plan = plan
 
+    def setup(self) -> None:
+        self._keeper = WorkKeeper(self._plan)
+
     def process(self, item: WorkItem, verified: VerifiedFiles) -> Iterator[FileSchema]:
         if verified.faults:
             return
+        keeper, name = self._keeper, ""
+        if keeper.wants(item.size_bytes):
+            policy = (self._plan.declared_schema, self._plan.roles, self._plan.limits)
+            name = work_name("describe", verified.files[item.name], policy=policy, state=())
+        recalled = keeper.recall(name) if name else None
+        found = self._described(item, verified) if recalled is None else recalled.value
+        if name and recalled is None and found.fault is None:
+            keeper.remember(name, found, ())
+        yield found._replace(work=keeper.done("describe", item.name, is_reused=recalled is not None))
+
+    def _described(self, item: WorkItem, verified: VerifiedFiles) -> FileSchema:
         plan = self._plan
         try:
             known = verified.files[item.name]
@@ -299,9 +346,9 @@ class _DescribeFile(beam.DoFn):
                 if plan.declared_schema is not None and facts.is_inferred:
                     facts = SchemaFacts(plan.declared_schema, is_inferred=False)
                 widths = _first_widths(plan, item, spooled.file, facts.schema)
-            yield FileSchema(item.name, facts.schema.serialize().to_pybytes(), facts.is_inferred, widths, None)
+            return FileSchema(item.name, facts.schema.serialize().to_pybytes(), facts.is_inferred, widths, None)
         except MillcertError as error:
-            yield FileSchema(item.name, b"", False, {}, fault_from(error, file=item.name))
+            return FileSchema(item.name, b"", False, {}, fault_from(error, file=item.name))
 
 
 def _first_widths(plan: VetPlan, item: WorkItem, file: Any, schema: pa.Schema) -> dict[str, int]:
@@ -351,6 +398,11 @@ def _plan_once(_: bytes, verified: VerifiedFiles, schemas: list[FileSchema], pla
 
 def plan_dataset(plan: VetPlan, verified: VerifiedFiles, schemas: list[FileSchema]) -> DatasetFacts:
     """Return one schema, role plan and metric plan for all files; disagreements and wrong columns are faults."""
+    facts = _planned_dataset(plan, verified, schemas)
+    return replace(facts, work=(*verified.work, *sum_work(described.work for described in schemas)))
+
+
+def _planned_dataset(plan: VetPlan, verified: VerifiedFiles, schemas: list[FileSchema]) -> DatasetFacts:
     faults = list(verified.faults)
     faults += [described.fault for described in schemas if described.fault is not None]
     if faults:

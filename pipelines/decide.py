@@ -23,10 +23,10 @@ from millcert.checks.coverage import not_covered
 from millcert.checks.drift_question import DriftSides
 from millcert.checks.sample_digest import schema_id
 from millcert.errors import InconclusiveError, InternalError, MillcertError
-from millcert.pipelines.accumulate import EXPECTATIONS, Models
 from millcert.pipelines.dataset import DatasetFacts
 from millcert.pipelines.expectation_rows import QUARANTINE_ROWS
 from millcert.pipelines.fuse import clusters_of, summarise
+from millcert.pipelines.models import EXPECTATIONS, Models
 from millcert.pipelines.overriding import lift_reasons, released_uses
 from millcert.pipelines.plan import PlannedCheck, VetPlan
 from millcert.pipelines.profiling import NOT_PROFILED, Profiled

@@ -91,7 +91,7 @@ def recorded_digests(staging: str, file: str) -> Iterator[DigestSource]:
     Raises:
         StoreError: the staging folder cannot be written.
     """
-    uri = _uri(staging, file)
+    uri = sidecar_uri(staging, file)
     with translate_store_errors(uri):
         target = open_output(uri)
     try:
@@ -114,7 +114,7 @@ def kept_digests(staging: str, file: str, sha256: str, limits: ReadLimits) -> It
     bounds = replace(limits, max_file_bytes=1 << 62)
     with ExitStack() as stack:
         try:
-            kept = read_verified(_uri(staging, file), expected_sha256=sha256, limits=bounds)
+            kept = read_verified(sidecar_uri(staging, file), expected_sha256=sha256, limits=bounds)
             spooled = stack.enter_context(kept)
         except UsageError as error:
             raise StoreError(
@@ -141,5 +141,6 @@ def digest_source(
     return kept_digests(staging, file, sha256, limits) if sha256 else nullcontext(ComputedDigests())
 
 
-def _uri(staging: str, file: str) -> str:
+def sidecar_uri(staging: str, file: str) -> str:
+    """Return where a file's sidecar is."""
     return f"{staging}/parts/digests/{part_id(file)}"

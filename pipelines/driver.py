@@ -3,7 +3,7 @@
 The pipeline computes; this driver alone holds keys and the ledger, so no worker ever sees them. Order, and what is
 true if we crash behind a step:
   1. plan          nothing was written.
-  2. pipeline      only the staging folder has anything; the next run removes it.
+  2. pipeline      only the staging folder has anything; the next run removes it, or goes on from it (resume.py).
   3. record        the ledger says what was decided; nothing is published. A later run records its own decision.
   4. certify       the certificate exists in staging and in the ledger only.
   5. publish       everything appears at once (publish.py).
@@ -41,17 +41,25 @@ from millcert.pipelines.output import (
     translate_store_errors,
 )
 from millcert.pipelines.overriding import plan_overrides
-from millcert.pipelines.plan import VetPlan
+from millcert.pipelines.plan import PlannedWork, VetPlan
 from millcert.pipelines.planning import Workspace, plan_run, refuse_unreadable
 from millcert.pipelines.profiling import PROFILE_FILE, SIGNED_PROFILE_FILE
-from millcert.pipelines.publish import is_local, local_path, promote, refuse_overlap, staging_for, write_file
+from millcert.pipelines.publish import (
+    is_local,
+    left_stagings,
+    local_path,
+    promote,
+    refuse_overlap,
+    staging_for,
+    write_file,
+)
 from millcert.pipelines.recording import Recorded, Recorder, run_entries
 from millcert.pipelines.records import WorkItem, error_from
 from millcert.pipelines.reference import keep_profile, place_reference
+from millcert.pipelines.resume import begin_recording, is_worth_resuming, kept_place, prepare_work
 from millcert.pipelines.ruling import RunResult, read_ruling
 from millcert.pipelines.runner import is_local as is_local_runner
 from millcert.pipelines.runner import pipeline_options, refuse_out_of_reach, use_workers
-from millcert.pipelines.sample_leaves import new_secret
 from millcert.pipelines.sample_set import data_files, settle_samples
 from millcert.pipelines.score_schemas import FINDINGS_SCHEMA, MALFORMED_SCHEMA
 from millcert.pipelines.selftest_file import bind_selftest
@@ -59,6 +67,7 @@ from millcert.pipelines.spool import read_verified
 from millcert.pipelines.vet import RULING_FILE, build_pipeline
 from millcert.pipelines.view_manifest import read_views
 from millcert.pipelines.watchdog import call_watched
+from millcert.pipelines.work_report import StepWork
 from millcert.pipelines.workers import worker_count
 from millcert.policy import LoadedPolicy
 from millcert.provenance.manifest import Manifest
@@ -78,7 +87,9 @@ class VetOptions:
     output at `out` may be replaced. workers: processes of the local runner; 0: by the size of the work (workers.py).
     beam_arguments: Beam's own options. now: the clock, used for the ledger and the certificate only. ledger_url: the
     ledger's database, where it is not in `state`. selftest: bytes of a self-test's file, whose digest goes into
-    the verdict. views: folder of the views that `millcert embed` made.
+    the verdict. views: folder of the views that `millcert embed` made. resume: go on where runs to `out` stopped.
+    incremental: keep work on files for later runs, in the state folder, and use what is there; work: the same, in that
+    place. least_work_bytes: work on smaller files is not kept.
     """
 
     datasets: tuple[str, ...]
@@ -91,6 +102,10 @@ class VetOptions:
     ledger_url: str | None = field(default=None, repr=False)
     selftest: bytes | None = field(default=None, repr=False)
     views: str | None = None
+    resume: bool = False
+    incremental: bool = False
+    work: str = ""
+    least_work_bytes: int = PlannedWork.least_bytes
 
 
 @dataclass(frozen=True)
@@ -116,6 +131,7 @@ class VetResult:
     recorded: Recorded
     findings: int
     malformed: int
+    work: tuple[StepWork, ...] = ()
 
 
 class Watcher(Protocol):
@@ -172,32 +188,24 @@ def vet_dataset(
     refuse_overlap(options.out, options.datasets, options.state)
     beam_options = pipeline_options(list(options.beam_arguments), workers=options.workers)
     refuse_out_of_reach(beam_options, (*options.datasets, options.out))
+    kept = kept_place(options, beam_options)
     FileSystems.set_options(beam_options)  # the plan lists files before there is a pipeline that would set them
     logged = loaded.policy.ledger
     recorder = Recorder.open(options.state, logged.origin, options.ledger_url, logged.witnessing())
-    with staging_for(options.out, replace=options.replace) as staging, _progress_file() as progress_path:
-        plan = plan_run(
-            loaded,
-            options.datasets,
-            Workspace(staging, progress_path),
-            now=options.now(),
-            last_signers=recorder.last_signers(loaded.policy.dataset.name),
-            views=None if options.views is None else read_views(local_path(options.views)),
-        )
-        if options.selftest is not None:
-            tested = bind_selftest(options.selftest, policy_digest=plan.policy_digest, code_version=plan.code_version)
-            plan = replace(plan, selftest_sha256=tested)
-        standing = recorder.standing()
-        plan = _with_acts(plan, loaded, standing, options)
-        if plan.drift is not None:
-            history = recorder.history(plan.dataset)
-            plan = place_reference(plan, loaded, options.state, history, active_revocations(standing))
-        refuse_unreadable(plan)
+    with (
+        staging_for(
+            options.out, replace=options.replace, keeps_left=options.resume, is_worth_keeping=is_worth_resuming
+        ) as staging,
+        _progress_file() as progress_path,
+    ):
+        plan = _planned(loaded, options, recorder, Workspace(staging, progress_path))
         if not options.workers and is_local_runner(beam_options):
             read_bytes = plan.reads * sum(item.size_bytes for item in plan.items)
             use_workers(beam_options, worker_count(read_bytes, len(plan.items)))
         after("planned")
-        secret = new_secret(staging)
+        left = [folder for folder in left_stagings(options.out) if folder != staging] if options.resume else []
+        work, secret = prepare_work(staging, kept, left, plan.checks, options)
+        plan = replace(plan, work=work)
         result = (engine or run_pipeline)(plan, beam_options, watcher or _NoWatcher())
         after("computed")
         if result.verdict is None:
@@ -216,6 +224,7 @@ def vet_dataset(
         entries = run_entries(result.verdict, now)
         refuse_revoked_run(result, samples, entries, options.state, active_revocations(recorder.standing()), now)
         _settle_profile(result.verdict, recorder, published, options.state)
+        begin_recording(staging)
         recorded = recorder.record(plan, result, samples, options.now())
         after("recorded")
         _write_documents(result, recorded, published)
@@ -225,7 +234,29 @@ def vet_dataset(
             write_file(f"{published}/report.html", render_report(about).encode())
         after("report written")
         promote(published, options.out, after=after)
-    return VetResult(result.verdict, options.out, recorded, findings, malformed)
+    return VetResult(result.verdict, options.out, recorded, findings, malformed, result.work)
+
+
+def _planned(loaded: LoadedPolicy, options: VetOptions, recorder: Recorder, workspace: Workspace) -> VetPlan:
+    """Return the plan of the run, with what ledger and self-test add to it."""
+    plan = plan_run(
+        loaded,
+        options.datasets,
+        workspace,
+        now=options.now(),
+        last_signers=recorder.last_signers(loaded.policy.dataset.name),
+        views=None if options.views is None else read_views(local_path(options.views)),
+    )
+    if options.selftest is not None:
+        tested = bind_selftest(options.selftest, policy_digest=plan.policy_digest, code_version=plan.code_version)
+        plan = replace(plan, selftest_sha256=tested)
+    standing = recorder.standing()
+    plan = _with_acts(plan, loaded, standing, options)
+    if plan.drift is not None:
+        history = recorder.history(plan.dataset)
+        plan = place_reference(plan, loaded, options.state, history, active_revocations(standing))
+    refuse_unreadable(plan)
+    return plan
 
 
 def _with_acts(plan: VetPlan, loaded: LoadedPolicy, standing: Standing, options: VetOptions) -> VetPlan:

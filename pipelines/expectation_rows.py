@@ -17,8 +17,8 @@ import pyarrow as pa
 from millcert.checks.metric_columns import BatchView
 from millcert.checks.metric_plan import MetricPlan, RowCheck
 from millcert.checks.metric_rows import RowMarker, has_bit, mask_width
-from millcert.pipelines.accumulate import EXPECTATIONS, Models
 from millcert.pipelines.dataset import DatasetFacts
+from millcert.pipelines.models import EXPECTATIONS, Models
 from millcert.pipelines.output import PartWriter, part_name
 from millcert.pipelines.plan import VetPlan
 from millcert.pipelines.records import WorkItem

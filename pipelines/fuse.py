@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from millcert.checks.base import Scores
 from millcert.checks.fusion import Cell, Cluster, Panel, fuse, voter_of
-from millcert.pipelines.accumulate import Models
+from millcert.pipelines.models import Models
 from millcert.pipelines.plan import PlannedCheck, VetPlan
 from millcert.pipelines.records import CheckFailure, FileOutcome
 from millcert.verdict import ClusterSummary, Reason

@@ -4,9 +4,10 @@ import hashlib
 import io
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO, NamedTuple, Self, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,6 +23,17 @@ from millcert.pipelines.spool import Spooled
 
 _COPY_BYTES = 1 << 20
 _READ_ROWS = 4096
+
+
+class Written(NamedTuple):
+    """A file that a worker wrote. sha256: hex."""
+
+    uri: str
+    sha256: str
+    size_bytes: int
+
+
+_RECORD: ContextVar[list[Written] | None] = ContextVar("_RECORD", default=None)
 
 
 class PartWriter:
@@ -110,6 +122,28 @@ class HashingStream(io.RawIOBase):
         return self._hash.hexdigest(), self._size_bytes
 
 
+class _RecordedStream(HashingStream):
+    def __init__(self, target: BinaryIO, uri: str, record: list[Written], sha256: str) -> None:
+        super().__init__(target)
+        self._uri = uri
+        self._record = record
+        self._known = sha256
+
+    def write(self, data: Any) -> int:
+        if not self._known:
+            return super().write(data)
+        view = memoryview(data).cast("B")
+        self._target.write(view)
+        self._size_bytes += len(view)
+        return len(view)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._target.close()
+            super().close()
+            self._record.append(Written(self._uri, self._known or self._hash.hexdigest(), self._size_bytes))
+
+
 def copy_spooled(spooled: Spooled, uri: str) -> tuple[str, int]:
     """Write a verified file unchanged; return its SHA-256 (hex) and size in bytes.
 
@@ -117,7 +151,7 @@ def copy_spooled(spooled: Spooled, uri: str) -> tuple[str, int]:
         StoreError: the file system refused.
     """
     size_bytes = 0
-    with translate_store_errors(uri), open_output(uri) as target:
+    with translate_store_errors(uri), open_output(uri, sha256=spooled.sha256) as target:
         spooled.file.seek(0)
         while chunk := spooled.file.read(_COPY_BYTES):
             target.write(chunk)
@@ -162,14 +196,33 @@ def part_name(name: str) -> str:
     return f"{part_id(name)}.parquet"
 
 
-def open_output(uri: str) -> BinaryIO:
-    """Open a file of the staging folder for writing, its folders made where that means something."""
+def open_output(uri: str, *, sha256: str = "") -> BinaryIO:
+    """Open a file of the staging folder for writing, its folders made where that means something.
+
+    Args:
+        uri: of the file.
+        sha256: hex, of what will be written, where that is known; `recorded_outputs` finds it out otherwise.
+    """
+    stream: BinaryIO
     if is_local(uri):
         path = Path(uri)
         path.parent.mkdir(parents=True, exist_ok=True)
-        return path.open("wb")
-    stream: BinaryIO = FileSystems.create(uri, compression_type=CompressionTypes.UNCOMPRESSED)
-    return stream
+        stream = path.open("wb")
+    else:
+        stream = FileSystems.create(uri, compression_type=CompressionTypes.UNCOMPRESSED)
+    record = _RECORD.get()
+    return stream if record is None else cast("BinaryIO", _RecordedStream(stream, uri, record, sha256))
+
+
+@contextmanager
+def recorded_outputs() -> Iterator[list[Written]]:
+    """Yield a list that every file opened by `open_output` meanwhile joins when it is closed."""
+    record: list[Written] = []
+    token = _RECORD.set(record)
+    try:
+        yield record
+    finally:
+        _RECORD.reset(token)
 
 
 @contextmanager

@@ -85,6 +85,20 @@ class PlannedOverride:
 
 
 @dataclass(frozen=True)
+class PlannedWork:
+    """What workers keep of what they find out (`millcert.pipelines.work_keeping`).
+
+    kept: where the store is that outlives the run, "" for none. left: staging folders of runs that this one resumes.
+    packages: of plug-in checks. least_bytes: work on smaller files is done again.
+    """
+
+    kept: str = ""
+    left: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
+    least_bytes: int = 256 * 1024
+
+
+@dataclass(frozen=True)
 class VetPlan:
     """All that a run needs to know.
 
@@ -94,7 +108,7 @@ class VetPlan:
     checks' own limits decide. selftest_sha256: of the self-test's file, or "". overrides: approved ones about this data
     set (`millcert.pipelines.overriding`). view_columns: column -> width of the views beside the data; views_sha256: of
     their manifest, or "". profile: how the data's profile is made, None without one; drift: what it is compared with.
-    fields: which columns may be used, None for all.
+    fields: which columns may be used, None for all. work: what is kept of the work, None for nothing.
     """
 
     dataset: str
@@ -124,6 +138,7 @@ class VetPlan:
     profile: ProfileSpec | None = None
     drift: PlannedDrift | None = None
     fields: PlannedFields | None = None
+    work: PlannedWork | None = None
 
     @property
     def passes(self) -> int:
@@ -139,6 +154,11 @@ class VetPlan:
     def wants_digests(self) -> bool:
         """Whether a check asks for sample digests, so that they are kept for the passes behind the first one."""
         return any("sample_digest" in planned.check.columns for planned in self.checks)
+
+    @property
+    def keeps_digests(self) -> bool:
+        """Whether the first pass writes sample digests down: for later passes, or for later runs."""
+        return self.wants_digests or (self.work is not None and bool(self.work.kept))
 
     def source(self, name: str) -> PlannedSource:
         """Return the planned source of that name."""

@@ -6,7 +6,8 @@ is placed before the first admitted file and the verdict after the last, so at n
 `millcert admit` would accept and that is not whole.
 
 What is true after a crash at any line: either the old output (or none) is there untouched, or the new one is there
-whole. Left-over staging folders are removed by the next run that holds the lock.
+whole. Left-over staging folders are removed by the next run that holds the lock; one that resumes takes from them
+what it can use (work_keeping.py), and removes them when it is done.
 """
 
 import fcntl
@@ -78,8 +79,22 @@ def write_file(uri: str, data: bytes) -> None:
 
 
 @contextmanager
-def staging_for(out: str, *, replace: bool, marker: str = LAST[0]) -> Iterator[str]:
+def staging_for(
+    out: str,
+    *,
+    replace: bool,
+    marker: str = LAST[0],
+    keeps_left: bool = False,
+    is_worth_keeping: Callable[[BaseException, str], bool] = lambda _, __: False,
+) -> Iterator[str]:
     """Yield a fresh staging folder for `out`, which only this run writes to; remove it at the end, whatever happened.
+
+    Args:
+        out: where to publish.
+        replace: an earlier output there may be replaced.
+        marker: the file that tells an earlier output of ours.
+        keeps_left: folders that earlier runs left are removed when this run is done, not before (`left_stagings`).
+        is_worth_keeping: says of what ended a run, and of its folder, whether it stays for a run that resumes.
 
     Raises:
         UsageError: `out` exists and `replace` is false, or another run is writing to it now.
@@ -88,25 +103,61 @@ def staging_for(out: str, *, replace: bool, marker: str = LAST[0]) -> Iterator[s
     if not is_local(out):
         refuse_existing(out, replace=replace, marker=marker)
         staging = f"{out.rstrip('/')}.staging-{os.urandom(8).hex()}"
+        left = [] if not keeps_left else left_stagings(out)
         try:
             yield staging
-        finally:
-            _delete_remote(staging)
+        except BaseException as error:
+            if not is_worth_keeping(error, staging):
+                _delete_remote(staging)
+            raise
+        for folder in [staging, *left]:
+            _delete_remote(folder)
         return
     path = Path(out).resolve()
     with _locked(path):
         try:
             _restore(path)
             refuse_existing(out, replace=replace, marker=marker)
-            for stale in path.parent.glob(f".{glob.escape(path.name)}.staging-*"):
-                shutil.rmtree(stale, ignore_errors=True)
+            left = left_stagings(out)
+            if not keeps_left:
+                _remove_all(left)
             staging = tempfile.mkdtemp(prefix=f".{path.name}.staging-", dir=path.parent)
         except OSError as error:
             raise StoreError(f"Cannot prepare {path}: {error}", hint="Free space or rights, then run again.") from error
         try:
             yield staging
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
+        except BaseException as error:
+            if not is_worth_keeping(error, staging):
+                _remove_all([staging])
+            raise
+        _remove_all([staging, *left])
+
+
+def left_stagings(out: str) -> list[str]:
+    """Return the staging folders that earlier runs to `out` left behind, the youngest first.
+
+    Raises:
+        StoreError: the store cannot be listed.
+    """
+    if is_local(out):
+        path = Path(out).resolve()
+        found = [stale for stale in path.parent.glob(f".{glob.escape(path.name)}.staging-*") if stale.is_dir()]
+        return [str(stale) for stale in sorted(found, key=lambda stale: (-stale.stat().st_mtime_ns, stale.name))]
+    start = f"{out.rstrip('/')}.staging-"
+    ages: dict[str, float] = {}
+    try:
+        listed = FileSystems.match([f"{start}**"])[0].metadata_list
+    except OSError as error:
+        raise StoreError(f"Cannot list {start}*: {error}", hint="Check the rights, then run again.") from error
+    for entry in listed:
+        folder = start + entry.path.removeprefix(start).split("/")[0]
+        ages[folder] = max(ages.get(folder, 0.0), entry.last_updated_in_seconds)
+    return sorted(ages, key=lambda folder: (-ages[folder], folder))
+
+
+def _remove_all(folders: Sequence[str]) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def refuse_existing(out: str, *, replace: bool, marker: str = LAST[0]) -> None:

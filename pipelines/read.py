@@ -12,6 +12,7 @@ it.
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import apache_beam as beam
@@ -70,6 +71,11 @@ class ReadFile(beam.DoFn):
     def setup(self) -> None:
         """Open the progress file."""
         self._progress = ProgressReporter(self._request.progress_path)
+        self.row_runs: list[tuple[int, int]] = []
+
+    def skip(self, item: WorkItem) -> None:
+        """Say that a file need not be read."""
+        self._progress.advance(self._request.number, size_bytes=item.size_bytes)
 
     def teardown(self) -> None:
         """Close the progress file."""
@@ -115,6 +121,7 @@ class ReadFile(beam.DoFn):
         views: ViewRows | None,
     ) -> Iterator[Any]:
         request, tree, records = self._request, TreeBuilder(), 0
+        self.row_runs = []
         metadata = {FILE_KEY: item.name.encode(), SOURCE_KEY: item.source.encode()}
         for decoded in dataset.decode(item, spooled.file, request.limits):
             records += len(decoded.rows) + len(decoded.malformed)
@@ -124,6 +131,7 @@ class ReadFile(beam.DoFn):
             if leaves is not None and digests is not None:
                 tree.extend(leaf_hashes(digests))
                 leaves.add(decoded.rows, digests)
+                add_runs(self.row_runs, decoded.rows)
             batch, _ = sample_batch(
                 decoded,
                 digests if request.wants_digests else None,
@@ -138,6 +146,17 @@ class ReadFile(beam.DoFn):
         if leaves is not None:
             leaves.end(records)
             yield TaggedOutput("shards", ShardFacts(item.name, records, tree.size, tree.root().hex(), source.end()))
+
+
+def add_runs(runs: list[tuple[int, int]], rows: np.ndarray) -> None:
+    """Append ascending row numbers, int64 (n,), to runs of consecutive ones: (first, how many)."""
+    edges = [0, *(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)] if len(rows) else []
+    for start, end in pairwise(edges):
+        first = int(rows[start])
+        if runs and sum(runs[-1]) == first:
+            runs[-1] = (runs[-1][0], runs[-1][1] + end - start)
+        else:
+            runs.append((first, end - start))
 
 
 def sample_batch(

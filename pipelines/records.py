@@ -7,7 +7,7 @@ These values use Beam's default coder: there are few of them, and a row coder wo
 class without their methods.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from millcert.checks.fusion import Cell
 from millcert.errors import InternalError, MillcertError
@@ -53,25 +53,49 @@ class Fault(NamedTuple):
     file: str
 
 
+class WorkDone(NamedTuple):
+    """A step is through with a file. is_reused: the file was not read, because the work of an earlier run was found.
+
+    refused: entries of the work store that were not ours, met since the last record. failed: what it would not read or
+    write.
+    """
+
+    step: str
+    file: str
+    is_reused: bool
+    refused: int = 0
+    failed: int = 0
+
+
+#: What a pass says of a file besides what it found: that something is wrong, or that it is through.
+Note: TypeAlias = Fault | WorkDone
+
+
 class FileDigest(NamedTuple):
     """What hashing a file gave. `item.sha256` is set.
 
     others: (algorithm, digest in hex) of the same bytes, for each further algorithm that the file's source allows.
+    work: whether that was done in this run.
     """
 
     item: WorkItem
     fault: Fault | None
     others: tuple[tuple[str, str], ...] = ()
+    work: WorkDone | None = None
 
 
 class FileSchema(NamedTuple):
-    """What a file says of its columns. schema: Arrow IPC schema bytes; widths: role -> list length in its first row."""
+    """What a file says of its columns. schema: Arrow IPC schema bytes; widths: role -> list length in its first row.
+
+    work: whether that was found out in this run.
+    """
 
     name: str
     schema: bytes
     is_inferred: bool
     widths: dict[str, int]
     fault: Fault | None
+    work: WorkDone | None = None
 
 
 class ShardFacts(NamedTuple):

@@ -9,6 +9,7 @@ from typing import Any
 from millcert.errors import IntegrityError
 from millcert.pipelines.decide import Ruling
 from millcert.pipelines.records import Fault, FileOutcome
+from millcert.pipelines.work_report import StepWork
 from millcert.provenance.manifest import Manifest, parse_manifest
 from millcert.verdict import Verdict, verdict_from_mapping
 
@@ -36,9 +37,10 @@ class RunResult:
     suite_result: Mapping[str, Any] | None
     histograms: tuple[ScoreHistogram, ...]
     files: tuple[str, ...]
+    work: tuple[StepWork, ...] = ()
 
 
-def ruling_to_json(ruling: Ruling, outcomes: Sequence[FileOutcome]) -> dict[str, Any]:
+def ruling_to_json(ruling: Ruling, outcomes: Sequence[FileOutcome], work: Sequence[StepWork] = ()) -> dict[str, Any]:
     """Return the ruling as JSON values; the histograms of all files are added up."""
     return {
         "verdict": None if ruling.verdict is None else ruling.verdict.to_mapping(),
@@ -48,6 +50,7 @@ def ruling_to_json(ruling: Ruling, outcomes: Sequence[FileOutcome]) -> dict[str,
         "suite_result": None if ruling.suite_result is None else _finite(ruling.suite_result),
         "histograms": _histograms(outcomes),
         "files": sorted(outcome.name for outcome in outcomes),
+        "work": [step._asdict() for step in work],
     }
 
 
@@ -74,6 +77,7 @@ def read_ruling(data: bytes) -> RunResult:
                 for check, item in sorted(raw["histograms"].items())
             ),
             files=tuple(raw["files"]),
+            work=tuple(StepWork(**{**step, "read": tuple(step["read"])}) for step in raw["work"]),
         )
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise IntegrityError(

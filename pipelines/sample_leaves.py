@@ -149,7 +149,9 @@ class LeafWriter:
         size, root = self._tree.end_tree()
         facts = LeafFacts(size, sum(self._runs), root.hex(), self._levels, tuple(self._runs))
         self.__exit__(None, None, None)
-        write_file(f"{self._stem}.json", json.dumps(facts._asdict()).encode())
+        uri = f"{self._stem}.json"
+        with translate_store_errors(uri), open_output(uri) as stream:
+            stream.write(json.dumps(facts._asdict()).encode())
 
     def _salts(self, rows: np.ndarray) -> np.ndarray:
         blocks, offsets = np.divmod(rows, BLOCK_ROWS)

@@ -26,19 +26,20 @@ from millcert.checks.base import Scores
 from millcert.checks.fusion import Cell, Panel
 from millcert.checks.sample_digest import sample_digests
 from millcert.errors import InternalError, MillcertError
-from millcert.pipelines.accumulate import Models
 from millcert.pipelines.dataset import DatasetFacts
 from millcert.pipelines.digest_sidecar import DigestSource, digest_source
 from millcert.pipelines.expectation_rows import KIND, Failing, FileRows, SuiteRows, suite_rows
 from millcert.pipelines.formats import Decoded
 from millcert.pipelines.fuse import add_votes, cells_of, panel_of
-from millcert.pipelines.output import PartWriter, copy_spooled, part_name, write_admitted
+from millcert.pipelines.models import Models
+from millcert.pipelines.output import PartWriter, copy_spooled, part_name, recorded_outputs, write_admitted
 from millcert.pipelines.overriding import action_of, release
 from millcert.pipelines.plan import PlannedCheck, VetPlan
 from millcert.pipelines.progress import ProgressReporter
 from millcert.pipelines.read import digest_array, leaf_hashes, role_batch, sample_batch
-from millcert.pipelines.records import CheckFailure, Fault, FileOutcome, WorkItem, fault_from
+from millcert.pipelines.records import CheckFailure, FileOutcome, Note, WorkItem, fault_from
 from millcert.pipelines.score_schemas import FINDINGS_SCHEMA, MALFORMED_SCHEMA, QUARANTINE_FIELDS, REASONS_TYPE
+from millcert.pipelines.score_work import ScoreWork
 from millcert.pipelines.spool import Spooled, read_verified
 from millcert.pipelines.view_rows import ViewRows, open_views
 from millcert.provenance.merkle import TreeBuilder
@@ -51,7 +52,7 @@ LOWEST_BIN, HIGHEST_BIN = -200, 200
 
 
 class ScoreFiles(beam.PTransform):
-    """In: WorkItem. Out: tags `outcomes` (FileOutcome) and `faults` (Fault). Reads every file once."""
+    """In: WorkItem. Out: tags `outcomes` (FileOutcome) and `notes` (Fault, WorkDone). Reads every file once."""
 
     def __init__(self, plan: VetPlan, dataset: AsSingleton, models: AsSingleton, sidecars: AsDict | None) -> None:
         super().__init__()
@@ -67,11 +68,11 @@ class ScoreFiles(beam.PTransform):
             | "Spread" >> beam.Reshuffle()
             | "Score"
             >> beam.ParDo(_ScoreFile(self._plan), self._dataset, self._models, self._sidecars).with_outputs(
-                "faults", main="outcomes"
+                "notes", main="outcomes"
             )
         )
         outputs.outcomes.element_type = FileOutcome
-        outputs.faults.element_type = Fault
+        outputs.notes.element_type = Note
         return outputs
 
 
@@ -83,6 +84,7 @@ class _ScoreFile(beam.DoFn):
     def setup(self) -> None:
         self._progress = ProgressReporter(self._plan.progress_path)
         self._known: tuple[Models, Panel, SuiteRows | None] | None = None
+        self._work = ScoreWork(self._plan)
 
     def teardown(self) -> None:
         self._progress.close()
@@ -92,22 +94,37 @@ class _ScoreFile(beam.DoFn):
     ) -> Iterator[Any]:
         if dataset.faults:
             return
-        plan, number = self._plan, self._plan.passes + 1
+        number = self._plan.passes + 1
         try:
             verified = dataset.item(item.name)
-            with (
-                read_verified(verified.uri, expected_sha256=verified.sha256, limits=plan.limits) as spooled,
-                digest_source(plan.staging, item.name, sidecars, plan.limits) as source,
-                open_views(verified, plan.view_columns, plan.limits) as views,
-            ):
-                panel, asked = self._once(dataset, models)
-                with FileRows(plan, verified, asked) as failing:
-                    yield score_file(
-                        plan, verified, spooled, source, dataset, models, self._progress, panel, failing, views
-                    )
+            _, asked = self._once(dataset, models)
+            name = self._work.name(verified, dataset, models, asked)
+            outcome = self._work.recall(name, verified) if name else None
+            yield TaggedOutput("notes", self._work.done(item, is_reused=outcome is not None))
+            if outcome is None:
+                with recorded_outputs() as written:
+                    outcome = self._scored(verified, dataset, models, sidecars)
+                if name:
+                    self._work.remember(name, outcome, written)
+            yield outcome
         except MillcertError as error:
-            yield TaggedOutput("faults", fault_from(error, file=item.name))
+            yield TaggedOutput("notes", fault_from(error, file=item.name))
         self._progress.advance(number, size_bytes=item.size_bytes)
+
+    def _scored(
+        self, verified: WorkItem, dataset: DatasetFacts, models: Models, sidecars: Mapping[str, str] | None
+    ) -> FileOutcome:
+        plan = self._plan
+        with (
+            read_verified(verified.uri, expected_sha256=verified.sha256, limits=plan.limits) as spooled,
+            digest_source(plan.staging, verified.name, sidecars, plan.limits) as source,
+            open_views(verified, plan.view_columns, plan.limits) as views,
+        ):
+            panel, asked = self._once(dataset, models)
+            with FileRows(plan, verified, asked) as failing:
+                return score_file(
+                    plan, verified, spooled, source, dataset, models, self._progress, panel, failing, views
+                )
 
     def _once(self, dataset: DatasetFacts, models: Models) -> tuple[Panel, SuiteRows | None]:
         """Return the panel of these very models and what to ask of rows: found out once, not once a file."""

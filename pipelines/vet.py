@@ -21,17 +21,19 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.pvalue import AsDict, AsList, AsSingleton, PBegin, PCollection
 
 from millcert.pipelines import coders  # noqa: F401 - registers the record batch coder
-from millcert.pipelines.accumulate import FitModels, Models, RunPass
+from millcert.pipelines.accumulate import FitModels, RunPass
 from millcert.pipelines.dataset import DatasetFacts, DescribeFiles, HashFiles, PlanDataset, VerifySources
 from millcert.pipelines.decide import Ruling, rule
+from millcert.pipelines.models import Models
 from millcert.pipelines.plan import VetPlan
 from millcert.pipelines.profiling import CellPart, profile_run
 from millcert.pipelines.publish import write_file
 from millcert.pipelines.read import ReadRequest
-from millcert.pipelines.records import Fault, FileOutcome, ShardFacts
+from millcert.pipelines.records import Fault, FileOutcome, Note, ShardFacts, WorkDone
 from millcert.pipelines.ruling import ruling_to_json
 from millcert.pipelines.runner import choose_runner
 from millcert.pipelines.score import ScoreFiles
+from millcert.pipelines.work_report import sum_work
 from millcert.pipelines.workers import MEMORY_A_WORKER
 
 RULING_FILE = "ruling.json"
@@ -70,7 +72,7 @@ class VetDataset(beam.PTransform):
         shards: PCollection[ShardFacts] | None = None
         cells: AsList | None = None
         sidecars: AsDict | None = None
-        faults: list[PCollection[Fault]] = []
+        notes: list[PCollection[Note]] = []
         for number in range(1, plan.passes + 1):
             label = f"Pass{number}"
             done = items | f"{label}/Run" >> RunPass(shared, _request(plan, number), dataset, models, sidecars)
@@ -80,15 +82,15 @@ class VetDataset(beam.PTransform):
                 cells = AsList(done["cells"])
             if number == 1 and plan.wants_digests:
                 sidecars = AsDict(shards | "Sidecars" >> beam.Map(_sidecar).with_output_types(tuple[str, str]))
-            faults.append(done["faults"])
+            notes.append(done["notes"])
         scored = items | "ScoreFiles" >> ScoreFiles(shared, dataset, models, sidecars)
-        every_fault = [*faults, scored.faults] | "Faults" >> beam.Flatten()
+        every_note = [*notes, scored.notes] | "Notes" >> beam.Flatten()
         return (
             begin
             | "Once" >> beam.Create([plan])
             | "Rule"
             >> beam.Map(
-                write_ruling, dataset, models, AsList(shards), AsList(scored.outcomes), AsList(every_fault), cells
+                write_ruling, dataset, models, AsList(shards), AsList(scored.outcomes), AsList(every_note), cells
             ).with_output_types(str)
         )
 
@@ -99,13 +101,15 @@ def write_ruling(
     models: Models,
     shards: list[ShardFacts],
     outcomes: list[FileOutcome],
-    faults: list[Fault],
+    notes: list[Note],
     cells: list[CellPart] | None = None,
 ) -> str:
     """Rule on the run and write the ruling, and the profile, to the staging folder; return the ruling's path."""
+    faults = [note for note in notes if isinstance(note, Fault)]
     ruling: Ruling = rule(plan, dataset, models, shards, outcomes, faults, profile_run(plan, dataset, cells))
+    work = (*dataset.work, *sum_work(note for note in notes if isinstance(note, WorkDone)))
     path = f"{plan.staging}/{RULING_FILE}"
-    write_file(path, json.dumps(ruling_to_json(ruling, outcomes), allow_nan=False, sort_keys=True).encode())
+    write_file(path, json.dumps(ruling_to_json(ruling, outcomes, work), allow_nan=False, sort_keys=True).encode())
     return path
 
 
@@ -120,7 +124,7 @@ def _request(plan: VetPlan, number: int) -> ReadRequest:
         wants_columns=number == 1 and (plan.suite is not None or plan.profile is not None),
         wants_digests="sample_digest" in wanted,
         wants_shards=number == 1,
-        keeps_digests=number == 1 and plan.wants_digests,
+        keeps_digests=number == 1 and plan.keeps_digests,
         limits=plan.limits,
         progress_path=plan.progress_path,
         staging=plan.staging,

@@ -36,6 +36,17 @@ _DECEPTIVE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u20
 @state_option
 @click.option("--replace", is_flag=True, help="Replace an earlier output at --out.")
 @click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on where a run to --out stopped; files that it was done with are not read again.",
+)
+@click.option(
+    "--incremental",
+    is_flag=True,
+    help="Keep the work on files in the state folder, and use what earlier runs kept there (docs/resume.md).",
+)
+@click.option("--work", help="Folder or URI to keep the work in, instead of the state folder; implies --incremental.")
+@click.option(
     "--workers", type=click.IntRange(min=1), help="Local worker processes; by the size of the work unless given."
 )
 @click.option("--views", help="Folder of the views that `millcert embed` made of DATASET.")
@@ -62,8 +73,11 @@ def vet(
     workers: int | None,
     views: str | None,
     selftest_path: Path | None,
+    work: str | None,
     *,
     replace: bool,
+    resume: bool,
+    incremental: bool,
     is_dry_run: bool,
     quiet: bool,
     as_json: bool,
@@ -98,6 +112,9 @@ def vet(
         workers=workers or 0,
         beam_arguments=beam_arguments,
         views=views,
+        resume=resume,
+        incremental=incremental,
+        work=work or "",
         selftest=None if selftest_path is None else read_bounded(selftest_path, MAX_SELFTEST_BYTES),
     )
     if is_dry_run:
@@ -131,6 +148,17 @@ def _payload(result: "VetResult") -> dict[str, Any]:
         "findings": result.findings,
         "malformed": result.malformed,
         "ledger": {"origin": result.recorded.origin, "index": result.recorded.index},
+        "work": [
+            {
+                "step": one.step,
+                "items_done": one.done,
+                "items_reused": one.reused,
+                "read": list(one.read),
+                "refused": one.refused,
+                "failed": one.failed,
+            }
+            for one in result.work
+        ],
     }
 
 
@@ -169,6 +197,7 @@ def describe_graph(graph: "JobGraph") -> str:
 def describe(result: "VetResult") -> str:
     """Return the answer for a terminal: the decision, why, what each check says, where things are, what to do next."""
     from millcert.pipelines.fuse import describe_cluster
+    from millcert.pipelines.work_report import describe_work
 
     verdict = result.verdict
     counts = verdict.samples
@@ -212,6 +241,8 @@ def describe(result: "VetResult") -> str:
         lines.append(f"  {verdict.cluster_count - MAX_CLUSTERS:,} more clusters: see the report")
     if verdict.not_covered:
         lines.append(f"  not covered: {', '.join(verdict.not_covered)}")
+    if any(one.reused or one.refused or one.failed for one in result.work):
+        lines += [f"  {line}" for line in describe_work(result.work)]
     lines.append(f"  verdict: {verdict.digest}   ledger: {result.recorded.origin} #{result.recorded.index}")
     lines.append(f"  report: {result.out}/report.html   findings: {result.out}/findings.parquet")
     if verdict.decision == "admitted":

@@ -147,7 +147,7 @@ VERDICT = Verdict(
 
 def text_of(verdict: Verdict) -> str:
     recorded = SimpleNamespace(origin="test.example/ledger", index=7)
-    result: Any = SimpleNamespace(verdict=verdict, out="out", recorded=recorded, findings=0, malformed=0)
+    result: Any = SimpleNamespace(verdict=verdict, out="out", recorded=recorded, findings=0, malformed=0, work=())
     return describe(result)
 
 

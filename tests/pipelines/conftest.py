@@ -95,8 +95,9 @@ class Workbench:
         render_report: Callable[[Published], str] | None = None,
         engine: Engine | None = None,
         on_beam: bool = False,
+        **more: Any,
     ) -> VetResult:
-        """Run the gate with the plain engine; on Beam where that is asked for."""
+        """Run the gate with the plain engine; on Beam where that is asked for. `more`: further options of the run."""
         options = VetOptions(
             datasets=datasets or (str(self.data),),
             out=str(out or self.out),
@@ -104,6 +105,7 @@ class Workbench:
             replace=replace,
             workers=workers,
             now=lambda: NOW,
+            **more,
         )
         return vet_dataset(
             load_policy(self.save_policy()),
@@ -131,6 +133,12 @@ def make_table(rows: int, seed: int, classes: Sequence[int] = (0, 1, 2)) -> pa.T
             "embedding": pa.FixedSizeListArray.from_arrays(pa.array(embedding.reshape(-1)), DIMENSION),
         }
     )
+
+
+@pytest.fixture(scope="session")
+def make() -> Callable[..., pa.Table]:
+    """Return `make_table`: tests are no package, so they cannot import it."""
+    return make_table
 
 
 @pytest.fixture(scope="session")

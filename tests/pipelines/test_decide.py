@@ -12,10 +12,10 @@ from millcert.checks.expectations import load_suite
 from millcert.checks.metric_plan import MetricPlan
 from millcert.checks.sample_digest import schema_id
 from millcert.errors import DigestMismatchError, InconclusiveError, InternalError
-from millcert.pipelines.accumulate import EXPECTATIONS
 from millcert.pipelines.dataset import DatasetFacts
 from millcert.pipelines.decide import MAX_EVIDENCE, Ruling, rule
 from millcert.pipelines.formats import ReadLimits
+from millcert.pipelines.models import EXPECTATIONS
 from millcert.pipelines.plan import PlannedCheck, PlannedSource, VetPlan
 from millcert.pipelines.records import CheckFailure, Fault, FileOutcome, ShardFacts, WorkItem
 from millcert.provenance.manifest import FileEntry, Manifest

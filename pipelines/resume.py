@@ -1,0 +1,119 @@
+"""A run that goes on where others stopped: what the driver prepares before the workers look for kept work.
+
+A run never writes to another run's staging folder. It takes files from folders that were left behind, each checked
+against its digest, into one of its own; so a worker that outlived its driver disturbs nobody, and nothing that this
+run's plan does not ask for can come into its output. What is done again is decided file by file, by names that say
+all that the work depends on (work_keys.py): after a change of policy, code or data, what is left of the old run fits
+nothing.
+
+The run's secret is taken over too, so that leaves that were salted need not be salted again; unless the run that left
+it had begun to log its decision, because leaves that the ledger may name must not appear in two runs.
+"""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from apache_beam.io.filesystem import BeamIOError
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from millcert.errors import MillcertError, StoreError, UsageError
+from millcert.pipelines.plan import PlannedCheck, PlannedWork
+from millcert.pipelines.publish import is_local, local_path, refuse_overlap, write_file
+from millcert.pipelines.runner import is_local as is_local_runner
+from millcert.pipelines.runner import refuse_out_of_reach
+from millcert.pipelines.sample_leaves import SECRET_FILE, new_secret, read_secret
+from millcert.pipelines.value_coding import OUR_PACKAGE
+from millcert.pipelines.work_keeping import place_run_keys
+from millcert.pipelines.work_store import FOLDER_NAME, work_key
+from millcert.provenance.sample_leaf import RunSecret
+
+if TYPE_CHECKING:
+    from millcert.pipelines.driver import VetOptions
+
+#: Stands in the staging folder from the moment at which a run begins to log its decision.
+RECORDING_FILE = "recording"
+
+
+def kept_place(options: "VetOptions", beam_options: PipelineOptions) -> str:
+    """Return where the store is that outlives the run, "" for none.
+
+    Raises:
+        UsageError: the workers cannot see it, or it lies among the data or in the output.
+    """
+    if options.work:
+        place = local_path(options.work)
+        refuse_out_of_reach(beam_options, (place,))
+        if is_local(place):
+            place = str(Path(place).absolute())
+            refuse_overlap(options.out, options.datasets, Path(place))
+            refuse_overlap(place, options.datasets, options.state)
+        return place.rstrip("/")
+    if not options.incremental:
+        return ""
+    if not is_local_runner(beam_options):
+        raise UsageError(
+            "Workers of a cluster do not see the state folder, where work is kept.",
+            hint="Name a place that driver and workers see: --work URI.",
+        )
+    return str((options.state / FOLDER_NAME).absolute())
+
+
+def prepare_work(
+    staging: str, kept: str, left: Sequence[str], checks: Sequence[PlannedCheck], options: "VetOptions"
+) -> tuple[PlannedWork, RunSecret]:
+    """Put keys and the run's secret into the staging folder; return what the workers keep, and the secret.
+
+    Args:
+        staging: of this run.
+        kept: where the store is that outlives the run, "" for none.
+        left: staging folders of the runs that this one resumes.
+        checks: of the plan.
+        options: of the run.
+
+    Raises:
+        UsageError: the key of the state folder can be read by others.
+        StoreError: a folder cannot be used.
+    """
+    place_run_keys(staging, work_key(options.state), kept)
+    packages = {type(planned.check).__module__.split(".")[0] for planned in checks} - {OUR_PACKAGE}
+    planned = PlannedWork(kept, tuple(left), tuple(sorted(packages)), options.least_work_bytes)
+    return planned, _secret_of(left, staging) or new_secret(staging)
+
+
+def begin_recording(staging: str) -> None:
+    """Say that what this run salted may be in the ledger from now on."""
+    write_file(f"{staging}/{RECORDING_FILE}", b"")
+
+
+def is_worth_resuming(error: BaseException, staging: str) -> bool:
+    """Say whether a run that ended so leaves its staging folder: the machine failed or somebody stopped it.
+
+    One in which no work is kept goes.
+    """
+    if not isinstance(error, StoreError | KeyboardInterrupt):
+        return False
+    place = f"{staging}/{FOLDER_NAME}"
+    try:
+        return Path(place).is_dir() if is_local(place) else bool(FileSystems.match([f"{place}/**"])[0].metadata_list)
+    except (OSError, BeamIOError):
+        return False
+
+
+def _secret_of(left: Sequence[str], staging: str) -> RunSecret | None:
+    """Return the secret of the youngest run that was left, put into the staging folder; None where it may be logged."""
+    logged: set[bytes] = set()
+    found: list[RunSecret] = []
+    for folder in left:
+        with suppress(MillcertError, OSError, BeamIOError):
+            secret = read_secret(folder)
+            found.append(secret)
+            if FileSystems.exists(f"{folder}/{RECORDING_FILE}"):
+                logged.add(secret.secret)
+    usable = [secret for secret in found if secret.secret not in logged]
+    if not usable:
+        return None
+    write_file(f"{staging}/{SECRET_FILE}", usable[0].secret)
+    return usable[0]
