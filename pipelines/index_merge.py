@@ -6,6 +6,7 @@ close together whatever the data are; only a sample that is there very often mak
 written run after run, because runs come in the order of shards and rows.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,12 +17,16 @@ from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
 from millcert.errors import StoreError
+from millcert.pipelines.publish import is_local
 from millcert.provenance.leaf_index import BUCKETS, bucket_name
 from millcert.provenance.lookup import INDEX_FOLDER
 from millcert.provenance.shard_tree import TreeWriter
 
 #: Records held over all runs: 76 bytes each, and a few times that while they are sorted.
 MERGE_RECORDS = 1 << 18
+
+#: Runs up to this size are joined before they are merged, this many records at a time.
+SMALL_RECORDS, POOL_RECORDS = 1 << 15, 1 << 18
 
 _LEAST_BLOCK = 4
 
@@ -35,15 +40,24 @@ _RECORD = np.dtype([("key", ">u8", (4,)), ("shard", ">u4"), ("row", ">u8")])
 class SortedRun:
     """One sorted run of a file's records.
 
-    path: on a Beam file system. shard: number of the file. size: how many records there are.
+    path: on a Beam file system. shard: number of the file; -1 where the records are of several and say so themselves.
+    size: how many records there are.
     """
 
     def __init__(self, path: str, shard: int, size: int) -> None:
         self._path = path
         self._shard = shard
+        self._type = PART if shard >= 0 else _HELD
         self.size = size
         self._read = 0
         self.held = np.empty(0, _HELD)
+
+    @classmethod
+    def in_memory(cls, records: np.ndarray) -> Self:
+        """Return a run that is held whole."""
+        run = cls("", -1, len(records))
+        run.held, run._read = records, run.size
+        return run
 
     @property
     def is_read(self) -> bool:
@@ -59,15 +73,8 @@ class SortedRun:
         wanted = min(block - len(self.held), self.size - self._read)
         if wanted <= 0:
             return
-        with FileSystems.open(self._path, compression_type=CompressionTypes.UNCOMPRESSED) as stream:
-            stream.seek(self._read * PART.itemsize)
-            data = stream.read(wanted * PART.itemsize)
-        if len(data) != wanted * PART.itemsize:
-            raise StoreError(f"The part {self._path} is shorter than was written.", hint="Run again.")
-        found = np.frombuffer(data, PART)
-        fresh = np.empty(wanted, _HELD)
-        fresh["key"], fresh["row"], fresh["leaf"] = found["key"], found["row"], found["leaf"]
-        fresh["shard"] = self._shard
+        data = _read_at(self._path, self._read * self._type.itemsize, wanted * self._type.itemsize)
+        fresh = held_records(data, self._shard) if self._type is PART else np.frombuffer(data, _HELD)
         self._read += wanted
         self.held = _joined([self.held, fresh])
 
@@ -75,6 +82,84 @@ class SortedRun:
         """Return the first `count` held records; they are held no more."""
         taken, self.held = self.held[:count], self.held[count:]
         return taken
+
+
+class PooledRuns:
+    """Collects the runs of all files in order, the small ones joined: there may be far more of them than of records.
+
+    folder: where joined runs are written; exists.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._runs: list[SortedRun] = []
+        self._pool: list[np.ndarray] = []
+        self._pooled = 0
+
+    def add(self, shard: int, size: int, path: str, data: bytes | None) -> None:
+        """Add the next run of a file: what was read of it, or else where it is.
+
+        Raises:
+            StoreError: it is shorter than was written.
+        """
+        if data is None and size > SMALL_RECORDS:
+            self._flush(is_last=False)
+            self._runs.append(SortedRun(path, shard, size))
+            return
+        if self._pooled + size > POOL_RECORDS:
+            self._flush(is_last=False)
+        found = _read_at(path, 0, size * PART.itemsize) if data is None else data
+        if len(found) != size * PART.itemsize:
+            raise _too_short(path)
+        self._pool.append(held_records(found, shard))
+        self._pooled += size
+
+    def end(self) -> list[SortedRun]:
+        """Return all runs."""
+        self._flush(is_last=True)
+        return self._runs
+
+    def _flush(self, *, is_last: bool) -> None:
+        if not self._pooled:
+            return
+        records = _joined(self._pool)
+        records = records[key_order(records)]
+        self._pool, self._pooled = [], 0
+        if is_last:
+            self._runs.append(SortedRun.in_memory(records))
+            return
+        path = self._folder / f"run.{len(self._runs)}"
+        path.write_bytes(records.tobytes())
+        self._runs.append(SortedRun(str(path), -1, len(records)))
+
+
+def held_records(data: bytes, shard: int) -> np.ndarray:
+    """Return what a worker wrote, with the number of the file."""
+    found = np.frombuffer(data, PART)
+    held = np.empty(len(found), _HELD)
+    held["key"], held["row"], held["leaf"], held["shard"] = found["key"], found["row"], found["leaf"], shard
+    return held
+
+
+def _read_at(path: str, offset: int, size: int) -> bytes:
+    if is_local(path):
+        # Opened each time, since there may be very many runs; Beam's way would take ten times as long.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            data = os.pread(descriptor, size, offset)
+        finally:
+            os.close(descriptor)
+    else:
+        with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as stream:
+            stream.seek(offset)
+            data = stream.read(size)
+    if len(data) != size:
+        raise _too_short(path)
+    return data
+
+
+def _too_short(path: str) -> StoreError:
+    return StoreError(f"The part {path} is shorter than was written.", hint="Run again.")
 
 
 def merge_index(runs: Sequence[SortedRun], folder: Path) -> bytes:

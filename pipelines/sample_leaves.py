@@ -1,15 +1,14 @@
 """Salted leaves of a file's rows, written by the worker that reads it. No row crosses a shuffle.
 
-Under names made of the file's own name, in the staging folder:
+Under names made of the file's own name, in the staging folder; those of a small file in one (part_files.py):
   parts/leaves/ID.rows.L       the file's row tree (provenance/shard_tree.py)
-  parts/leaves/ID.sealed       the digests, readable with the salts only
+  parts/leaves/ID.rows.sealed  the digests, readable with the salts only
   parts/leaves/ID.run.K        sorted runs of index records: key, row, index leaf hash; at most RUN_RECORDS each
   parts/leaves/ID.json         how many of all that, and the tree's root; written last
 A retry overwrites identical bytes, because all salts come from the run's secret, which lies in the staging folder while
 the job runs and nowhere afterwards. The driver joins it all (sample_set.py).
 """
 
-import json
 import secrets
 from contextlib import ExitStack
 from types import TracebackType
@@ -21,9 +20,11 @@ from apache_beam.io.filesystems import FileSystems
 
 from millcert.errors import InternalError, StoreError
 from millcert.pipelines.index_merge import PART, key_order
-from millcert.pipelines.output import open_output, part_id, translate_store_errors
+from millcert.pipelines.output import part_id, translate_store_errors
+from millcert.pipelines.part_files import PartFiles, read_parts
 from millcert.pipelines.publish import write_file
 from millcert.pipelines.row_hashes import as_matrix, row_hashes
+from millcert.provenance.lookup import SEALED_FILE
 from millcert.provenance.merkle import HASH_BYTES
 from millcert.provenance.sample_leaf import BLOCK_ROWS, NO_SAMPLE, RunSecret
 from millcert.provenance.shard_tree import TreeWriter
@@ -32,8 +33,6 @@ SECRET_FILE = "run.secret"  # noqa: S105 - the name of a file
 
 #: Records that a worker holds before it writes a sorted run: 72 bytes each, and twice that while it sorts.
 RUN_RECORDS = 1 << 19
-
-_COPY_BYTES = 1 << 20
 
 
 class LeafFacts(NamedTuple):
@@ -84,10 +83,12 @@ class LeafWriter:
         self._secret = secret
         self._index_salt = secret.index_salt
         self._levels = 0
+        self._files = PartFiles(self._stem)
         self._stack = ExitStack()
+        self._stack.callback(self._files.close)
         with translate_store_errors(self._stem):
             self._tree = self._stack.enter_context(TreeWriter(self._open_level))
-            self._sealed = self._stack.enter_context(open_output(f"{self._stem}.sealed"))
+            self._sealed = self._files.open(SEALED_FILE)
         self._next = 0
         self._pending: list[np.ndarray] = []
         self._held = 0
@@ -148,10 +149,7 @@ class LeafWriter:
         self._flush_run()
         size, root = self._tree.end_tree()
         facts = LeafFacts(size, sum(self._runs), root.hex(), self._levels, tuple(self._runs))
-        self.__exit__(None, None, None)
-        uri = f"{self._stem}.json"
-        with translate_store_errors(uri), open_output(uri) as stream:
-            stream.write(json.dumps(facts._asdict()).encode())
+        self._files.end(facts._asdict())
 
     def _salts(self, rows: np.ndarray) -> np.ndarray:
         blocks, offsets = np.divmod(rows, BLOCK_ROWS)
@@ -177,31 +175,26 @@ class LeafWriter:
     def _flush_run(self) -> None:
         if self._held:
             run = np.concatenate(self._pending, dtype=PART)
-            with (
-                translate_store_errors(self._stem),
-                open_output(f"{self._stem}.run.{len(self._runs)}") as stream,
-            ):
-                stream.write(run[key_order(run)].tobytes())
+            with translate_store_errors(self._stem):
+                self._files.open(f"run.{len(self._runs)}").write(run[key_order(run)].tobytes())
             self._runs.append(len(run))
             self._pending.clear()
             self._held = 0
 
     def _open_level(self, level: int) -> BinaryIO:
         self._levels = max(self._levels, level + 1)
-        return open_output(f"{self._stem}.rows.{level}")
+        return self._files.open(f"rows.{level}")
 
 
-def read_facts(staging: str, file: str) -> LeafFacts:
-    """Return what the worker wrote of a file.
+def read_leaves(staging: str, file: str) -> tuple[LeafFacts, dict[str, bytes]]:
+    """Return what the worker wrote of a file, and those parts that it wrote together.
 
     Raises:
         StoreError: it is missing or damaged.
     """
-    path = f"{part_stem(staging, file)}.json"
     try:
-        with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as stream:
-            raw = json.loads(bytes(stream.read()))
-        return LeafFacts(**{**raw, "runs": tuple(raw["runs"])})
+        facts, parts = read_parts(part_stem(staging, file))
+        return LeafFacts(**{**facts, "runs": tuple(facts["runs"])}), parts
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise StoreError(f"The leaves of {file} are missing from the run: {error}", hint="Run again.") from error
 

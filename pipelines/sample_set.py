@@ -8,19 +8,18 @@ import hashlib
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import NamedTuple
-
-from apache_beam.io.filesystem import CompressionTypes
-from apache_beam.io.filesystems import FileSystems
+from typing import BinaryIO, NamedTuple
 
 from millcert.errors import InternalError, StoreError
-from millcert.pipelines.index_merge import SortedRun, merge_index
+from millcert.pipelines.index_merge import PooledRuns, SortedRun, merge_index
+from millcert.pipelines.part_files import open_part
 from millcert.pipelines.plan import VetPlan
 from millcert.pipelines.ruling import RunResult
-from millcert.pipelines.sample_leaves import LeafFacts, part_stem, read_facts
+from millcert.pipelines.sample_leaves import LeafFacts, part_stem, read_leaves
 from millcert.provenance.finding_store import write_findings
 from millcert.provenance.keys import sync_folder
 from millcert.provenance.ledger_entry import Entry
@@ -28,7 +27,7 @@ from millcert.provenance.lookup import INDEX_FOLDER, LIST_FILE, SEALED_FILE, fil
 from millcert.provenance.salt_store import drop_salts, write_salts
 from millcert.provenance.sample_leaf import RunSecret
 from millcert.provenance.sample_run import RunRoots, Shard, format_shards, shards_root
-from millcert.provenance.shard_tree import MAX_LEVELS, TreeWriter, list_leaf
+from millcert.provenance.shard_tree import TreeWriter, list_leaf
 from millcert.provenance.state import StateFolder
 
 _COPY_BYTES = 1 << 20
@@ -84,21 +83,13 @@ def settle_samples(
     temporary = state.path / "provenance" / f".new-{secrets.token_hex(8)}"
     try:
         temporary.mkdir(parents=True, mode=0o700)
-        facts = [read_facts(staging, name) for name, _, _ in ordered]
+        with tempfile.TemporaryDirectory(prefix=".runs-", dir=temporary.parent) as joined:
+            facts, runs = _join(staging, [name for name, _, _ in ordered], temporary, Path(joined))
+            index_root = merge_index(runs, temporary)
         shards = tuple(
             Shard(name, fact.records, fact.samples, fact.root, sha256, source)
             for (name, source, sha256), fact in zip(ordered, facts, strict=True)
         )
-        names = [name for name, _, _ in ordered]
-        for level in range(MAX_LEVELS):
-            _join(staging, names, facts, f"rows.{level}", temporary / f"rows.{level}", level=level)
-        _join(staging, names, facts, "sealed", temporary / SEALED_FILE, level=0)
-        runs = [
-            SortedRun(f"{part_stem(staging, name)}.run.{number}", shard, size)
-            for shard, ((name, _, _), fact) in enumerate(zip(ordered, facts, strict=True))
-            for number, size in enumerate(fact.runs)
-        ]
-        index_root = merge_index(runs, temporary)
         listed = format_shards(shards)
         _write_durably(temporary / LIST_FILE, listed)
         with TreeWriter(lambda level: (temporary / f"shards.{level}").open("wb")) as tree:
@@ -168,18 +159,27 @@ def _move_in(temporary: Path, state: StateFolder, secret: RunSecret, settled: Sa
         sync_folder(target.parent)
 
 
-def _join(
-    staging: str, names: Sequence[str], facts: Sequence[LeafFacts], part: str, target: Path, *, level: int
-) -> None:
-    """Join a part of every file whose tree reaches `level`; no file where none does."""
-    if all(fact.levels <= level for fact in facts):
-        return
-    with target.open("wb") as joined:
-        for name, fact in zip(names, facts, strict=True):
-            if level < fact.levels:
-                path = f"{part_stem(staging, name)}.{part}"
-                with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as stream:
-                    shutil.copyfileobj(stream, joined, _COPY_BYTES)
+def _join(staging: str, names: Sequence[str], temporary: Path, joined: Path) -> tuple[list[LeafFacts], list[SortedRun]]:
+    """Join what the workers wrote of every file: its tree level by level, its sealed digests, its index records."""
+    every, pool = [], PooledRuns(joined)
+    with ExitStack() as stack:
+        targets: dict[str, BinaryIO] = {}
+        for shard, name in enumerate(names):
+            stem = part_stem(staging, name)
+            facts, together = read_leaves(staging, name)
+            every.append(facts)
+            for part in (SEALED_FILE, *(f"rows.{level}" for level in range(facts.levels))):
+                if part not in targets:
+                    targets[part] = stack.enter_context((temporary / part).open("wb"))
+                if part in together:
+                    targets[part].write(together[part])
+                else:
+                    with open_part(stem, part) as source:
+                        shutil.copyfileobj(source, targets[part], _COPY_BYTES)
+            for number, size in enumerate(facts.runs):
+                pool.add(shard, size, f"{stem}.run.{number}", together.get(f"run.{number}"))
+        runs = pool.end()
+    return every, runs
 
 
 def _write_durably(path: Path, data: bytes) -> None:

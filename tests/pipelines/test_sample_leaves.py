@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from millcert.errors import InternalError, StoreError
-from millcert.pipelines import index_merge, sample_leaves
+from millcert.pipelines import index_merge, part_files, sample_leaves
 from millcert.pipelines.index_merge import PART, SortedRun, merged
-from millcert.pipelines.sample_leaves import LeafWriter, new_secret, read_facts, read_secret
+from millcert.pipelines.sample_leaves import LeafWriter, new_secret, read_leaves, read_secret
 from millcert.pipelines.sample_set import SampleSet, settle_samples
 from millcert.provenance.ledger import open_ledger
 from millcert.provenance.lookup import SampleRun, list_runs
@@ -85,13 +85,33 @@ def test_the_index_is_sorted_and_its_root_is_over_all_of_it(tmp_path: Path) -> N
     assert settled.samples == len(entries)
 
 
-@pytest.mark.parametrize(("batch", "order", "run_records", "merge_records"), [(7, -1, 50, 16), (1, 1, 11, 4)])
+@pytest.mark.parametrize(
+    ("batch", "order", "run_records", "merge_records", "together_bytes", "small", "pool"),
+    [
+        (7, -1, 50, 16, 0, 0, 30),
+        (1, 1, 11, 4, 0, 25, 25),
+        (1, 1, 11, 4, 5000, 1000, 60),
+        (300, 1, 1000, 64, 1 << 20, 1000, 60),
+        (300, -1, 1000, 64, 1 << 20, 0, 1000),
+    ],
+)
 def test_batches_order_and_memory_change_no_byte(
-    batch: int, order: int, run_records: int, merge_records: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    batch: int,
+    order: int,
+    run_records: int,
+    merge_records: int,
+    together_bytes: int,
+    small: int,
+    pool: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     expected = settle(tmp_path / "plain")
     monkeypatch.setattr(sample_leaves, "RUN_RECORDS", run_records)
     monkeypatch.setattr(index_merge, "MERGE_RECORDS", merge_records)
+    monkeypatch.setattr(index_merge, "SMALL_RECORDS", small)
+    monkeypatch.setattr(index_merge, "POOL_RECORDS", pool)
+    monkeypatch.setattr(part_files, "TOGETHER_BYTES", together_bytes)
 
     assert settle(tmp_path / "other", batch=batch, order=order) == expected
 
@@ -105,16 +125,34 @@ def test_a_retry_of_a_file_overwrites_the_same_bytes(tmp_path: Path) -> None:
     assert {path.name: path.read_bytes() for path in (staging / "parts" / "leaves").iterdir()} == before
 
 
-def test_a_missing_or_short_part_keeps_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("small", [0, 1000])
+def test_a_missing_or_short_part_keeps_nothing(small: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(part_files, "TOGETHER_BYTES", 0)
+    monkeypatch.setattr(index_merge, "SMALL_RECORDS", small)
     staging, state = tmp_path / "staging", tmp_path / "state"
     write_leaves(str(staging), "b.parquet", FILES["b.parquet"], SECRET)
-    for path in (staging / "parts" / "leaves").glob("*.run.0"):
-        path.write_bytes(path.read_bytes()[:-72])
+    (path,) = (staging / "parts" / "leaves").glob("*.run.0")
+    path.write_bytes(path.read_bytes()[:-72])
 
     with pytest.raises(StoreError, match="shorter than was written"):
         settle_samples(str(staging), StateFolder(state), SECRET, [("b.parquet", "north", "ab" * 32)])
+    (leaves,) = path.parent.glob("*.rows.0")
+    leaves.unlink()
+    with pytest.raises(StoreError, match="missing from the run"):
+        settle_samples(str(staging), StateFolder(state), SECRET, [("b.parquet", "north", "ab" * 32)])
     with pytest.raises(StoreError, match="missing from the run"):
         settle_samples(str(staging), StateFolder(state), SECRET, [("c.parquet", "north", "ab" * 32)])
+    assert [path for path in state.rglob("*") if path.is_file()] == []
+
+
+def test_parts_that_were_written_together_and_cut_off_keep_nothing(tmp_path: Path) -> None:
+    staging, state = tmp_path / "staging", tmp_path / "state"
+    write_leaves(str(staging), "b.parquet", FILES["b.parquet"], SECRET)
+    (path,) = (staging / "parts" / "leaves").iterdir()
+    path.write_bytes(path.read_bytes()[:-72])
+
+    with pytest.raises(StoreError, match="missing from the run"):
+        settle_samples(str(staging), StateFolder(state), SECRET, [("b.parquet", "north", "ab" * 32)])
     assert [path for path in state.rglob("*") if path.is_file()] == []
 
 
@@ -212,7 +250,7 @@ def manifest_entries(bench: Workbench) -> list[dict[str, Any]]:
 def test_facts_say_how_much_a_worker_wrote(tmp_path: Path) -> None:
     write_leaves(str(tmp_path), "a.jsonl", FILES["a.jsonl"], SECRET)
 
-    facts = read_facts(str(tmp_path), "a.jsonl")
+    facts = read_leaves(str(tmp_path), "a.jsonl")[0]
 
     assert (facts.records, facts.samples, facts.levels, facts.runs) == (25, 22, 1, (22,))
 
@@ -221,5 +259,5 @@ def test_a_file_of_nothing_but_malformed_records_has_a_tree_without_samples(tmp_
     with LeafWriter(str(tmp_path), "a", SECRET) as writer:
         writer.end(300)
 
-    facts = read_facts(str(tmp_path), "a")
+    facts = read_leaves(str(tmp_path), "a")[0]
     assert (facts.records, facts.samples, facts.root) == (300, 0, root_of([NO_SAMPLE] * 300).hex())
