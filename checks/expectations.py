@@ -34,6 +34,7 @@ from millcert.checks.drift_question import (
 from millcert.checks.expectations_metrics import Asked, AskedMetric, asked_of_all, listing_limit, one_line
 from millcert.checks.metric_answers import Answers, Interval
 from millcert.checks.metric_compile import SCHEMA_METRICS
+from millcert.checks.metric_counting import CountDistinct
 from millcert.checks.metric_filter import RowFilter
 from millcert.checks.metric_kernels import AddUp, Kernel
 from millcert.checks.metric_plan import Deferred, MetricPlan, RowCheck
@@ -150,7 +151,13 @@ def plan_suite(
             hint="Remove or change these expectations; none is skipped.",
             faults=faults,
         )
-    return MetricPlan(suite.digest, result_format, _needed(kernels), tuple(deferred), tuple(row_checks))
+    covering = _covering(kernels)
+    row_checks = [
+        check if check.kernel is None else check._replace(kernel=covering[check.kernel]) for check in row_checks
+    ]
+    return MetricPlan(
+        suite.digest, result_format, tuple(dict.fromkeys(covering.values())), tuple(deferred), tuple(row_checks)
+    )
 
 
 def evaluate_suite(
@@ -248,16 +255,23 @@ def _refuse_references(asked: Asked, references: tuple[str, ...]) -> None:
             refuse_unknown_reference(question_of(metric.request.parameters), references)
 
 
-def _needed(kernels: Iterable[Kernel]) -> tuple[Kernel, ...]:
-    """Return the kernels without those that another one answers, too: sums where sums of squares are measured."""
+def _covering(kernels: Iterable[Kernel]) -> dict[Kernel, Kernel]:
+    """Return for each kernel the one that answers for it: sums of squares for sums, one count of distinct values."""
     known = dict.fromkeys(kernels)
-    for kernel in list(known):
-        add = inner(kernel)
-        if isinstance(add, AddUp) and not add.with_squares:
-            both = _among(_rows_of(kernel), replace(add, with_squares=True))
-            if both in known:
-                del known[kernel]
-    return tuple(known)
+    counts: dict[tuple[RowFilter | None, str], CountDistinct] = {}
+    for kernel in known:
+        count = inner(kernel)
+        if isinstance(count, CountDistinct):
+            key = (_rows_of(kernel), count.column)
+            counts[key] = counts[key].or_also(count) if key in counts else count
+    covering = {}
+    for kernel in known:
+        rows, own = _rows_of(kernel), inner(kernel)
+        both = _among(rows, replace(own, with_squares=True)) if isinstance(own, AddUp) else kernel
+        if isinstance(own, CountDistinct):
+            both = _among(rows, counts[rows, own.column])
+        covering[kernel] = both if isinstance(own, CountDistinct) or both in known else kernel
+    return covering
 
 
 def _row_checks(number: int, asked: Asked) -> list[RowCheck]:

@@ -15,28 +15,24 @@ import pyarrow.compute as pc
 from millcert.checks import metric_bounds as bounds
 from millcert.checks import metric_distinct as distinct
 from millcert.checks import metric_order as order
-from millcert.checks.metric_columns import family
+from millcert.checks.metric_columns import family, kernel_type
 from millcert.checks.metric_compile import DISTINCT_METRICS, MetricRequest
+from millcert.checks.metric_counting import CountDistinct, Counting
 from millcert.checks.metric_kernels import (
     NOTHING_FOUND,
     AddUp,
-    CountDistinct,
     CountRows,
     FindNulls,
     FollowOrder,
     Kernel,
     RowsFound,
 )
-from millcert.checks.metric_listing import NOTHING, Listing, sort_places
-from millcert.checks.metric_records import CountRecords, decode_record
+from millcert.checks.metric_listing import NOTHING, Listing, merge_listings
+from millcert.checks.metric_records import decode_record
 from millcert.checks.metric_refine import RankWithin, refined
 from millcert.checks.metric_sums import deviation_of, mean_of, merge_sums, total_of
+from millcert.checks.metric_tally import MAX_LISTED, MAX_MODES, Tally
 from millcert.errors import InconclusiveError
-
-#: The most values that a result of "most common value" may list; a tie among more is no answer that anyone reads.
-MAX_MODES = 10_000
-#: How many values GX lists of a set's difference.
-MAX_LISTED = 20
 
 
 @dataclass(frozen=True)
@@ -56,6 +52,7 @@ class Answers:
     def __init__(self, schema: pa.Schema, parts: Mapping[Kernel, Mapping[str, Any]]) -> None:
         self._schema = schema
         self._parts = parts
+        self._tallies: dict[Counting, Tally] = {}
 
     def value(self, request: MetricRequest, kernels: Sequence[Kernel], limit: int) -> Any:
         """Return the value of a metric, or an `Interval`.
@@ -91,7 +88,7 @@ class Answers:
         """
         if isinstance(kernel, FollowOrder):
             return kernel.conclude(dict(self._parts[kernel]))
-        if isinstance(kernel, CountDistinct | CountRecords):
+        if isinstance(kernel, Counting):
             return self._repeated(kernel, limit)
         found: RowsFound = self._part(kernel, NOTHING_FOUND)
         if found.failed:
@@ -174,90 +171,80 @@ class Answers:
             return float(lows[0]) if lows == highs else Interval(float(lows[0]), float(highs[0]))
         return lows if lows == highs else Interval(lows, highs)
 
-    def _repeated(self, kernel: CountDistinct | CountRecords, limit: int) -> RowsFound:
-        considered = unexpected = 0
-        listings: list[tuple[list[str], np.ndarray, pa.Array]] = []
-        for run in self._runs(kernel):
-            considered += int(run.counts.sum())
-            is_repeated = run.counts > 1
-            unexpected += int(run.counts[is_repeated].sum())
-            kept = np.flatnonzero(is_repeated[run.place_key])
-            if len(kept):
-                files = [run.files[i] for i in run.place_file[kept]]
-                listings.append((files, run.place_row[kept], run.keys.take(pa.array(run.place_key[kept]))))
-        if not listings:
-            return RowsFound(considered, unexpected, 0, NOTHING, NOTHING)
-        files = [file for part, _, _ in listings for file in part]
-        rows = np.concatenate([part for _, part, _ in listings])
-        keys = pa.concat_arrays([part for _, _, part in listings])
-        first = sort_places(files, rows)[:limit]
-        values = keys.take(pa.array(first))
+    def _tally(self, kernel: Counting) -> Tally:
+        """Return what a counting kernel found; another one of its column may answer for it, too."""
+        known: Any = kernel
         if isinstance(kernel, CountDistinct):
-            values = distinct.shown(values, self._schema.field(kernel.column).type)
-        return RowsFound(
-            considered, unexpected, 0, Listing(tuple(files[i] for i in first), rows[first], values), NOTHING
-        )
+            known = next(k for k in self._parts if isinstance(k, CountDistinct) and k.column == kernel.column)
+        if known not in self._tallies:
+            self._tallies[known] = known.conclude(self._parts[known])
+        return self._tallies[known]
 
-    def _runs(self, kernel: CountDistinct | CountRecords) -> list[distinct.Run]:
-        return [run for part in self._parts[kernel].values() for run in part]
+    def _repeated(self, kernel: Counting, limit: int) -> RowsFound:
+        found = self._tally(kernel)
+        listing = merge_listings(limit, [found.listing])
+        listing = Listing(listing.files[:limit], listing.rows[:limit], listing.content)
+        if listing.content is not None:
+            values = listing.content.slice(0, limit)
+            if isinstance(kernel, CountDistinct):
+                values = distinct.shown(values, self._schema.field(kernel.column).type)
+            listing = listing._replace(content=values)
+        return RowsFound(found.considered, found.unexpected, 0, listing, NOTHING)
 
     def _of_distinct(self, request: MetricRequest, kernels: Sequence[Kernel]) -> Any:
         kernel = kernels[-1]
         assert isinstance(kernel, CountDistinct)
-        runs = self._runs(kernel)
+        found = self._tally(kernel)
         match request.base:
             case "column.distinct_values.count":
-                return sum(len(run.keys) for run in runs)
+                return found.distinct
             case "column.unique_proportion":
                 nulls: RowsFound = self._part(
                     next(kernel for kernel in kernels if isinstance(kernel, FindNulls)), NOTHING_FOUND
                 )
                 present = self.rows() - nulls.unexpected
-                return sum(len(run.keys) for run in runs) / present if present else 0
+                return found.distinct / present if present else 0
             case "column.most_common_value":
-                return self._modes(request, runs)
+                return self._modes(request, found)
             case "column.value_counts":
-                return self._value_counts(request, runs)
+                return self._value_counts(request, found)
             case _:
-                return self._difference(request, runs)
+                return self._difference(request, kernel, found)
 
-    def _difference(self, request: MetricRequest, runs: list[distinct.Run]) -> Any:
+    def _difference(self, request: MetricRequest, kernel: CountDistinct, found: Tally) -> Any:
         data_type = self._type(request)
         wanted = list(dict.fromkeys(request.parameters.get("value_set") or ()))
+        known = next(k for k in self._parts if isinstance(k, CountDistinct) and k.column == kernel.column)
+        (members,) = kernel.wanted.sets
+        at = known.wanted.sets.index(members)
+        difference = found.differences[at] if found.differences else None
         if "not_in_set" in request.base:
-            known = _keys(data_type, bounds.members(data_type, wanted))
-            others = [run.keys.filter(pc.invert(pc.is_in(run.keys, value_set=known))) for run in runs]
             if request.base.endswith(".count"):
-                return sum(len(keys) for keys in others)
-            first = [keys.take(pc.sort_indices(keys)[:MAX_LISTED]) for keys in others]
-            keys = pa.concat_arrays(first) if first else _keys(data_type, ())
-            return as_pandas(distinct.shown(keys.take(pc.sort_indices(keys)[:MAX_LISTED]), data_type))
+                return 0 if difference is None else difference.others
+            return [] if difference is None else as_pandas(distinct.shown(difference.first_others, data_type))
         missing = []
         for value in wanted:
-            key = _keys(data_type, bounds.members(data_type, [value]))
-            if not len(key) or not any(pc.is_in(key, value_set=run.keys)[0].as_py() for run in runs):
+            key = distinct.member_keys(_key_type(data_type), bounds.members(data_type, [value]))
+            if difference is None or not len(key) or not pc.is_in(key, value_set=difference.found)[0].as_py():
                 missing.append(value)
         return len(missing) if request.base.endswith(".count") else missing[:MAX_LISTED]
 
-    def _modes(self, request: MetricRequest, runs: list[distinct.Run]) -> list[Any]:
-        most = max((int(run.counts.max()) for run in runs if len(run.counts)), default=0)
-        if not most:
+    def _modes(self, request: MetricRequest, found: Tally) -> list[Any]:
+        if found.first_modes is None:
             return []
-        keys = pa.concat_arrays([run.keys.filter(pa.array(run.counts == most)) for run in runs])
-        if len(keys) > MAX_MODES:
+        if found.modes > MAX_MODES:
             raise InconclusiveError(
-                f"{len(keys)} values of {request.columns[0]!r} are equally common ({most} times each); "
+                f"{found.modes} values of {request.columns[0]!r} are equally common ({found.most} times each); "
                 f"at most {MAX_MODES} are listed.",
                 hint="Ask for the most common value of a column that has repeated values.",
             )
-        return list(distinct.shown(keys.take(pc.sort_indices(keys)), self._type(request)).to_pandas().to_numpy())
+        return list(distinct.shown(found.first_modes, self._type(request)).to_pandas().to_numpy())
 
-    def _value_counts(self, request: MetricRequest, runs: list[distinct.Run]) -> Any:
+    def _value_counts(self, request: MetricRequest, found: Tally) -> Any:
         import pandas as pd
 
         data_type = self._type(request)
-        keys = pa.concat_arrays([run.keys for run in runs]) if runs else _keys(data_type, ())
-        counts = np.concatenate([run.counts for run in runs]) if runs else np.zeros(0, dtype=np.int64)
+        keys, counts = found.table or (pa.array([], _key_type(data_type)), np.zeros(0, dtype=np.int64))
         index = pc.sort_indices(keys)
         values = distinct.shown(keys.take(index), data_type).to_pandas()
         return pd.Series(counts[index.to_numpy()], index=pd.Index(values, name="value"), name="count")
@@ -284,35 +271,6 @@ def as_pandas(values: pa.Array) -> list[Any]:
     return list(values.to_pandas())
 
 
-def _keys(data_type: pa.DataType, members: Sequence[Any]) -> pa.Array:  # noqa: PLR0911 - a table of families
-    """Return set members as the keys under which `metric_distinct` keeps them."""
-    kind = family(data_type)
-    if kind == "float":
-        return distinct.keys_of(pa.array(members, pa.float64()))
-    if kind == "string":
-        return distinct.keys_of(pa.array(members, pa.string()))
-    if kind == "date":
-        return pa.array(members, pa.int32()).cast(pa.date32())
-    if kind == "timestamp":
-        return pa.array(members, pa.int64()).cast(data_type)
-    if kind == "int":
-        return pa.array(_representable(data_type, members), data_type)
-    if kind == "bool":
-        return pa.array([bool(member) for member in members if member in (0, 1)], pa.bool_())
-    return pa.array([_decimal(data_type, member) for member in members if _fits(data_type, member)], data_type)
-
-
-def _representable(data_type: pa.DataType, members: Sequence[int]) -> list[int]:
-    limits = np.iinfo(data_type.to_pandas_dtype())
-    return [member for member in members if limits.min <= member <= limits.max]
-
-
-def _fits(data_type: pa.DataType, member: Any) -> bool:
-    return _decimal(data_type, member) is not None
-
-
-def _decimal(data_type: pa.DataType, member: Any) -> Any:
-    try:
-        return pa.scalar(member).cast(data_type).as_py()
-    except pa.ArrowInvalid:
-        return None
+def _key_type(data_type: pa.DataType) -> pa.DataType:
+    """Return the type of the keys that stand for a column's values."""
+    return distinct.keys_of(pa.array([], kernel_type(data_type))).type

@@ -16,11 +16,11 @@ from millcert.checks import metric_bounds as bounds
 from millcert.checks import metric_conditions as conditions
 from millcert.checks.metric_columns import Family, family
 from millcert.checks.metric_conditions import Condition
+from millcert.checks.metric_counting import CountDistinct
 from millcert.checks.metric_filter import RowFilter
 from millcert.checks.metric_kernels import (
     AddUp,
     CountBins,
-    CountDistinct,
     CountRows,
     FindExtremes,
     FindNulls,
@@ -39,6 +39,7 @@ from millcert.checks.metric_pairs import (
 )
 from millcert.checks.metric_records import RECORD_FAMILIES, CountRecords
 from millcert.checks.metric_regex import compile_pattern, like_to_regex
+from millcert.checks.metric_tally import REPEATED, Wanted
 from millcert.errors import PolicyError
 
 #: Endings by which GX asks different things of one row condition.
@@ -160,12 +161,10 @@ def _column_kernels(  # noqa: C901, PLR0911 - a table of metrics
         return (CountRows(), nulls)
     if base == "column_values.unique":
         _require(data_type, request, _ORDERED)
-        return (CountDistinct(column, limit),)
+        return (CountDistinct(column, limit, REPEATED),)
     if base in DISTINCT_METRICS:
         _require(data_type, request, _ORDERED)
-        if "value_set" in parameters:
-            bounds.members(data_type, parameters["value_set"] or ())
-        return (CountRows(), nulls, CountDistinct(column, 0))
+        return (CountRows(), nulls, CountDistinct(column, 0, _wanted(base, data_type, parameters)))
     match base:
         case "column.sum" | "column.mean":
             _require(data_type, request, _NUMERIC)
@@ -189,6 +188,12 @@ def _column_kernels(  # noqa: C901, PLR0911 - a table of metrics
             _require(data_type, request, frozenset({"int", "float", "timestamp"}))
             return (FollowOrder(column, base.endswith("increasing"), bool(parameters.get("strictly")), limit),)
     return (FindValues(column, condition_for(request, data_type), limit),)
+
+
+def _wanted(base: str, data_type: pa.DataType, parameters: Mapping[str, Any]) -> Wanted:
+    if "value_set" in parameters:
+        return Wanted(sets=(tuple(bounds.members(data_type, parameters["value_set"] or ())),))
+    return Wanted(is_modes=base == "column.most_common_value", is_table=base == "column.value_counts")
 
 
 def outliers_for(request: MetricRequest, schema: pa.Schema, limit: int) -> FindOutliers:

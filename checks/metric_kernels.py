@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from millcert.checks import metric_distinct as distinct
 from millcert.checks import metric_order as order
 from millcert.checks import metric_runs as runs
 from millcert.checks.metric_columns import BatchView, family, ticks
@@ -262,35 +261,6 @@ class RankValues:
     def merge(self, name: str, parts: Sequence[order.Waiting | order.Buckets]) -> order.Buckets:  # noqa: ARG002
         """See `Kernel`."""
         return order.settle(parts)
-
-
-@dataclass(frozen=True)
-class CountDistinct:
-    """The distinct values of a column, with counts and their first `keep` places, in 256 parts that grow with them."""
-
-    column: str
-    keep: int
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """See `Kernel`."""
-        return (self.column,)
-
-    def measure(self, view: BatchView) -> Iterator[tuple[str, distinct.Distinct]]:
-        """See `Kernel`."""
-        column = view.column(self.column)
-        for partition, run in distinct.measure(column.present, view.file, view.rows[column.present_at], self.keep):
-            yield f"{partition:02x}", (run,)
-
-    def fold(self, name: str, part: distinct.Distinct, new: distinct.Distinct) -> distinct.Distinct:  # noqa: ARG002
-        """See `Kernel`."""
-        for run in new:
-            part = distinct.append(part, run, self.keep)
-        return part
-
-    def merge(self, name: str, parts: Sequence[distinct.Distinct]) -> distinct.Distinct:  # noqa: ARG002
-        """See `Kernel`."""
-        return distinct.merge(parts, self.keep)
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,12 @@
 
 The accumulator is a dict from group to part. A group is "<number of the kernel>/<name of the part>"; any sub-dict is a
 valid accumulator. Parts merge exactly, so batches, workers and order do not show in the results. Sizes: some 10 kB,
-plus 3.2 MB for a column with quantiles, plus what `millcert.checks.metric_distinct` states for a column whose distinct
-values are asked for, which grows with them.
+plus 7 MB for a column with quantiles, plus what `millcert.checks.metric_distinct` states for a column whose distinct
+values are asked for; what grows with these may leave a worker at any time (`MetricPlan.dealt`) and is reduced once all
+of a group is together (`MetricPlan.total`).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -15,12 +16,13 @@ import pyarrow as pa
 
 from millcert.checks.base import Accumulator
 from millcert.checks.metric_columns import BatchView
+from millcert.checks.metric_counting import Counting
 from millcert.checks.metric_filter import RowFilter
 from millcert.checks.metric_kernels import Kernel
 from millcert.checks.metric_outliers import FindOutliers
 from millcert.checks.metric_refine import RefineQuantiles
 from millcert.checks.metric_suite import SuiteSpec, load_suite
-from millcert.checks.metric_where import Where
+from millcert.checks.metric_where import Where, inner
 from millcert.errors import InternalError
 
 __all__ = ["MetricPlan", "SuiteSpec", "load_suite"]
@@ -100,21 +102,59 @@ class MetricPlan:
         view = BatchView(batch, file, rows)
         for number, kernel in enumerate(self.kernels):
             for name, part in kernel.measure(view):
-                group = f"{number:03d}/{name}"
-                added[group] = kernel.fold(name, added[group], part) if group in added else part
+                self._fold(added, number, name, part)
+            counting = inner(kernel)
+            waiting = f"{number:03d}/"
+            if isinstance(counting, Counting) and waiting in added and counting.is_full(added[waiting]):
+                for name, part in counting.deal(added.pop(waiting)):
+                    self._fold(added, number, name, part)
         return added
+
+    def dealt(self, acc: Accumulator) -> Accumulator:
+        """Return the groups that grow with the data and may leave a worker at any time: dealt distinct values."""
+        return {group: part for group, part in acc.items() if len(group) > 4 and self._counting(group) is not None}
 
     def merge(self, accs: Iterable[Accumulator]) -> Accumulator:
         """Return the accumulator of all rows of `accs`; exact, in any order. Of one: the same, compacted."""
+        merged = {}
+        for group, several in self._gathered(accs).items():
+            number, _, name = group.partition("/")
+            merged[group] = self.kernels[int(number)].merge(name, several)
+        return merged
+
+    def total(self, group: str, accs: Iterable[Accumulator]) -> Accumulator:
+        """Return what `merge` of accumulators of one dealt group does, but only what the results need of it.
+
+        Nothing may be added to what it returns.
+
+        Args:
+            group: the group, of which nothing is missing.
+            accs: of that group alone; gone through several times, a few at once in memory.
+        """
+        counting = self._counting(group)
+        return self.merge(accs) if counting is None else {group: counting.total(_PartsOf(group, accs))}
+
+    def _fold(self, added: dict[str, Any], number: int, name: str, part: Any) -> None:
+        group = f"{number:03d}/{name}"
+        added[group] = self.kernels[number].fold(name, added[group], part) if group in added else part
+
+    def _counting(self, group: str) -> Counting | None:
+        kernel = inner(self.kernels[int(group.partition("/")[0])])
+        return kernel if isinstance(kernel, Counting) else None
+
+    def _gathered(self, accs: Iterable[Accumulator]) -> dict[str, list[Any]]:
+        """Return the parts of each group; what waits is dealt."""
         parts: dict[str, list[Any]] = {}
         for acc in accs:
             for group, part in acc.items():
                 parts.setdefault(group, []).append(part)
-        merged = {}
-        for group, several in parts.items():
-            number, _, name = group.partition("/")
-            merged[group] = self.kernels[int(number)].merge(name, several)
-        return merged
+        for group in list(parts):
+            counting = self._counting(group)
+            if counting is not None and group.endswith("/"):
+                waiting = tuple(each for part in parts.pop(group) for each in part)
+                for name, part in counting.deal(waiting):
+                    parts.setdefault(group + name, []).append(part)
+        return parts
 
     def second(self, acc: Accumulator) -> "MetricPlan":
         """Return the plan of the second read; it has no kernels where the suite needs no second read.
@@ -136,8 +176,16 @@ class MetricPlan:
     def parts_of(self, acc: Accumulator, kernel: Kernel) -> Mapping[str, Any]:
         """Return the parts of one kernel, by name, compacted."""
         prefix = f"{self.kernels.index(kernel):03d}/"
-        return {
-            group[len(prefix) :]: kernel.merge(group[len(prefix) :], [part])
-            for group, part in acc.items()
-            if group.startswith(prefix)
-        }
+        own = {group: part for group, part in acc.items() if group.startswith(prefix)}
+        return {group[len(prefix) :]: part for group, part in self.merge([own]).items()}
+
+
+class _PartsOf:
+    """The parts of one group, which may be gone through several times."""
+
+    def __init__(self, group: str, accs: Iterable[Accumulator]) -> None:
+        self._group = group
+        self._accs = accs
+
+    def __iter__(self) -> Iterator[Any]:
+        return (acc[self._group] for acc in self._accs)

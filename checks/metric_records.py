@@ -7,7 +7,6 @@ bytes, texts as 4 bytes of length and UTF-8. Two keys are equal exactly where pa
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -16,35 +15,31 @@ import pyarrow.compute as pc
 
 from millcert.checks import metric_distinct as distinct
 from millcert.checks.metric_columns import BatchView, ColumnView, Family, family
+from millcert.checks.metric_counting import Counting
 from millcert.checks.metric_pairs import passed_over
+from millcert.checks.metric_tally import REPEATED, Wanted
 
 #: Families that a record may hold.
 RECORD_FAMILIES: frozenset[Family] = frozenset({"bool", "int", "float", "string", "date", "timestamp"})
 
 
 @dataclass(frozen=True)
-class CountRecords:
-    """The distinct records of some columns, with counts and their first `keep` places, in 256 parts that grow."""
+class CountRecords(Counting):
+    """The distinct records of some columns."""
 
     columns: tuple[str, ...]
     ignore_row_if: str
     keep: int
+    wanted: Wanted = REPEATED
 
     def measure(self, view: BatchView) -> Iterator[tuple[str, distinct.Distinct]]:
         """See `Kernel`."""
         columns = [view.column(name) for name in self.columns]
         considered = np.flatnonzero(~passed_over(columns, self.ignore_row_if))
         keys = encode_records(columns).take(pa.array(considered))
-        for partition, run in distinct.measure(keys, view.file, view.rows[considered], self.keep):
-            yield f"{partition:02x}", (run,)
-
-    def fold(self, name: str, part: distinct.Distinct, new: distinct.Distinct) -> distinct.Distinct:  # noqa: ARG002
-        """See `Kernel`."""
-        return reduce(lambda merged, run: distinct.append(merged, run, self.keep), new, part)
-
-    def merge(self, name: str, parts: Sequence[distinct.Distinct]) -> distinct.Distinct:  # noqa: ARG002
-        """See `Kernel`."""
-        return distinct.merge(parts, self.keep)
+        part = distinct.measure(keys, view.file, view.rows[considered], self.keep)
+        if part:
+            yield "", part
 
 
 def encode_records(columns: Sequence[ColumnView]) -> pa.Array:

@@ -18,8 +18,9 @@ from millcert.checks import metric_distinct as distinct
 from millcert.checks import metric_runs as runs
 from millcert.checks.base import Accumulator
 from millcert.checks.metric_columns import BatchView, family
+from millcert.checks.metric_counting import CountDistinct
 from millcert.checks.metric_filter import RowFilter
-from millcert.checks.metric_kernels import NOTHING_FOUND, CountDistinct, FindNulls, FindValues, FollowOrder, Kernel
+from millcert.checks.metric_kernels import NOTHING_FOUND, FindNulls, FindValues, FollowOrder, Kernel
 from millcert.checks.metric_pairs import FindRecords, passed_over
 from millcert.checks.metric_plan import MetricPlan, RowCheck
 from millcert.checks.metric_records import CountRecords, encode_records
@@ -155,8 +156,7 @@ def _asked(plan: MetricPlan, acc: Accumulator, check: RowCheck) -> _Asked | None
                 return None
             return _Asked(check, rows, kernel, None, _last_before(parts))
         case CountDistinct() | CountRecords():
-            repeated = [run.keys.filter(pa.array(run.counts > 1)) for part in parts.values() for run in part]
-            keys = pa.concat_arrays(repeated) if repeated else None
+            keys = kernel.conclude(parts).repeated
             return None if keys is None or not len(keys) else _Asked(check, rows, kernel, keys, {})
         case _:
             found = parts.get("", NOTHING_FOUND)

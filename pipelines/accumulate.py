@@ -117,6 +117,7 @@ class _ReadAndAccumulate(beam.DoFn):
             if found.shard is not None:
                 yield TaggedOutput("shards", found.shard)
             self._add.absorb(found.sums, dataset)
+            yield from self._add.leaving()
             self._read.skip(item)
         elif name:
             yield from self._read_and_keep(name, item, dataset, models, sidecars)
@@ -137,6 +138,8 @@ class _ReadAndAccumulate(beam.DoFn):
                 yield TaggedOutput("notes", element.value) if element.tag == "faults" else element
             else:
                 yield from add.process(element, dataset, models)
+                if add is self._add:  # what is kept of a file holds all of it
+                    yield from add.leaving()
 
     def _read_and_keep(
         self,
@@ -160,6 +163,7 @@ class _ReadAndAccumulate(beam.DoFn):
             row_runs = np.array(self._read.row_runs, np.int64).reshape(-1, 2)
             self._work.remember(name, FileWork(sums, shard, row_runs), written)
         yield from told
+        yield from self._add.leaving()
 
     def finish_bundle(self) -> Iterator[Any]:
         yield from self._add.finish_bundle()
@@ -169,7 +173,18 @@ def _merge_metrics(grouped: tuple[PartKey, Iterable[Any]], dataset: DatasetFacts
     key, parts = grouped
     if dataset.metrics is None:
         raise InternalError("Metrics arrived without a plan.")
-    return key, (EXPECTATIONS, dataset.metrics.merge(part for _, part in parts))
+    # All of a group is together here, so what is not needed for the results goes no further.
+    return key, (EXPECTATIONS, dataset.metrics.total(key[1], _Accumulators(parts)))
+
+
+class _Accumulators:
+    """The accumulators of grouped parts, which a runner may keep outside of memory and hand out again and again."""
+
+    def __init__(self, parts: Iterable[tuple[str, Accumulator]]) -> None:
+        self._parts = parts
+
+    def __iter__(self) -> Iterator[Accumulator]:
+        return (accumulator for _, accumulator in self._parts)
 
 
 class _Accumulate(beam.DoFn):
@@ -190,6 +205,15 @@ class _Accumulate(beam.DoFn):
             self._add(batch, file, dataset, models)
         except MillcertError as error:
             yield TaggedOutput("notes", fault_from(error, file=file))
+
+    def leaving(self) -> Iterator[TaggedOutput]:
+        """Yield dealt distinct values, which grow with the data; this worker goes on without them."""
+        acc = self._accumulators.get(EXPECTATIONS)
+        dealt = {} if self._metrics is None or acc is None else self._metrics.dealt(acc)
+        if acc is not None and dealt:
+            self._accumulators[EXPECTATIONS] = {group: part for group, part in acc.items() if group not in dealt}
+        for group, part in dealt.items():
+            yield TaggedOutput("metrics", ((EXPECTATIONS, group), (EXPECTATIONS, {group: part})))
 
     def sums(self) -> FileSums:
         """Return all that was added, compacted; nothing may be added afterwards.

@@ -11,33 +11,44 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from millcert.checks import metric_distinct, metric_tally
 from millcert.checks.metric_columns import ColumnView
+from millcert.checks.metric_counting import CountDistinct
 from millcert.checks.metric_distinct import (
     LONG_BYTES,
-    PARTITIONS,
     Distinct,
+    Rows,
+    Run,
     append,
+    append_dealt,
+    deal,
+    is_full,
     measure,
+    measure_column,
+    member_keys,
     merge,
-    partition_of,
     shown,
 )
+from millcert.checks.metric_partitions import PARTITIONS, hash_keys, partition_of, slice_of
 from millcert.checks.metric_records import decode_record, encode_records
+from millcert.checks.metric_tally import EMPTY, Tally, Wanted, combine
+from millcert.errors import InternalError
 
 KEEP = 3
+TEXTS_GO_TO = [0, 237, 56, 5, 148]
 PLACED = st.lists(st.tuples(st.sampled_from(["b", "a"]), st.text("ab", max_size=2)), max_size=40)
 
 
 def parts_of(rows: Sequence[tuple[str, int, Any]], data_type: pa.DataType, size: int) -> dict[int, list[Distinct]]:
-    """Measure rows (file, row, value) in batches of `size` rows of one file."""
+    """Measure rows (file, row, value) in batches of `size` rows of one file; each batch is dealt on its own."""
     parts: dict[int, list[Distinct]] = defaultdict(list)
     for name in {file for file, _, _ in rows}:
         own = [(row, value) for file, row, value in rows if file == name]
         for start in range(0, len(own), size):
             batch = own[start : start + size]
             values = pa.array([value for _, value in batch], data_type)
-            for partition, run in measure(values, name, np.array([row for row, _ in batch]), KEEP):
-                parts[partition].append((run,))
+            for partition, part in deal(measure(values, name, np.array([row for row, _ in batch]), KEEP), KEEP):
+                parts[partition].append(part)
     return parts
 
 
@@ -71,11 +82,157 @@ def test_counts_and_first_places_do_not_depend_on_batches(rows: list[tuple[str, 
     assert found == {key: (len(places), sorted(places)[:KEEP]) for key, places in expected.items()}
 
 
+def said(found: Tally) -> Any:
+    """Return all that a tally says, in a canonical form."""
+    rows = list(zip(found.listing.files, found.listing.rows.tolist(), strict=True))
+    listed = [] if found.listing.content is None else found.listing.content.to_pylist()
+    table = None if found.table is None else dict(zip(found.table[0].to_pylist(), found.table[1].tolist(), strict=True))
+    return (
+        (found.considered, found.distinct, found.unexpected, rows, listed),
+        sorted([] if found.repeated is None else found.repeated.to_pylist()),
+        (found.most, found.modes, [] if found.first_modes is None else found.first_modes.to_pylist()),
+        table,
+        [(d.others, d.first_others.to_pylist(), sorted(d.found.to_pylist())) for d in found.differences],
+    )
+
+
+EVERYTHING = Wanted(is_repeated=True, is_modes=True, is_table=True, sets=(("a", "zz"), ()))
+
+
+@pytest.mark.parametrize("is_in_slices", [False, True])
+@given(rows=PLACED, size=st.integers(1, 7), cuts=st.sets(st.integers(0, 40)))
+def test_a_tally_is_what_a_dict_would_say(
+    rows: list[tuple[str, str]], size: int, cuts: set[int], *, is_in_slices: bool
+) -> None:
+    """Rule: however the values came, were dealt, merged or left as they were, the results are those of the rows."""
+    kernel = CountDistinct("x", KEEP, EVERYTHING)
+    numbers: Counter[str] = Counter()
+    waiting: Distinct = ()
+    parts: dict[str, list[Any]] = defaultdict(list)
+    places: dict[bytes, list[tuple[str, int]]] = defaultdict(list)
+    for number, (file, value) in enumerate(rows):
+        if number in cuts:
+            for name, part in kernel.deal(waiting):
+                parts[name].append(part)
+            waiting = ()
+        new = measure(pa.array([value]), file, np.array([numbers[file]]), KEEP)
+        waiting = append(waiting, merge([new], KEEP) if number % 3 == 0 else new, KEEP)
+        places[value.encode()].append((file, numbers[file]))
+        numbers[file] += 1
+    for name, part in kernel.deal(waiting):
+        parts[name].append(part)
+
+    with pytest.MonkeyPatch.context() as limits:
+        limits.setattr(metric_tally, "MAX_ENTRIES", size if is_in_slices else 1_000)
+        found = kernel.conclude({name: kernel.merge(name, several) for name, several in parts.items()})
+
+    counts = {key: len(own) for key, own in places.items()}
+    repeated = sorted(key for key, count in counts.items() if count > 1)
+    first = sorted((place, key) for key in repeated for place in places[key])[:KEEP]
+    most = max(counts.values(), default=0)
+    modes = sorted(key for key, count in counts.items() if count == most)
+    if not rows:
+        assert said(found) == said(EMPTY)
+        return
+    others = sorted(set(counts) - {b"a", b"zz"})
+    assert said(found) == (
+        (
+            len(rows),
+            len(counts),
+            sum(counts[key] for key in repeated),
+            [place for place, _ in first],
+            [key for _, key in first],
+        ),
+        repeated,
+        (most, len(modes), modes),
+        counts,
+        [(len(others), others, sorted(set(counts) & {b"a", b"zz"})), (len(counts), sorted(counts), [])],
+    )
+
+
+def test_what_repeats_is_counted_a_batch_and_what_does_not_waits_as_it_came() -> None:
+    few = measure_column(ColumnView(pa.array(["a", "b"] * 1_000)), "f", np.arange(2_000), KEEP)
+    many = measure_column(ColumnView(pa.array([f"{i}" for i in range(2_000)])), "f", np.arange(2_000), KEEP)
+
+    assert [(type(each), len(each.keys)) for each in few] == [(Run, 2)]
+    assert [(type(each), len(each.keys)) for each in many] == [(Rows, 2_000)]
+    assert isinstance(few[0], Run)
+    assert few[0].place_row.tolist() == [0, 2, 4, 1, 3, 5]
+    assert measure_column(ColumnView(pa.array([None], pa.string())), "f", np.arange(1), KEEP) == ()
+
+
+def test_numbers_that_repeat_are_counted_when_they_are_dealt() -> None:
+    part = measure(pa.array([1, 2, 3] * 1_000), "f", np.arange(3_000), KEEP)
+
+    dealt = [each for _, several in deal(part, KEEP) for each in several]
+
+    assert all(isinstance(each, Run) for each in dealt)
+    assert sorted(each.counts.tolist() for each in dealt if isinstance(each, Run)) == [[1_000]] * 3
+
+
+def test_what_waits_is_dealt_once_there_is_enough_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    part = measure(pa.array(np.arange(100)), "f", np.arange(100), KEEP)
+
+    assert not is_full(part)
+    monkeypatch.setattr(metric_distinct, "MAX_WAITING_ROWS", 100)
+    assert is_full(part)
+    monkeypatch.setattr(metric_distinct, "MAX_WAITING_ROWS", 1_000)
+    monkeypatch.setattr(metric_distinct, "MAX_WAITING_BYTES", 800)
+    assert is_full(part)
+
+
+def test_a_dealt_part_is_merged_once_that_may_make_it_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metric_distinct, "_MERGE_ENTRIES", 50)
+    part: Distinct = ()
+    for start in range(0, 400, 10):
+        part = append_dealt(part, measure(pa.array([1, 2] * 5), "f", np.arange(start, start + 10), KEEP), KEEP)
+
+    (run,) = merge([part], KEEP)
+
+    assert sum(len(each.keys) for each in part) <= 60
+    assert run.counts.tolist() == [200, 200]
+    assert run.place_row.tolist() == [0, 2, 4, 1, 3, 5]
+
+
+def test_a_partition_that_was_reduced_takes_nothing_more() -> None:
+    kernel = CountDistinct("x", KEEP, EVERYTHING)
+    part = measure(pa.array(["a"]), "f", np.arange(1), KEEP)
+    reduced = kernel.total([part])
+
+    assert kernel.total([reduced]) is reduced
+    assert kernel.merge("00", [reduced]) is reduced
+    with pytest.raises(InternalError, match="before all of it"):
+        kernel.merge("00", [reduced, part])
+
+
+def test_unique_values_leave_their_number_alone() -> None:
+    """What travels on from a partition does not grow with the column."""
+    values = pa.array([f"{i:030d}" for i in range(20_000)])
+    kernel = CountDistinct("x", KEEP, Wanted(is_repeated=True))
+    small = kernel.total([measure(values, "f", np.arange(20_000), KEEP)])
+
+    assert (small.considered, small.distinct, small.unexpected) == (20_000, 20_000, 0)
+    assert len(pickle.dumps(small)) < 1_000
+    assert said(combine([small, EMPTY], KEEP)) == said(small)
+
+
+@pytest.mark.parametrize(
+    ("data_type", "members", "expected"),
+    [
+        (pa.int8(), (1, 300), [1]),
+        (pa.bool_(), (0, 2, 1), [False, True]),
+        (pa.float64(), (-0.0, 1.5), [0.0, 1.5]),
+        (pa.binary(), ("é",), ["é".encode()]),
+    ],
+)
+def test_members_of_a_set_become_keys(data_type: pa.DataType, members: tuple[Any, ...], expected: list[Any]) -> None:
+    assert member_keys(data_type, members).to_pylist() == expected
+
+
 def test_many_runs_are_merged_while_they_come() -> None:
     part: Distinct = ()
     for row in range(100):
-        for _, run in measure(pa.array(["same"]), "f", np.array([row]), KEEP):
-            part = append(part, run, KEEP)
+        part = append(part, merge([measure(pa.array(["same"]), "f", np.array([row]), KEEP)], KEEP), KEEP)
 
     (run,) = merge([part], KEEP)
 
@@ -96,29 +253,31 @@ def test_many_runs_are_merged_while_they_come() -> None:
     ],
     ids=lambda values: str(values.type),
 )
-def test_values_spread_over_all_partitions(values: pa.Array) -> None:
+def test_values_spread_over_all_partitions_and_their_slices(values: pa.Array) -> None:
     sizes = [0] * PARTITIONS
-    for partition, run in measure(values, "f", np.arange(len(values)), 0):
-        sizes[partition] += len(run.keys)
+    for partition, part in deal(measure(values, "f", np.arange(len(values)), 0), 0):
+        sizes[partition] += sum(len(each.keys) for each in part)
 
     assert sum(sizes) == len(values)
     assert max(sizes) < 6 * len(values) / PARTITIONS
+    assert max(np.bincount(slice_of(hash_keys(values), 10))) < 2 * len(values) / 10
 
 
 def test_a_key_goes_to_the_same_partition_for_ever() -> None:
     """Parts of other machines and versions merge by name, so the deal is part of the format."""
-    keys = pa.array([b"", b"a", b"millcert", b"\xff" * 72])
+    keys = pa.array([b"", b"a", b"millcert", b"\xff" * 72, b"\xff" * 71])
 
-    assert partition_of(keys).tolist() == [0, 238, 144, 34]
-    assert partition_of(keys.slice(1)).tolist() == [238, 144, 34]
-    assert partition_of(pa.array([0, 1, 2, -1])).tolist() == [0, 86, 219, 180]
-    assert partition_of(pa.array([0.0, 1.5])).tolist() == [0, 231]
+    assert partition_of(hash_keys(keys)).tolist() == TEXTS_GO_TO
+    assert partition_of(hash_keys(keys.slice(1))).tolist() == TEXTS_GO_TO[1:]
+    assert partition_of(hash_keys(pa.array([0, 1, 2, -1]))).tolist() == [0, 86, 219, 180]
+    assert partition_of(hash_keys(pa.array([0.0, 1.5]))).tolist() == [0, 231]
 
 
 def test_a_long_text_is_kept_as_its_digest() -> None:
     long = ["x" * (LONG_BYTES + 1), "x" * (LONG_BYTES + 2), "x" * (LONG_BYTES + 1), "short"]
 
-    keys = pa.concat_arrays([run.keys for _, run in measure(pa.array(long), "f", np.arange(4), KEEP)])
+    ((run,),) = [merge([measure(pa.array(long), "f", np.arange(4), KEEP)], KEEP)]
+    keys = run.keys
 
     assert len(keys) == 3
     assert max(len(key) for key in keys.to_pylist()) < 80
@@ -136,16 +295,17 @@ def test_binary_that_looks_like_a_digest_is_shown_as_it_is() -> None:
 def test_a_part_carries_only_its_own_bytes() -> None:
     """A slice of an Arrow array pickles with the whole buffer behind it; a part must not."""
     values = pa.array([f"{i:030d}" for i in range(20_000)])
-    (part,) = merge([(next(run for _, run in measure(values, "f", np.arange(20_000), KEEP)),)], KEEP)
+    _, (part,) = next(deal(measure(values, "f", np.arange(20_000), KEEP), KEEP))
 
-    assert len(pickle.dumps(part)) < 200 * len(part.keys) + 2_000
+    assert len(part.keys) < 200
+    assert len(pickle.dumps(part)) < 100 * len(part.keys) + 2_000
 
 
 def test_both_zeros_are_one_value_and_no_values_are_none() -> None:
-    (part,) = list(measure(pa.array([0.0, -0.0]), "f", np.arange(2), KEEP))
+    (run,) = merge([measure(pa.array([0.0, -0.0]), "f", np.arange(2), KEEP)], KEEP)
 
-    assert part[1].counts.tolist() == [2]
-    assert list(measure(pa.array([], pa.string()), "f", np.arange(0), KEEP)) == []
+    assert run.counts.tolist() == [2]
+    assert measure(pa.array([], pa.string()), "f", np.arange(0), KEEP) == ()
     assert merge([], KEEP) == ()
 
 
@@ -188,9 +348,9 @@ def test_a_short_record_reads_back_from_its_key(records: list[tuple[Any, ...]]) 
 def test_a_long_record_reads_back_as_its_digest() -> None:
     values = pa.array(["y" * 100])
     keys = encode_records([ColumnView(values)])
-    (part,) = list(measure(keys, "f", np.arange(1), KEEP))
+    (part,) = measure(keys, "f", np.arange(1), KEEP)
 
-    (text,) = decode_record(part[1].keys[0].as_py(), [pa.string()])
+    (text,) = decode_record(part.keys[0].as_py(), [pa.string()])
 
     assert text.startswith("sha256:")
     assert len(text) == 71

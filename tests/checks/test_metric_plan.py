@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from millcert.checks import metric_distinct
 from millcert.checks.metric_columns import BatchView, ColumnView, family, kernel_type, ticks
 from millcert.checks.metric_conditions import Always, InSet, ParsesAsDate, WithinDecimals, WithinLengths
+from millcert.checks.metric_counting import CountDistinct
 from millcert.checks.metric_kernels import (
     AddUp,
     CountBins,
-    CountDistinct,
     CountRows,
     FindExtremes,
     FindNulls,
@@ -26,6 +27,7 @@ from millcert.checks.metric_kernels import (
 )
 from millcert.checks.metric_listing import list_first, merge_listings
 from millcert.checks.metric_plan import MetricPlan
+from millcert.checks.metric_tally import Tally, Wanted
 from millcert.errors import InternalError, MissingColumnError
 
 KERNELS: tuple[Kernel, ...] = (
@@ -35,7 +37,7 @@ KERNELS: tuple[Kernel, ...] = (
     AddUp("x", with_squares=True),
     FindExtremes("x"),
     RankValues("x"),
-    CountDistinct("x", 2),
+    CountDistinct("x", 2, Wanted(is_repeated=True, is_table=True)),
     CountBins("x", (0.0, 1.0, 2.0)),
     FollowOrder("x", is_rising=True, is_strict=False, limit=2),
 )
@@ -52,12 +54,12 @@ def seen(plan: MetricPlan, acc: Any) -> str:
     """Return all that an accumulator says, in a canonical form: distinct values sorted by value."""
     text = []
     for kernel in plan.kernels:
-        for name, part in sorted(plan.parts_of(acc, kernel).items()):
-            if isinstance(kernel, CountDistinct):
-                counts = [sorted(zip(run.keys.to_pylist(), run.counts.tolist(), strict=True)) for run in part]
-                text.append(f"{kernel}{name}{counts}")
-            else:
-                text.append(f"{kernel}{name}{plain(part)}")
+        parts = plan.parts_of(acc, kernel)
+        if isinstance(kernel, CountDistinct):
+            keys, counts = kernel.conclude(parts).table or (pa.array([]), np.zeros(0))
+            text.append(f"{kernel}{sorted(zip(keys.to_pylist(), counts.tolist(), strict=True))}")
+        else:
+            text += [f"{kernel}{name}{plain(part)}" for name, part in sorted(parts.items())]
     return "\n".join(text)
 
 
@@ -109,6 +111,28 @@ def test_adding_to_one_accumulator_is_merging() -> None:
         acc = PLAN.add(acc, pa.record_batch({"x": values}), "f", np.arange(start, start + 4))
 
     assert seen(PLAN, acc) == seen(PLAN, add(PLAN, list(np.arange(200.0))))
+
+
+def test_what_grows_may_leave_at_any_time_and_is_reduced_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rule 2, for a worker that hands its dealt parts over and goes on without them."""
+    monkeypatch.setattr(metric_distinct, "MAX_WAITING_ROWS", 10)
+    whole, left, acc = PLAN.empty(), [], PLAN.empty()
+    for start in range(0, 200, 4):
+        batch = pa.record_batch({"x": pa.array(np.arange(start, start + 4) % 150, pa.float64())})
+        acc = PLAN.add(acc, batch, "f", np.arange(start, start + 4))
+        whole = PLAN.add(whole, batch, "f", np.arange(start, start + 4))
+        dealt = PLAN.dealt(acc)
+        left.append(dealt)
+        acc = {group: part for group, part in acc.items() if group not in dealt}
+
+    parts = [*left, PLAN.merge([acc])]
+    total: dict[str, Any] = {}
+    for group in sorted({group for part in parts for group in part}):
+        total |= PLAN.total(group, [{group: part[group]} for part in parts if group in part])
+
+    assert sum(map(len, left)) > 100
+    assert {type(part) for part in PLAN.dealt(total).values()} == {Tally}
+    assert seen(PLAN, total) == seen(PLAN, whole)
 
 
 def test_plan_and_accumulators_travel() -> None:
