@@ -6,6 +6,8 @@ item 4).
 
 from collections.abc import Iterable
 
+from millcert.checks.base import Check, GroupEvidence
+
 #: The families that a verdict speaks about, with the words for people. `Check.covers` names some of these.
 ATTACK_FAMILIES = {
     "label_noise": "honest label errors",
@@ -30,3 +32,24 @@ def not_covered(covers: Iterable[Iterable[str]]) -> tuple[str, ...]:
     """
     seen = {family for families in covers for family in families}
     return tuple(sorted(set(ATTACK_FAMILIES) - seen))
+
+
+def families_of(check: Check) -> frozenset[str]:
+    """Return the families that a check looks for.
+
+    A labelled baseline (`is_baseline`), whose rule is a fixed share or a rule of thumb, looks for none: it is there to
+    be compared with.
+    """
+    return frozenset() if getattr(check, "is_baseline", False) else check.covers
+
+
+def families_seen(check: Check, evidence: Iterable[GroupEvidence]) -> frozenset[str]:
+    """Return the families that a fitted check could see in these data.
+
+    Args:
+        check: as fitted.
+        evidence: what it says of each group. Where every group has the figure "tested" or "judged" and it is 0, nothing
+            was put to a test (one source, say, has no other to be compared with), so nothing was seen.
+    """
+    tested = [group.statistic.get("tested", group.statistic.get("judged", 1.0)) for group in evidence]
+    return frozenset() if tested and not any(tested) else families_of(check)

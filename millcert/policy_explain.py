@@ -279,9 +279,9 @@ def _limit(one: str, share: str, limit: float) -> str:
 
 
 def _not_covered(checks: Iterable["Check"]) -> Iterator[str]:
-    from millcert.checks.coverage import ATTACK_FAMILIES, not_covered
+    from millcert.checks.coverage import ATTACK_FAMILIES, families_of, not_covered
 
-    families = not_covered(check.covers for check in checks)
+    families = not_covered(families_of(check) for check in checks)
     yield from (f"{family}: {ATTACK_FAMILIES[family]}." for family in families)
     if not families:
         yield "Every attack family that millcert knows is looked for by some check."

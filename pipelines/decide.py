@@ -19,7 +19,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from millcert.checks.base import GroupEvidence
-from millcert.checks.coverage import not_covered
+from millcert.checks.coverage import families_seen, not_covered
 from millcert.checks.drift_question import DriftSides
 from millcert.checks.sample_digest import schema_id
 from millcert.errors import InconclusiveError, InternalError, MillcertError
@@ -161,9 +161,9 @@ def _rule(
         expectations=expectations,
         checks=checks,
         not_covered=not_covered(
-            planned.check.covers
+            families_seen(planned.check, planned.check.evidence(model))
             for planned in plan.checks
-            if not isinstance(models.get(planned.check.name), CheckFailure)
+            if not isinstance(model := models.get(planned.check.name), CheckFailure)
         ),
         overrides=released_uses(plan, released, dataset.signers),
         clusters=listed,

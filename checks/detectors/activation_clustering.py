@@ -25,6 +25,7 @@ from millcert.checks.columns import digests, matrix, strings
 from millcert.checks.digest_sample import DigestSample
 from millcert.checks.exact import ExactMatrix
 from millcert.checks.label_groups import rows_by_text
+from millcert.checks.top_columns import top_columns
 from millcert.checks.two_means import Split, margin, silhouette, split_in_two, split_p_value
 from millcert.errors import InternalError, InvalidSampleError, NotEnoughSamplesError, PolicyError
 
@@ -194,8 +195,12 @@ class ActivationClustering:
                     estimate = share * known.samples
                     low, high = (edge * known.samples for edge in _wilson(share, known.sampled))
             p_value = known.p_value if known.split is not None else None
+            top: tuple[tuple[str, float], ...] = ()
+            if known.split is not None and known.is_suspicious:
+                apart = known.split.centres[0] - known.split.centres[1]
+                top = top_columns("embedding_self", (known.weights.whole * known.weights.scale) @ apart)
             group = GroupEvidence(
-                label, label, "", known.samples, figures, known.is_suspicious, estimate, low, high, p_value
+                label, label, "", known.samples, figures, known.is_suspicious, estimate, low, high, p_value, top
             )
             found.append(group)
         return tuple(found)

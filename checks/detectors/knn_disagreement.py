@@ -107,6 +107,7 @@ class KnnDisagreement:
     name: ClassVar[str] = "knn_disagreement"
     version: ClassVar[str] = "1"
     severity: ClassVar[Severity] = "warn"
+    #: Of a view that never saw the data; one that was trained on wrong labels agrees with them.
     covers: ClassVar[frozenset[str]] = frozenset({"targeted_label_flips", "backdoor_adaptive"})
     #: Of the default configuration; an instance has its own.
     columns: ClassVar[frozenset[Role]] = frozenset({"label", "source", "embedding_external", "sample_digest"})
@@ -128,6 +129,8 @@ class KnnDisagreement:
         if not 0 < self.false_alarm_rate <= 0.1:
             raise PolicyError(f"false_alarm_rate must be in (0, 0.1], got {self.false_alarm_rate}.")
         object.__setattr__(self, "columns", frozenset[Role]({"label", "source", self.view, "sample_digest"}))
+        if self.view == "embedding_self":
+            object.__setattr__(self, "covers", frozenset[str]())
 
     @property
     def passes(self) -> int:

@@ -33,6 +33,7 @@ from millcert.checks.flagging import BufferedCounts, Counts
 from millcert.checks.hidden_part import LEAST_GAP_OVER_DISTANCE, HiddenPart, find_hidden_part
 from millcert.checks.mixture import Histogram
 from millcert.checks.robust_covariance import Shells
+from millcert.checks.top_columns import top_columns
 from millcert.errors import InternalError, InvalidSampleError, NotEnoughSamplesError, PolicyError
 
 #: Directions of each kind that are looked at.
@@ -267,7 +268,7 @@ class RobustSpectral:
         Statistics: `tested` (0 where the class is too small to be judged), `ashman_d`, `gap` and `gap_needed` (in
         the others' standard deviations), `class_distance`, `odd_fraction`, `directions`, `covariance_columns` (less
         than the embedding's width where columns were folded), and `flagged_fraction of SOURCE` for the sources with
-        most flagged samples.
+        most flagged samples. `top_features`: the columns of the embedding that weigh most in the direction.
         """
         evidence = []
         for label, finding in sorted(model.findings.items()):
@@ -284,6 +285,7 @@ class RobustSpectral:
                     count_low=part.low if part else 0.0,
                     count_high=part.high if part else 0.0,
                     p_value=finding.part.p_value if finding.part else None,
+                    top_features=top_columns("embedding_self", _weights(model.frames[label])) if part else (),
                 )
             )
         return tuple(evidence)
@@ -390,6 +392,12 @@ def _keys(positions: np.ndarray) -> np.ndarray:
     """Return keys of `_Lines`, uint16, for positions in standard deviations, shape (n, directions)."""
     bins = np.clip((positions + _REACH) / _BIN_WIDTH, 0, _BINS - 1).astype(np.uint16)
     return np.asarray(bins + (_BINS * np.arange(positions.shape[1])).astype(np.uint16))
+
+
+def _weights(frame: _Frame) -> np.ndarray:
+    """Return what each column of the embedding weighs in the frame's first direction, float64 (d,)."""
+    weights: np.ndarray = frame.weights.whole[:, 0] * frame.weights.scale[0]
+    return weights
 
 
 def _histogram(counts: Counts, direction: int) -> Histogram:

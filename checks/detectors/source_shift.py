@@ -227,6 +227,7 @@ class SourceShift:
 
         `statistic`: tested (0 or 1); for each space the distance from the rest in standard deviations, the part that
         other sources' scatter explains, and the corrected p-value. `p_value` is corrected for all cells and spaces.
+        `top_features`: the spaces in which a shifted cell lies apart, with the distance there beyond the scatter.
         """
         found = []
         for (source, label), shift in model.shifts.items():
@@ -249,6 +250,7 @@ class SourceShift:
                     excess.low,
                     excess.high,
                     min(shift.p_values) if shift.is_tested else None,
+                    _spaces_that_told(shift),
                 )
             )
         return tuple(sorted(found, key=lambda item: item.group))
@@ -400,6 +402,14 @@ def _check_width(width: int, expected: int) -> None:
             f"Embeddings have width {width}; others of this data set have {expected}.",
             hint="All samples must have embeddings of one model.",
         )
+
+
+def _spaces_that_told(shift: CellShift) -> tuple[tuple[str, float], ...]:
+    if not shift.is_shifted:
+        return ()
+    order = sorted(range(len(SPACES)), key=lambda number: (shift.p_values[number], number))
+    found = [(SPACES[number], max(0.0, shift.distance[number] - shift.scatter[number])) for number in order]
+    return tuple(one for number, one in zip(order, found, strict=True) if shift.p_values[number] < 1)
 
 
 CHECK = SourceShift

@@ -11,6 +11,7 @@
    a category) meets a. A trigger that one source brings to one class meets neither.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
@@ -192,14 +193,18 @@ class TriggerMining:
     def evidence(self, model: TriggerMiningModel) -> tuple[GroupEvidence, ...]:
         """Return each cell's keys.
 
-        `statistic`: keys (how many are evidence); of the most surprising one: samples_with_it, expected, and its row
+        `statistic`: tested (0 where there is no other source with this class, or no other class in this source); keys
+        (how many are evidence); of the most surprising one: samples_with_it, expected, and its row
         and column (images) or position (tables); searched_from: keys less frequent in all data were not looked at.
         `top_features`: where the most surprising keys are, with their scores.
         """
         found = []
+        of_class = Counter(label for _, label in model.samples)
+        of_source = Counter(source for source, _ in model.samples)
         for (source, label), samples in model.samples.items():
             one = model.found.get((source, label))
             figures = dict(one.statistic) if one else {"keys": 0.0, "searched_from": float(model.searched_from)}
+            figures["tested"] = float(of_class[label] > 1 and of_source[source] > 1)
             estimate, low, high = (one.estimate, one.low, one.high) if one else (0.0, 0.0, 0.0)
             p_value = one.p_value if one else 1.0
             name = cell_name(source, label)

@@ -7,17 +7,27 @@ model like what they are. Honest label errors look wrong to both, hard samples u
      models that were not trained on it.
   2. Pass 2 counts, for each class, the contradictions: log p(label | self view) - log p(label | external view).
   3. Honest views differ both ways, so the lower tail tells how many honest samples the upper tail holds. A class is
-     suspicious beyond the least contradiction at which that is at most `max_false_fraction` of those above.
+     suspicious beyond the least contradiction at which that is at most `max_false_fraction` of those above. The p-value
+     is that of a sign test: where honest contradictions are symmetric, those above are half of all that far out.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 
-from millcert.checks.base import Accumulator, GroupEvidence, Role, Scores, Severity, merge_alike, merge_groups
+from millcert.checks.base import (
+    MAX_TOP_FEATURES,
+    Accumulator,
+    GroupEvidence,
+    Role,
+    Scores,
+    Severity,
+    merge_alike,
+    merge_groups,
+)
 from millcert.checks.columns import digests, matrix, strings
 from millcert.checks.flagging import Counts
 from millcert.checks.fold_sums import OutOfFold, fit_folds, fold_of, sum_by_fold
@@ -29,19 +39,25 @@ VIEWS: tuple[Role, Role] = ("embedding_self", "embedding_external")
 LEAST_CONTRADICTION = float(np.log(10))
 _LEAST_PROBABILITY = 1e-12
 _BINS_PER_UNIT = 16
+_START = int(np.ceil(LEAST_CONTRADICTION * _BINS_PER_UNIT))
+#: Beyond every bin; and bits of a class's number beside a bin.
+_REACH, _CLASS_BITS = 2**20, 24
 
 
 @dataclass(frozen=True)
 class _Tail:
     """A class's upper tail: from `border` on (a bin; None where not suspicious), and its mirror image.
 
-    above, below: samples in them. samples: of the class.
+    above, below: samples in them. samples: of the class. p_value: of the most surprising border, corrected.
+    rather: what the external view takes the samples above for, with their shares, most first.
     """
 
     border: int | None
     above: int
     below: int
     samples: int
+    p_value: float
+    rather: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +81,7 @@ class ViewContradiction:
     Passes: 2, and scoring.
     Score: log p(label | self) - log p(label | external), natural logarithms, each p at least 1e-12.
     Accumulator: pass 1 8 x folds x (d x d + K x d) bytes a view and exponent; pass 2 16 bytes an occupied bin, of at
-        most 886 a class.
+        most 886 a class, and one of an upper bin and a class that the external view takes it for.
     Finds: triggers with a wrong label that the suspect model has learnt, blended or fixed, in any number of sources;
         from `1 / max_false_fraction` samples a class on.
     Does not find: triggers with the right label; triggers that were not learnt; labels that both views doubt.
@@ -79,7 +95,7 @@ class ViewContradiction:
     """
 
     name: ClassVar[str] = "view_contradiction"
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     columns: ClassVar[frozenset[Role]] = frozenset({"label", "sample_digest", *VIEWS})
     severity: ClassVar[Severity] = "warn"
     covers: ClassVar[frozenset[str]] = frozenset({"backdoor_dirty_label"})
@@ -114,10 +130,13 @@ class ViewContradiction:
             for view in VIEWS:
                 parts |= {f"{view} {key}": sums for key, sums in sum_by_fold(labels, rows[view], fold).items()}
             return self.merge([acc, parts])
-        score, is_judged = _contradiction(model, labels, rows, fold)
+        score, is_judged, rather = _contradiction(model, labels, rows, fold)
+        bins = np.floor(score * _BINS_PER_UNIT).astype(np.int64)
         for label, places in rows_by_text(labels):
             if is_judged[places].all():
-                parts[label] = Counts.zero().add(np.floor(score[places] * _BINS_PER_UNIT).astype(np.int64))
+                far = places[bins[places] >= _START]
+                parts[f"bins {label}"] = Counts.zero().add(bins[places])
+                parts[f"rather {label}"] = Counts.zero().add((bins[far] << _CLASS_BITS) | rather[far])
         return self.merge([acc, parts])
 
     def merge(self, accs: Iterable[Accumulator]) -> Accumulator:
@@ -141,7 +160,12 @@ class ViewContradiction:
                     raise InvalidSampleError("Embeddings have several widths.", column=view)
                 views[view] = fit_folds(sums, folds=self.folds, classes=(), skip_rare=True, shrinkage=None)
             return ViewContradictionModel(1, views, views[VIEWS[0]].skipped, {})
-        tails = {label: self._tail(counts) for label, counts in sorted(acc.items())}
+        bins = {name.removeprefix("bins "): part for name, part in sorted(acc.items()) if name.startswith("bins ")}
+        classes = model.views[VIEWS[1]].classes
+        tails = {
+            label: self._tail(counts, acc[f"rather {label}"], classes, tests=len(bins))
+            for label, counts in bins.items()
+        }
         return ViewContradictionModel(2, model.views, model.skipped, tails)
 
     def score(self, model: ViewContradictionModel, batch: pa.RecordBatch) -> Scores:
@@ -149,7 +173,7 @@ class ViewContradiction:
         if model.stage != 2:
             raise InternalError("view_contradiction was asked to score before its last pass.")
         labels, fold = strings(batch, "label"), self._folds(batch)
-        score, _ = _contradiction(model, labels, {view: matrix(batch, view) for view in VIEWS}, fold)
+        score, _, _ = _contradiction(model, labels, {view: matrix(batch, view) for view in VIEWS}, fold)
         threshold = np.full(batch.num_rows, np.inf)
         for label, places in rows_by_text(labels):
             tail = model.tails.get(label)
@@ -161,7 +185,8 @@ class ViewContradiction:
         """Return each class's tails.
 
         `statistic`: judged (0 or 1); threshold; above (samples from it on); below (samples of the mirrored tail, the
-        estimate of honest ones among those above). The interval takes both counts as Poisson.
+        estimate of honest ones among those above). The interval takes both counts as Poisson. `top_features`: what the
+        external view takes the samples above for.
         """
         found = []
         for label, tail in model.tails.items():
@@ -173,7 +198,21 @@ class ViewContradiction:
                 slack = 1.96 * float(np.sqrt(tail.above + tail.below))
                 low, high = max(0.0, estimate - slack), min(float(tail.samples), estimate + slack)
             suspicious = tail.border is not None
-            found.append(GroupEvidence(label, label, "", tail.samples, figures, suspicious, estimate, low, high, None))
+            found.append(
+                GroupEvidence(
+                    label,
+                    label,
+                    "",
+                    tail.samples,
+                    figures,
+                    suspicious,
+                    estimate,
+                    low,
+                    high,
+                    tail.p_value,
+                    tail.rather if suspicious else (),
+                )
+            )
         found += [
             GroupEvidence(label, label, "", samples, {"judged": 0.0}, False, 0.0, 0.0, 0.0, None)
             for label, samples in model.skipped.items()
@@ -184,22 +223,31 @@ class ViewContradiction:
         key = np.ascontiguousarray(digests(batch)[:, :8]).view(">u8").astype(np.uint64).ravel()
         return fold_of(key, self.folds)
 
-    def _tail(self, counts: Counts) -> _Tail:
-        """Return the largest tail whose estimated share of honest samples is small enough."""
-        start = int(np.ceil(LEAST_CONTRADICTION * _BINS_PER_UNIT))
-        reach = 2**40
-        for border in [start, *(key for key in counts.keys.tolist() if key > start)]:
-            above, below = counts.at(border, reach).total, counts.at(-reach, -border).total
+    def _tail(self, counts: Counts, rather: Counts, classes: Sequence[str], *, tests: int) -> _Tail:
+        """Return the largest tail whose estimated share of honest samples is small enough, of `tests` classes."""
+        from scipy.stats import binom
+
+        borders = [_START, *(key for key in counts.keys.tolist() if key > _START)]
+        tails = [(counts.at(one, _REACH).total, counts.at(-_REACH, -one).total) for one in borders]
+        least = min(float(binom.sf(above - 1, above + below, 0.5)) for above, below in tails)
+        p_value = min(1.0, least * len(borders) * tests)
+        for border, (above, below) in zip(borders, tails, strict=True):
             if above and (1 + below) / above <= self.max_false_fraction:
-                return _Tail(int(border), above, below, counts.total)
-        return _Tail(None, counts.at(start, reach).total, counts.at(-reach, -start).total, counts.total)
+                places = rather.at(border << _CLASS_BITS, _REACH << _CLASS_BITS)
+                code = places.keys & ((1 << _CLASS_BITS) - 1)
+                sums = np.bincount(code, weights=places.counts, minlength=len(classes))
+                order = np.lexsort((np.arange(len(sums)), -sums))[:MAX_TOP_FEATURES].tolist()
+                top = tuple((f"rather class {classes[one]}", float(sums[one] / above)) for one in order if sums[one])
+                return _Tail(int(border), above, below, counts.total, p_value, top)
+        return _Tail(None, *tails[0], counts.total, p_value)
 
 
 def _contradiction(
     model: ViewContradictionModel, labels: pa.StringArray, rows: Mapping[Role, np.ndarray], fold: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the scores, 0 where the class is not judged, and where it is, bool (n,)."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the scores, 0 where the class is not judged; where it is, bool (n,); and the external view's class."""
     logs = []
+    likeliest = np.zeros(len(labels), dtype=np.int64)
     for view in VIEWS:
         known = model.views[view]
         place = {label: column for column, label in enumerate(known.classes)}
@@ -214,8 +262,9 @@ def _contradiction(
             places = np.flatnonzero((fold == number) & (column >= 0))
             found = known.discriminants[number].probabilities(rows[view][places])
             probability[places] = found[np.arange(len(places)), column[places]]
+            likeliest[places] = found.argmax(axis=1)
         logs.append(np.log(np.maximum(probability, _LEAST_PROBABILITY)))
-    return logs[0] - logs[1], column >= 0
+    return logs[0] - logs[1], column >= 0, likeliest
 
 
 CHECK = ViewContradiction
