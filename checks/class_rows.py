@@ -43,8 +43,8 @@ def rows_by_class(
     """
     if not len(rows) == len(labels) == (len(labels) if sources is None else len(sources)):
         raise InternalError("A batch's columns have several lengths.")
-    names, codes = _codes(labels)
-    origins, origin = (("",), np.zeros(len(rows), dtype=np.int64)) if sources is None else _codes(sources)
+    names, codes = text_codes(labels)
+    origins, origin = (("",), np.zeros(len(rows), dtype=np.int64)) if sources is None else text_codes(sources)
     exponent = row_exponents(rows)
     if sources is None and len(rows):
         origin = exponent - exponent.min()
@@ -82,7 +82,7 @@ def _sources_of(origin: np.ndarray, names: tuple[str, ...]) -> tuple[tuple[str, 
     return tuple((names[int(origin[start])], slice(start, end)) for start, end in pairwise(borders))
 
 
-def _codes(texts: pa.StringArray) -> tuple[tuple[str, ...], np.ndarray]:
+def text_codes(texts: pa.StringArray) -> tuple[tuple[str, ...], np.ndarray]:
     """Return the distinct texts, sorted, and the place of each row's text among them, int64 (n,)."""
     encoded = texts.dictionary_encode()
     names = encoded.dictionary.to_pylist()

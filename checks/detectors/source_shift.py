@@ -20,18 +20,19 @@ import numpy as np
 import pyarrow as pa
 
 from millcert.checks.base import Accumulator, GroupEvidence, Role, Scores, Severity, merge_groups
-from millcert.checks.cell_names import cell_name, rows_by_cell
-from millcert.checks.class_frame import ClassFrame, clip_radius
+from millcert.checks.cell_names import cell_name
+from millcert.checks.cell_sums import CellBlock, CellSums, Segment, cell_blocks
+from millcert.checks.class_frame import GRID, ClassFrame, PlacedRows, clip_radius
+from millcert.checks.class_moments import fold_for
 from millcert.checks.columns import digests, matrix, strings
-from millcert.checks.contrast import random_signs
-from millcert.checks.exact import ExactMatrix, quantise_rows, sum_squares
+from millcert.checks.exact import ExactMatrix, row_exponents, whole_numbers
 from millcert.checks.excess import Excess, bin_of, count_excess
 from millcert.checks.flagging import Counts
 from millcert.checks.moments import Moments
 from millcert.checks.source_cells import CellShift, ClassCells, find_shifts, rest_mean, shift_direction
 from millcert.errors import InvalidSampleError, NotEnoughSamplesError, PolicyError
 
-View: TypeAlias = Literal["embedding_external", "embedding_self"]
+View: TypeAlias = Literal["embedding_external", "embedding_self", "features"]
 
 #: Names of the two spaces that cells are tested in, in the order of the columns of a placed row.
 SPACES = ("pull_of_other_classes", "label_directions", "all_directions")
@@ -41,21 +42,18 @@ _MAX_LABEL_DIRECTIONS = 32
 _TOTAL = "all"
 
 
-class _Named(NamedTuple):
-    """Pass 1: the moments of a cell, or of everything; width: of the embeddings before any projection."""
+class _Everything(NamedTuple):
+    """Pass 1: the moments of all rows; width: of the rows as they came."""
 
-    source: str
-    label: str
     width: int
     moments: Moments
 
 
-class _Halves(NamedTuple):
-    """Pass 2, of a cell: moments of clipped rows, of each half of the samples."""
+class _Class(NamedTuple):
+    """Pass 2, of a class: sums of bounded rows on the grid, by source and half; int64 (m, m), their products."""
 
-    source: str
-    label: str
-    halves: tuple[Moments, Moments]
+    cells: CellSums
+    products: np.ndarray
 
 
 class _Positions(NamedTuple):
@@ -77,12 +75,14 @@ class _Line:
     offset: tuple[float, float]
     excess: Excess | None = None
 
-    def positions(self, placed: np.ndarray, half: np.ndarray) -> np.ndarray:
-        """Return positions along the shift in standard deviations of the class, float64 (n,); 0 is the rest's mean."""
-        found = np.zeros(len(placed))
-        for number in (0, 1):
-            rows = np.flatnonzero(half == number)
-            found[rows] = self.weights[number].apply(placed[rows, self.columns])[:, 0] - self.offset[number]
+    def positions(self, placed: np.ndarray, half: int) -> np.ndarray:
+        """Return positions along the shift in standard deviations of the class, float64 (n,); 0 is the rest's mean.
+
+        Args:
+            placed: bounded rows, in standard deviations; all of one half.
+            half: 0 or 1.
+        """
+        found: np.ndarray = self.weights[half].apply(placed[:, self.columns])[:, 0] - self.offset[half]
         return found
 
 
@@ -103,29 +103,31 @@ class SourceShift:
     """Name the source whose samples of a class differ from that class in all other sources, and flag the surplus.
 
     Needs: label, source, a view (float32, d), sample_digest (which half a sample is in).
-    Passes: 3, and scoring.
+    Passes: 3, and scoring. The third looks at classes with a shifted cell only.
     Score: of a sample in a shifted cell, its position along the shift in standard deviations of the class. Elsewhere
         its distance from the class's centre in the directions in which classes differ, over the usual distance; never
         flagged.
-    Accumulator: pass 1 8 x w x w bytes and 8 x w a cell, w = min(d, 512); pass 2 8 x m x m bytes a class and 16 x m a
-        cell, m at most max_directions + 32; pass 3 32 kB at most a shifted cell.
-    Finds: wrong labels, triggers that the view can see, and foreign samples, where they come in by few of the sources:
-        40 wrong samples among 140 of their cell are found about every other time on an embedding of medium quality,
-        with 200 cells to choose from (bench/detection.py).
+    Accumulator: pass 1 8 x w x w bytes and 8 x w a cell and exponent, w = min(d, 512); pass 2 8 x m x m bytes a class
+        and 16 x m a cell, m at most max_directions + 36; pass 3 32 kB at most a shifted cell.
+    Finds: wrong labels, triggers that the view can see, and foreign samples, where they come in by few of the sources.
+        Of images the raw pixels (`features`) show triggers: patches, blends, adaptive blends, with a wrong or the right
+        label, 40 among 140 samples of their cell, with 200 cells to choose from. Wrong labels show in an embedding that
+        knows the classes: 40 of 140 about every other time in one of medium quality (bench/detection.py).
     Does not find: poison spread evenly over sources; a change of spread without a change of mean; cells under 20
         samples; classes with fewer than three sources of 20. Which of two sources is the odd one, nobody can say.
     False alarm that remains: an honest source that is unlike all the others. It looks the same, and should be known.
     Source: Hotelling's T2 and its F distribution: Anderson, "An Introduction to Multivariate Statistical Analysis",
         3rd ed., section 5.3. The rest is our choice: `millcert.checks.source_cells`, `source_scatter`, `excess`.
 
-    view: an embedding; one that never saw this data shows wrong labels as they are.
+    view: an embedding, where one that never saw this data shows wrong labels as they are; or features: pixels. (Columns
+        of a table have many scales, so they are no view: the largest would drown the others.)
     false_alarm_rate: the chance that any cell of an honest data set is named, in (0, 0.1].
     max_directions: whitened coordinates that are tested, in [1, 256].
-    seed: of the random projection to 512 columns that wider embeddings pass first.
+    seed: of the folds to 512 columns (`millcert.checks.column_fold`) of a wider view.
     """
 
     name: ClassVar[str] = "source_shift"
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     severity: ClassVar[Severity] = "reject"
     covers: ClassVar[frozenset[str]] = frozenset({"bad_source", "targeted_label_flips"})
     #: Of the default configuration; an instance has its own.
@@ -139,8 +141,8 @@ class SourceShift:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.view not in ("embedding_external", "embedding_self"):
-            raise PolicyError(f"view must be embedding_external or embedding_self, got {self.view!r}.")
+        if self.view not in ("embedding_external", "embedding_self", "features"):
+            raise PolicyError(f"view must be features or an embedding, got {self.view!r}.")
         if not 0 < self.false_alarm_rate <= 0.1:
             raise PolicyError(f"false_alarm_rate must be in (0, 0.1], got {self.false_alarm_rate}.")
         if not 1 <= self.max_directions <= 256:
@@ -158,26 +160,29 @@ class SourceShift:
 
     def add(self, acc: Accumulator, batch: pa.RecordBatch, model: SourceShiftModel | None) -> Accumulator:
         """Return `acc` with a batch added; see `Check.add`."""
-        rows, half = matrix(batch, self.view), digests(batch)[:, 0] & 1
-        cells = rows_by_cell(strings(batch, "source"), strings(batch, "label"))
+        rows, sources, labels = matrix(batch, self.view), strings(batch, "source"), strings(batch, "label")
+        half = digests(batch)[:, 0] & 1
         if not len(rows):
             return dict(acc)
-        whole, exponent = self._quantised(rows, model)
+        added = dict(acc)
         if model is None:
-            parts = self._sums(rows.shape[1], whole, exponent, cells)
-        else:
-            parts = {}
-            for source, label, places in cells:
-                placed = _placed(model, whole[places], exponent[places], label)
-                if model.stage == 1:
-                    parts[f"cell {cell_name(source, label)}"] = _halves(source, label, placed, half[places])
-                    every = parts.setdefault(f"class {label}", Moments.zero(_products_width(model)))
-                    parts[f"class {label}"] = every.add_rows(placed[:, : _products_width(model)])
-                else:
-                    for name, positions in _along_lines(model, source, label, placed, half[places]):
-                        before = parts.get(name)
-                        parts[name] = positions if before is None else _merged([before, positions])
-        return self.merge([acc, parts])
+            self._sum(added, rows, sources, labels)
+            return added
+        _check_width(rows.shape[1], model.width)
+        if model.stage == 2:
+            shifted = {label for _, label in model.lines}
+            wanted = np.isin(labels.to_numpy(zero_copy_only=False), sorted(shifted))
+            if not wanted.any():
+                return added
+            rows, half = rows[wanted], half[wanted]
+            sources, labels = sources.filter(pa.array(wanted)), labels.filter(pa.array(wanted))
+        for block, placed in self._placed(model, rows, sources, labels, half):
+            bounded = placed.bounded()
+            if model.stage == 1:
+                _add_cells(added, block, bounded, _products_width(model))
+            else:
+                _add_positions(added, block, bounded, model)
+        return added
 
     def merge(self, accs: Iterable[Accumulator]) -> Accumulator:
         """Return the accumulator of all samples of `accs`; exact, in any order."""
@@ -203,24 +208,30 @@ class SourceShift:
 
     def score(self, model: SourceShiftModel, batch: pa.RecordBatch) -> Scores:
         """Return the scores of a batch; 0 for a class not seen in `fit`."""
-        rows, half = matrix(batch, self.view), digests(batch)[:, 0] & 1
-        sources, labels = strings(batch, "source"), strings(batch, "label")
+        rows, sources, labels = matrix(batch, self.view), strings(batch, "source"), strings(batch, "label")
+        half = digests(batch)[:, 0] & 1
         score, threshold = np.zeros(len(rows)), np.full(len(rows), np.inf)
-        names = np.full(len(rows), "", dtype=object)
-        whole, exponent = self._quantised(rows, model)
-        for source, label, places in rows_by_cell(sources, labels):
-            names[places] = cell_name(source, label)
-            if label not in model.frame.centres:
-                continue
-            line = model.lines.get((source, label))
-            if line is None or line.excess is None:
-                whitened, turned = model.frame.place(whole[places], exponent[places], label)
-                score[places] = clip_radius(turned if turned.shape[1] else whitened)[1]
-            else:
-                placed = _placed(model, whole[places], exponent[places], label)
-                score[places] = line.positions(placed, half[places])
+        cells: dict[tuple[str, str], int] = {}
+        cell = np.zeros(len(rows), dtype=np.int64)
+        if len(rows):
+            _check_width(rows.shape[1], model.width)
+        for block, placed in self._placed(model, rows, sources, labels, half):
+            radius = clip_radius(placed.turned if placed.turned.shape[1] else placed.whitened)[1]
+            bounded: np.ndarray | None = None
+            for source, label, number, _, part in block.segments:
+                places = block.places[part]
+                cell[places] = cells.setdefault((source, label), len(cells))
+                line = model.lines.get((source, label))
+                if label not in model.frame.index:
+                    continue
+                if line is None or line.excess is None:
+                    score[places] = radius[part]
+                    continue
+                bounded = placed.bounded() if bounded is None else bounded
+                score[places] = line.positions(bounded[part] / GRID, number)
                 threshold[places] = line.excess.above
-        return Scores(score, threshold, score > threshold, pa.array(names.tolist(), pa.string()), self.reason)
+        names = pa.array([cell_name(*one) for one in cells], pa.string()).take(pa.array(cell))
+        return Scores(score, threshold, score > threshold, names, self.reason)
 
     def evidence(self, model: SourceShiftModel) -> tuple[GroupEvidence, ...]:
         """Return each cell's tests.
@@ -255,68 +266,77 @@ class SourceShift:
             )
         return tuple(sorted(found, key=lambda item: item.group))
 
-    def _quantised(self, rows: np.ndarray, model: SourceShiftModel | None) -> tuple[np.ndarray, np.ndarray]:
-        """Return rows as whole numbers, wide ones projected."""
-        if model is not None:
-            _check_width(rows.shape[1], model.width)
-        whole, exponent = quantise_rows(rows)
-        if rows.shape[1] <= self.max_dimension:
-            return whole, exponent
-        projection = ExactMatrix.of(random_signs(rows.shape[1], self.max_dimension, self.seed))
-        return quantise_rows(projection.apply_quantised(whole, exponent))
+    def _folded(self, rows: np.ndarray) -> np.ndarray:
+        """Return rows with at most `max_dimension` columns: sums and differences of numbers, one at a time."""
+        return fold_for(rows.shape[1], 1, self.max_dimension, self.seed).rows(rows)
 
-    def _sums(
-        self, width: int, whole: np.ndarray, exponent: np.ndarray, cells: list[tuple[str, str, np.ndarray]]
-    ) -> dict[str, Any]:
-        kept = whole.shape[1]
-        parts: dict[str, Any] = {_TOTAL: _Named("", "", width, Moments.zero(kept).add_quantised(whole, exponent))}
-        for source, label, places in cells:
-            sums = Moments.zero(kept, keeps_products=False).add_quantised(whole[places], exponent[places])
-            parts[f"cell {cell_name(source, label)}"] = _Named(source, label, width, sums)
-        return parts
+    def _sum(self, added: dict[str, Any], rows: np.ndarray, sources: pa.StringArray, labels: pa.StringArray) -> None:
+        """Add a batch to the accumulator of pass 1."""
+        folded = self._folded(rows)
+        exponent = row_exponents(folded)
+        every = added.get(_TOTAL, _Everything(rows.shape[1], Moments.zero(folded.shape[1])))
+        _check_width(rows.shape[1], every.width)
+        gathered: dict[str, list[tuple[Segment, np.ndarray]]] = {}
+        for block in cell_blocks(sources, labels, np.zeros(len(rows), dtype=np.int64), exponent):
+            powers = exponent[block.places]
+            whole = whole_numbers(folded.take(block.places, axis=0), powers)
+            every = every._replace(moments=every.moments.add_quantised(whole, powers))
+            for segment, sums in zip(block.segments, block.sums(whole), strict=True):
+                gathered.setdefault(segment.label, []).append((segment, sums))
+        added[_TOTAL] = every
+        for label, segments in gathered.items():
+            name = f"class {label}"
+            added[name] = added.get(name, CellSums.zero(folded.shape[1])).add(segments)
+
+    def _placed(
+        self,
+        model: SourceShiftModel,
+        rows: np.ndarray,
+        sources: pa.StringArray,
+        labels: pa.StringArray,
+        half: np.ndarray,
+    ) -> Iterable[tuple[CellBlock, PlacedRows]]:
+        """Yield the rows of a batch, block by block, with their places in the frame; class 0's for an unknown class."""
+        folded = self._folded(rows)
+        for block in cell_blocks(sources, labels, half, np.zeros(len(rows), dtype=np.int64)):
+            part = folded.take(block.places, axis=0)
+            exponent = row_exponents(part)
+            codes = np.concatenate(
+                [
+                    np.full(of_class.stop - of_class.start, model.frame.index.get(label, 0))
+                    for label, of_class in block.classes()
+                ]
+            )
+            yield block, model.frame.place(whole_numbers(part, exponent), exponent, codes)
 
     def _after_sums(self, acc: Accumulator) -> SourceShiftModel:
         if _TOTAL not in acc:
             raise NotEnoughSamplesError("There are no samples.")
-        cells = {(part.source, part.label): part for name, part in acc.items() if name != _TOTAL}
-        widths = {part.width for part in acc.values()}
-        if len(widths) > 1:
-            raise InvalidSampleError("Embeddings have several widths.", column=self.view, widths=sorted(widths))
-        classes: dict[str, Moments] = {}
-        for (_, label), part in sorted(cells.items()):
-            classes[label] = part.moments if label not in classes else classes[label].merge([part.moments])
+        classes = {name.removeprefix("class "): part for name, part in sorted(acc.items()) if name != _TOTAL}
         frame = ClassFrame.fit(
             acc[_TOTAL].moments,
-            dict(sorted(classes.items())),
+            {label: (part.count(), part.mean()) for label, part in classes.items()},
             max_directions=self.max_directions,
             max_label_directions=_MAX_LABEL_DIRECTIONS,
         )
-        samples = {cell: part.moments.count for cell, part in cells.items()}
-        return SourceShiftModel(1, widths.pop(), frame, samples, {}, {})
+        samples = {
+            (source, label): int(count)
+            for label, part in classes.items()
+            for source, count in zip(*part.by_source()[:2], strict=True)
+        }
+        return SourceShiftModel(1, acc[_TOTAL].width, frame, samples, {}, {})
 
     def _after_cells(self, acc: Accumulator, model: SourceShiftModel) -> SourceShiftModel:
-        halves = {(part.source, part.label): part.halves for name, part in acc.items() if name.startswith("cell ")}
-        classes = {}
-        for label in model.frame.centres:
-            of_class = {source: parts for (source, other), parts in sorted(halves.items()) if other == label}
-            classes[label] = _class_cells(of_class, acc[f"class {label}"], model)
+        parts: dict[str, _Class] = {label: acc[f"class {label}"] for label in model.frame.index}
+        classes = {label: _class_cells(part, model) for label, part in parts.items()}
         spaces = _spaces(model)
         shifts = find_shifts(classes, spaces, false_alarm_rate=self.false_alarm_rate, least_samples=LEAST_SAMPLES)
         lines = {}
         for (source, label), shift in shifts.items():
             if shift.is_shifted:
                 shifted = [other for other in classes[label].sources if shifts[other, label].is_shifted]
-                lines[source, label] = _line(
-                    classes[label], source, shifted, halves[source, label], spaces[shift.space]
-                )
+                lines[source, label] = _line(classes[label], source, shifted, parts[label].cells, spaces[shift.space])
         return replace(model, stage=2, shifts=shifts, lines=lines)
-
-
-def _placed(model: SourceShiftModel, whole: np.ndarray, exponent: np.ndarray, label: str) -> np.ndarray:
-    """Return rows in the frame, bounded: pull, label directions, whitened coordinates; then the square of each."""
-    whitened, turned = model.frame.place(whole, exponent, label)
-    parts = [model.frame.pull(turned, label)[:, None], clip_radius(turned)[0], clip_radius(whitened)[0]]
-    return np.concatenate([*parts, *(sum_squares(part)[:, None] for part in parts)], axis=1)
 
 
 def _products_width(model: SourceShiftModel) -> int:
@@ -328,71 +348,77 @@ def _spaces(model: SourceShiftModel) -> tuple[slice, slice, slice]:
     return slice(0, 1), slice(1, labels), slice(labels, labels + model.frame.whitened)
 
 
-def _halves(source: str, label: str, placed: np.ndarray, half: np.ndarray) -> _Halves:
-    zero = Moments.zero(placed.shape[1], keeps_products=False)
-    return _Halves(source, label, (zero.add_rows(placed[half == 0]), zero.add_rows(placed[half == 1])))
+def _add_cells(added: dict[str, Any], block: CellBlock, bounded: np.ndarray, width: int) -> None:
+    """Add a block to the accumulator of pass 2."""
+    gathered: dict[str, list[tuple[Segment, np.ndarray]]] = {}
+    for segment, sums in zip(block.segments, block.sums(bounded), strict=True):
+        gathered.setdefault(segment.label, []).append((segment, sums))
+    for label, of_class in block.classes():
+        part = bounded[of_class, :width]
+        products = (part.T @ part).astype(np.int64)  # below 2**34 a product: exact in any order
+        name = f"class {label}"
+        before = added.get(name)
+        cells = CellSums.zero(bounded.shape[1]) if before is None else before.cells
+        added[name] = _Class(cells.add(gathered[label]), products if before is None else before.products + products)
 
 
-def _class_cells(cells: Mapping[str, tuple[Moments, Moments]], every: Moments, model: SourceShiftModel) -> ClassCells:
-    both = [first.merge([second]) for first, second in cells.values()]
-    counts = np.array([part.count for part in both], dtype=np.float64)
-    full = np.stack([part.mean() for part in both])
-    means = full[:, : _products_width(model)]
+def _add_positions(added: dict[str, Any], block: CellBlock, bounded: np.ndarray, model: SourceShiftModel) -> None:
+    """Add a block to the accumulator of pass 3: to the counts of the shifted cells of its classes."""
+    none = Counts.zero()
+    for source, label, number, _, part in block.segments:
+        for (shifted, of_class), line in model.lines.items():
+            if of_class != label or (shifted != source and (source, label) in model.lines):
+                continue
+            counts = none.add(bin_of(line.positions(bounded[part] / GRID, number)))
+            name = f"cell {cell_name(shifted, label)}"
+            new = _Positions(counts, none) if shifted == source else _Positions(none, counts)
+            added[name] = _merged([added[name], new]) if name in added else new
+
+
+def _class_cells(part: _Class, model: SourceShiftModel) -> ClassCells:
+    sources, counts, full = part.cells.by_source()
+    means = full[:, : _products_width(model)] / GRID
     scales = np.stack(
         [
-            full[:, number - len(SPACES)] - (means[:, space] ** 2).sum(axis=1)
+            full[:, number - len(SPACES)] / GRID**2 - (means[:, space] ** 2).sum(axis=1)
             for number, space in enumerate(_spaces(model))
         ],
         axis=1,
     )
     freedom = float(counts.sum()) - len(counts)
-    within = every.products() - (means.T * counts) @ means
+    within = part.products / GRID**2 - (means.T * counts) @ means
     within = (within + within.T) / (2 * max(1.0, freedom))
-    return ClassCells(tuple(cells), counts, means, np.maximum(scales, 0.0), within, freedom)
+    return ClassCells(sources, counts, means, np.maximum(scales, 0.0), within, freedom)
 
 
-def _line(cells: ClassCells, source: str, shifted: list[str], halves: tuple[Moments, Moments], space: slice) -> _Line:
+def _line(cells: ClassCells, source: str, shifted: list[str], sums: CellSums, space: slice) -> _Line:
     """Return the line of a shifted cell; each half of its samples is ranked by the shift of the other half."""
     place = cells.sources.index(source)
     rest = rest_mean(cells, place, [cells.sources.index(other) for other in shifted])
     width = len(rest)
     weights, offsets = [], []
     for number in (0, 1):
-        other = halves[1 - number]
-        mean = other.mean()[:width] if other.count else cells.means[place]
+        other = 1 - number
+        mean = sums.mean(source, other)[:width] / GRID if sums.count(source, other) else cells.means[place]
         direction = shift_direction(cells, space, (mean - rest)[space])
         weights.append(ExactMatrix.of(direction[:, None]))
         offsets.append(float(rest[space] @ direction))
     return _Line(space, (weights[0], weights[1]), (offsets[0], offsets[1]))
 
 
-def _along_lines(
-    model: SourceShiftModel, source: str, label: str, placed: np.ndarray, half: np.ndarray
-) -> Iterable[tuple[str, _Positions]]:
-    """Return what the samples of a cell add to the counts of the shifted cells of its class."""
-    for (shifted, of_class), line in model.lines.items():
-        if of_class != label or (shifted != source and (source, label) in model.lines):
-            continue
-        counts = Counts.zero().add(bin_of(line.positions(placed, half)))
-        none = Counts.zero()
-        yield (
-            f"cell {cell_name(shifted, label)}",
-            _Positions(counts, none) if shifted == source else _Positions(none, counts),
-        )
-
-
 def _merged(parts: list[Any]) -> Any:
     first, *others = parts
-    if not others or isinstance(first, Moments):
-        return first.merge(others) if isinstance(first, Moments) else first
-    if isinstance(first, _Named):
-        widths = {part.width for part in parts}
-        if len(widths) > 1:
-            _check_width(max(widths), min(widths))
+    if not others:
+        return first
+    if isinstance(first, CellSums):
+        return first.merge(others)
+    if isinstance(first, _Everything):
+        for part in others:
+            _check_width(part.width, first.width)
         return first._replace(moments=first.moments.merge(part.moments for part in others))
-    if isinstance(first, _Halves):
-        one, two = (first.halves[number].merge(part.halves[number] for part in others) for number in (0, 1))
-        return first._replace(halves=(one, two))
+    if isinstance(first, _Class):
+        cells = first.cells.merge(part.cells for part in others)  # refuses sums of other widths
+        return _Class(cells, sum((part.products for part in others), first.products))
     return _Positions(first.own.merge(part.own for part in others), first.rest.merge(part.rest for part in others))
 
 

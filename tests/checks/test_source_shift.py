@@ -106,7 +106,31 @@ def test_false_alarms_keep_their_rate(shape: str, width: int) -> None:
     assert alarms <= 6  # seven or more of 20 have a chance of 0.002
 
 
-def test_an_embedding_wider_than_512_is_projected() -> None:
+def test_raw_pixels_name_the_source_of_a_blend_and_no_other() -> None:
+    """A faint fixed pattern hardly moves what images vary in, but stands out where they do not: in fine detail."""
+    random = np.random.default_rng(6)
+    label, source = random.integers(0, 4, 4000), random.integers(0, 10, 4000)
+    smooth = np.kron(random.standard_normal((40, 3, 3)), np.ones((4, 4))).reshape(40, 144)
+    rows = 128 + (random.standard_normal((4000, 40)) + random.standard_normal((4, 40))[label]) @ smooth * 5
+    rows = np.clip(np.rint(rows + 3 * random.standard_normal((4000, 144))), 0, 255)
+    honest = rows.copy()
+    blended = np.flatnonzero((label == 1) & (source == 6))[:40]
+    rows[blended] = np.rint(0.8 * rows[blended] + 0.2 * random.integers(0, 256, 144))
+    check = SourceShift(view="features")
+
+    found = suspicious(check, pixels(rows, label, source))
+
+    assert [item.group for item in found] == ["s06/1"]
+    assert suspicious(check, pixels(honest, label, source)) == []
+
+
+def pixels(rows: np.ndarray, label: np.ndarray, source: np.ndarray) -> pa.RecordBatch:
+    batch = batch_of(rows, label, source, view="features")
+    values = pa.FixedSizeListArray.from_arrays(pa.array(rows.astype(np.float64).ravel()), rows.shape[1])
+    return batch.set_column(batch.schema.get_field_index("features"), "features", values)
+
+
+def test_columns_beyond_512_are_folded() -> None:
     rows, label, source = honest(3, samples=3000, width=600)
     label[np.flatnonzero((label != 0) & (source == 1))[:150]] = 0
 
