@@ -36,8 +36,34 @@ Accumulator: TypeAlias = Mapping[str, Any]
 #: How many features the evidence of a group names.
 MAX_TOP_FEATURES = 5
 
+#: A sample near a flagged one: its digest, its label, and how far it is in the units of the view.
+NEIGHBOUR_TYPE = pa.struct(
+    [
+        pa.field("sample_digest", pa.binary(32)),
+        pa.field("label", pa.string()),
+        pa.field("distance", pa.float64()),
+    ]
+)
+
 #: What a finding means for the verdict. Label noise warns; evidence of a backdoor or of a bad source rejects.
 Severity: TypeAlias = Literal["warn", "reject"]
+
+
+class Suggestions(NamedTuple):
+    """What a check would look at instead of the labels that it flags, for its m flagged samples, in order.
+
+    A suggestion to look, not a correction: see docs/label-noise.md.
+
+    label: string array (m,): the likeliest class, null where that is the given one.
+    given_probability, probability: float64 (m,), of the given and of the likeliest class, in [0, 1].
+    neighbours: list array (m,) of `NEIGHBOUR_TYPE`, nearest first: samples whose label the check is confident of;
+        null where it has no view to find any in.
+    """
+
+    label: pa.StringArray
+    given_probability: np.ndarray
+    probability: np.ndarray
+    neighbours: pa.ListArray
 
 
 class Scores(NamedTuple):
@@ -48,6 +74,7 @@ class Scores(NamedTuple):
     flagged: bool (n,).
     group: string array (n,): the group that the sample was judged in, "source/class" or "class".
     reason: stable code of what a flag means, such as "label_noise.given_label_unlikely".
+    suggestions: for the flagged samples, of a check that judges labels; else None.
     """
 
     score: np.ndarray
@@ -55,6 +82,7 @@ class Scores(NamedTuple):
     flagged: np.ndarray
     group: pa.StringArray
     reason: str
+    suggestions: Suggestions | None = None
 
 
 class GroupEvidence(NamedTuple):
@@ -143,6 +171,15 @@ class Check(Protocol):
 
     def evidence(self, model: Any) -> tuple[GroupEvidence, ...]:
         """Return what the fitted model says of each group, sorted by group."""
+        ...
+
+
+@runtime_checkable
+class GivesNotice(Protocol):
+    """A check that has something to say of its input besides flags, for the verdict's message about it."""
+
+    def notices(self, model: Any) -> tuple[str, ...]:
+        """Return sentences for people, none where there is nothing to say."""
         ...
 
 

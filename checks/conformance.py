@@ -172,6 +172,8 @@ def _check_scores_are_finite_and_flags_follow(check: Check) -> None:
             _expect(follows, name, "flagged is not score > threshold")
         _expect(pa.types.is_string(scores.group.type) and not scores.group.null_count, name, "a group is no text")
         _expect(len(scores.group) == rows and bool(scores.reason), name, "groups or the reason are missing")
+        suggested = {len(column) for column in scores.suggestions or ()} - {int(scores.flagged.sum())}
+        _expect(not suggested, name, "it does not suggest something for each flagged sample and no other")
 
 
 def _check_planted_rows_rank_first(check: Check) -> None:

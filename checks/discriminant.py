@@ -5,12 +5,15 @@ Design, section 5; measured in bench/label_noise.py.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import numpy as np
 
 from millcert.checks.exact import ExactMatrix
 from millcert.checks.moments import Moments
 from millcert.errors import NotEnoughSamplesError
+
+Target: TypeAlias = Literal["identity", "variances"]
 
 #: Shrinkage is never below this, so that a covariance without full rank can be inverted.
 LOWEST_SHRINKAGE = 1e-6
@@ -25,7 +28,7 @@ class Discriminant:
     centre: float64 (d,), the mean of the training rows.
     weights: (d, K).
     offset: float64 (K,); -inf for a class without training rows.
-    shrinkage: the part of the covariance that was replaced by a multiple of the identity.
+    shrinkage: the part of the covariance that was replaced by its target.
     """
 
     centre: np.ndarray
@@ -35,7 +38,13 @@ class Discriminant:
 
     @classmethod
     def fit(
-        cls, pooled: Moments, class_moments: Sequence[Moments], *, columns: int, shrinkage: float | None
+        cls,
+        pooled: Moments,
+        class_moments: Sequence[Moments],
+        *,
+        columns: int,
+        shrinkage: float | None,
+        target: Target = "identity",
     ) -> "Discriminant":
         """Return the discriminant of classes with one covariance and priors equal to their shares.
 
@@ -44,6 +53,8 @@ class Discriminant:
             class_moments: of each class's training rows, all of which are in `pooled`; may be empty.
             columns: how many of the classes, from the first, get a column in the answer.
             shrinkage: in (0, 1], or None for the oracle-approximating rule (`oracle_shrinkage`).
+            target: what the covariance is shrunk towards: a multiple of the identity, or each column's own variance, so
+                that the units of columns do not matter.
 
         Raises:
             NotEnoughSamplesError: fewer than two classes have rows, or no class has any spread.
@@ -70,9 +81,12 @@ class Discriminant:
                 "The samples of each class are all alike, so distances between classes have no scale.",
                 hint="Check that the embedding varies.",
             )
-        share = oracle_shrinkage(within, freedom) if shrinkage is None else shrinkage
+        variances = spread_of_columns(within) if target == "variances" else np.full(len(within), spread)
+        scale = np.sqrt(variances)
+        share = oracle_shrinkage(within / np.outer(scale, scale), freedom) if shrinkage is None else shrinkage
         share = max(share, LOWEST_SHRINKAGE)
-        covariance = (1 - share) * within + share * spread * np.eye(len(within))
+        covariance = (1 - share) * within
+        covariance[np.diag_indices(len(within))] += share * variances
         weights = np.linalg.solve(covariance, deltas[:columns].T)
         quadratic = np.einsum("kd,dk->k", deltas[:columns], weights)
         with np.errstate(divide="ignore"):  # log 0: a class without training rows has no probability
@@ -91,6 +105,12 @@ class Discriminant:
         """Return log-probabilities up to a number of each row's own, float64 (n, K); arguments as `probabilities`."""
         logits: np.ndarray = self.weights.apply(rows.astype(np.float64) - self.centre) + self.offset
         return logits
+
+
+def spread_of_columns(covariance: np.ndarray) -> np.ndarray:
+    """Return the variance of each column, float64 (d,); that of a column of constants is a small part of the mean's."""
+    variances = np.diag(covariance)
+    return np.maximum(variances, LOWEST_SHRINKAGE * float(variances.mean()))
 
 
 def oracle_shrinkage(covariance: np.ndarray, freedom: float) -> float:

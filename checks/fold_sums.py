@@ -5,12 +5,14 @@ Rows go to a fold by their digest, so exact duplicates share a fold and cannot v
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from millcert.checks.class_columns import in_order
-from millcert.checks.discriminant import Discriminant
+from millcert.checks.discriminant import Discriminant, Target
 from millcert.checks.exact import quantise_rows
 from millcert.checks.fold_refinement import FoldModel
 from millcert.checks.moments import Moments
@@ -74,7 +76,13 @@ def sum_by_fold(label: pa.StringArray, embedding: np.ndarray, fold: np.ndarray) 
 
 
 def fit_folds(
-    sums: Mapping[str, Moments], *, folds: int, classes: tuple[str, ...], skip_rare: bool, shrinkage: float | None
+    sums: Mapping[str, Moments],
+    *,
+    folds: int,
+    classes: tuple[str, ...],
+    skip_rare: bool,
+    shrinkage: float | None,
+    target: Target = "identity",
 ) -> OutOfFold:
     """Return the models of all folds.
 
@@ -86,12 +94,14 @@ def fit_folds(
         classes: the wanted order of columns, or empty for the labels in order; those without rows are left out.
         skip_rare: leave rare classes out, and do not raise.
         shrinkage: see `Discriminant.fit`.
+        target: likewise.
 
     Raises:
         NotEnoughSamplesError: fewer than 2 classes are left, or a class is rare.
     """
     order, skipped, training = training_sums(sums, folds=folds, classes=classes, skip_rare=skip_rare)
-    models = (Discriminant.fit(all_of, rest, columns=len(order), shrinkage=shrinkage) for all_of, rest in training)
+    fit = partial(Discriminant.fit, columns=len(order), shrinkage=shrinkage, target=target)
+    models = (fit(all_of, rest) for all_of, rest in training)
     return OutOfFold(order, skipped, tuple(models))
 
 
@@ -118,16 +128,42 @@ def fit_fold_models(
         NotEnoughSamplesError: as `fit_folds`.
     """
     order, skipped, training = training_sums(sums, folds=folds, classes=classes, skip_rare=skip_rare)
+    fit = partial(Discriminant.fit, columns=len(order), shrinkage=shrinkage, target="variances")
     models = []
     for everything, rest in training:
         rooted, pooled, parts = None, everything, rest
         if has_roots:
-            rooted = Discriminant.fit(everything, rest, columns=len(order), shrinkage=shrinkage)
+            rooted = fit(everything, rest)
             width = everything.dimension // 2
             pooled, parts = everything.first_columns(width), [part.first_columns(width) for part in rest]
-        base = Discriminant.fit(pooled, parts, columns=len(order), shrinkage=shrinkage)
+        base = fit(pooled, parts)
         models.append(FoldModel.of(base, rooted, pooled))
     return RefinableFolds(order, skipped, tuple(models))
+
+
+def second_opinion(
+    models: OutOfFold, classes: tuple[str, ...], rows: np.ndarray, fold: np.ndarray, label: pa.StringArray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the likeliest class of each row, int64 (n,), a place in `classes`, and its probability, float64 (n,).
+
+    The class is -1 where the models do not judge the row: its own class is too rare for them.
+
+    Args:
+        models: of another view.
+        classes: among them all that the models know.
+        rows: float32 (n, d).
+        fold: int64 (n,).
+        label: (n,).
+    """
+    place = np.array([classes.index(name) for name in models.classes], dtype=np.int64)
+    likeliest, sure = np.full(len(rows), -1), np.zeros(len(rows))
+    for index in np.unique(fold).tolist():
+        own = np.flatnonzero(fold == index)
+        probs = models.discriminants[index].probabilities(rows[own])
+        top = probs.argmax(axis=1)
+        likeliest[own], sure[own] = place[top], probs[np.arange(len(own)), top]
+    is_rare = pc.is_in(label, value_set=pa.array(list(models.skipped), pa.string())).to_numpy(zero_copy_only=False)
+    return np.where(is_rare, -1, likeliest), sure
 
 
 def training_sums(

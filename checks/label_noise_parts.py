@@ -1,16 +1,28 @@
 """What the passes of `label_noise` accumulate: parts that merge exactly, in any order."""
 
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from millcert.checks.class_cells import ClassCells
 from millcert.checks.class_columns import LabelCount, merge_counts
+from millcert.checks.confident_learning import confident_class
 from millcert.checks.exact import ExactSum
+from millcert.checks.label_filter import ClassCut, LabelFilter, Rows
+from millcert.checks.label_noise_model import LabelNoiseModel
 from millcert.checks.label_quality import self_confidence
+from millcert.checks.margin_cutoff import LowestValues
+from millcert.errors import InternalError
 
 #: The group of an accumulator that is not split by class.
 ALL = "all"
+#: The group of `NullPart`.
+NULL = "null"
+#: Its unit is 2**-20.
+NULL_BITS = 20
+_NULL_ROWS = 1024
 #: Cells of the joint in one group: a part stays below 4 MB.
 CELLS_OF_A_PART = 2**17
 
@@ -26,16 +38,32 @@ class ClassSums(NamedTuple):
     samples: np.ndarray
 
 
+class NullPart(NamedTuple):
+    """Part of pass "joint" that is of all given labels.
+
+    expected: int64 (K,), the sums of p(class) over the rows that are confidently of another class, in units of 2**-20:
+        how many of them would be given the class if labels were drawn from the probabilities.
+    """
+
+    expected: np.ndarray
+
+    def merge(self, others: Iterable["NullPart"]) -> "NullPart":
+        """Return the sums of the rows of this and the others."""
+        return NullPart(np.sum([self.expected, *(part.expected for part in others)], axis=0))
+
+
 class JointPart(NamedTuple):
     """Part of pass "joint", for a block of given labels.
 
     confident: samples by given label and the class that they are confidently of.
+    predicted: samples by given label and the most probable class, where the two differ.
     issues: off-diagonal ones whose given label is not the predicted one.
     flagged: (c, c): samples that the filter flags without looking at ranks, by class.
     quality: of width K, the sums of the label quality score by class; None where the thresholds are its means.
     """
 
     confident: ClassCells
+    predicted: ClassCells
     issues: int
     flagged: ClassCells
     quality: ExactSum | None
@@ -53,6 +81,84 @@ def class_sums(label: np.ndarray, pred_probs: np.ndarray) -> dict[str, ClassSums
     return {ALL: ClassSums(confidence, np.bincount(label, minlength=width).astype(np.int64))}
 
 
+def joint_parts(
+    rows: Rows, label_filter: LabelFilter, thresholds: np.ndarray, quality: np.ndarray | None
+) -> dict[str, JointPart]:
+    """Return the parts of pass "joint", by block of given labels.
+
+    Args:
+        rows: of a batch.
+        label_filter: which flags are counted, where it does not rank.
+        thresholds: float64 (K,).
+        quality: float64 (n,), whose means are kept by class; None for none.
+    """
+    width = len(thresholds)
+    guess = confident_class(rows.pred_probs, thresholds, rows.top)
+    is_issue = (guess >= 0) & (guess != rows.label) & ~rows.agrees()
+    flagged = np.zeros(len(guess), dtype=np.bool_) if label_filter.ranks else label_filter.flags(rows, thresholds, ())
+    block = rows.label // max(1, CELLS_OF_A_PART // width)
+    parts = {}
+    for index in np.unique(block).tolist():
+        where = block == index
+        sums = None if quality is None else ExactSum.zero(width).add_at(rows.label[where], quality[where])
+        counted, named = where & (guess >= 0), rows.label[where & flagged]
+        confident = ClassCells.count(width, rows.label[counted], guess[counted])
+        unlike = where & (rows.top != rows.label)
+        predicted = ClassCells.count(width, rows.label[unlike], rows.top[unlike])
+        issues, flags = int(is_issue[where].sum()), ClassCells.count(width, named, named)
+        parts[str(index)] = JointPart(confident, predicted, issues, flags, sums)
+    return parts
+
+
+def null_part(rows: Rows, thresholds: np.ndarray) -> dict[str, NullPart]:
+    """Return the part of a batch; arguments as of `joint_parts`."""
+    guess = confident_class(rows.pred_probs, thresholds, rows.top)
+    decided = np.flatnonzero(guess >= 0)
+    expected = np.zeros(len(thresholds), dtype=np.int64)
+    for start in range(0, len(decided), _NULL_ROWS):
+        chosen = decided[start : start + _NULL_ROWS]
+        whole = rows.pred_probs[chosen] * 2.0**NULL_BITS
+        whole[np.arange(len(chosen)), guess[chosen]] = 0.0
+        expected += np.rint(whole, out=whole).sum(axis=0).astype(np.int64)
+    return {NULL: NullPart(expected)}
+
+
+def fit_cutoffs(
+    acc: Mapping[str, Any], model: LabelNoiseModel, label_filter: LabelFilter, *, bars_are_cuts: bool
+) -> LabelNoiseModel:
+    """Return the model after pass "cutoffs".
+
+    Args:
+        acc: class -> its lowest values.
+        model: after pass "joint".
+        label_filter: one that ranks.
+        bars_are_cuts: whether the score is the filter's own, so that a class's cut is the bar for it.
+
+    Raises:
+        InternalError: the model is of another pass.
+    """
+    if model.limits is None or model.bars is None:
+        raise InternalError("label_noise was given a model of an earlier pass.")
+    rows = [model.limits.row_of(index) for index in range(len(model.classes))]
+    cells = [columns_of for columns_of, _ in rows]
+    parts: list[LowestValues] = [
+        acc.get(label, LowestValues.zero(values)) for label, (_, values) in zip(model.classes, rows, strict=True)
+    ]
+    if label_filter.ranks_all_classes_together:
+        cuts = [ClassCut(cells[0], parts[0].merge(parts[1:]).cutoffs())] * len(parts)
+    else:
+        cuts = [ClassCut(cell, part.cutoffs()) for cell, part in zip(cells, parts, strict=True)]
+    is_suspicious = np.array(
+        [label_filter.any_flagged(part, cut, index) for index, (part, cut) in enumerate(zip(parts, cuts, strict=True))]
+    )
+    bars = model.bars.copy()
+    for index, cut in enumerate(cuts if bars_are_cuts else ()):
+        own = np.flatnonzero((cut.cells == index) | label_filter.ranks_all_classes_together)
+        if len(own):
+            bars[index] = 1 - cut.cutoffs.value[own[0]]
+    return replace(model, stage="cutoffs", cuts=tuple(cuts), is_suspicious=is_suspicious, bars=bars)
+
+
 def merge_parts(parts: list[Any]) -> Any:
     """Return one part of the parts of one group and pass, at least one.
 
@@ -67,8 +173,9 @@ def merge_parts(parts: list[Any]) -> Any:
         return ClassSums(confidence, np.sum([part.samples for part in parts], axis=0))
     if isinstance(first, JointPart):
         confident = first.confident.merge(part.confident for part in others)
+        predicted = first.predicted.merge(part.predicted for part in others)
         flagged = first.flagged.merge(part.flagged for part in others)
         qualities = [part.quality for part in parts if part.quality is not None]
         quality = qualities[0].merge(qualities[1:]) if qualities else None
-        return JointPart(confident, sum(part.issues for part in parts), flagged, quality)
+        return JointPart(confident, predicted, sum(part.issues for part in parts), flagged, quality)
     return first.merge(others)

@@ -156,12 +156,16 @@ class CheckRule(Section):
     """One check, its limit, and what becomes of what it flags.
 
     over_limit: None means by the check's own severity.
+    on_rise, tolerated_rise: what a rate that rose since the last admitted version means, and what it may grow by; of
+        checks that keep rates alone. None means by the check's own severity, and 0.002.
     """
 
     check: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=128), PRINTABLE]
     max_flagged_fraction: Fraction
     over_limit: Literal["reject", "warn"] | None = None
     on_flagged: Literal["quarantine", "report"] = "quarantine"
+    on_rise: Literal["reject", "warn"] | None = None
+    tolerated_rise: Fraction | None = None
     config: FreeForm = Field(default_factory=dict)
 
 

@@ -167,6 +167,26 @@ class DriftSummary:
 
 
 @dataclass(frozen=True)
+class RateSummary:
+    """What became of the rates that checks keep since the last admitted version; see docs/label-noise.md.
+
+    reference: digest of that version's rates, "" where there is none.
+    alpha: chance that any rise is told where nothing rose.
+    compared, new, risen: rates that both versions have, that only this one has, and that rose.
+    on_rise: check -> "reject" or "warn".
+    rises: one mapping a rise, the surest first, at most 100.
+    """
+
+    reference: str
+    alpha: float
+    compared: int
+    new: int
+    risen: int
+    on_rise: Mapping[str, str]
+    rises: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True)
 class OverrideUse:
     """An override that this verdict rests on; see `millcert.provenance.override`.
 
@@ -196,6 +216,8 @@ class Verdict:
     views_sha256: of the manifest of the views that the run read beside the data; "" without views.
     profile_digest, drift: of the data's profile, and how it differs from the reference; left out without them.
     dropped_columns: columns of the files that the policy does not list and that are in no sample; left out without any.
+    rates_digest, rates: of the rates that checks keep, and what became of them since the last admitted version; left
+        out where no check keeps any.
     """
 
     version: int
@@ -224,6 +246,8 @@ class Verdict:
     profile_digest: str = ""
     drift: DriftSummary | None = None
     dropped_columns: tuple[str, ...] = ()
+    rates_digest: str = ""
+    rates: RateSummary | None = None
 
     def __post_init__(self) -> None:
         if self.version not in (1, 2):
@@ -241,7 +265,7 @@ class Verdict:
         values = asdict(self)
         if not self.overrides:
             del values["overrides"]  # a verdict that rests on none has the same bytes as before there were any
-        for name in ("profile_digest", "drift", "dropped_columns"):
+        for name in ("profile_digest", "drift", "dropped_columns", "rates_digest", "rates"):
             if not values[name]:
                 del values[name]
         if self.version == 1:
@@ -311,6 +335,7 @@ def verdict_from_mapping(raw: Mapping[str, Any]) -> Verdict:
             "not_covered": tuple(values["not_covered"]),
             "drift": _drift(values.get("drift")),
             "dropped_columns": tuple(values.get("dropped_columns", ())),
+            "rates": _rates(values.get("rates")),
             "overrides": tuple(
                 OverrideUse(
                     **{
@@ -335,3 +360,7 @@ def _drift(raw: Mapping[str, Any] | None) -> DriftSummary | None:
         return None
     values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in raw.items()}
     return DriftSummary(**values)
+
+
+def _rates(raw: Mapping[str, Any] | None) -> RateSummary | None:
+    return None if raw is None else RateSummary(**{**raw, "rises": tuple(raw["rises"])})

@@ -18,9 +18,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from millcert.checks.base import GroupEvidence
+from millcert.checks.base import GivesNotice, GroupEvidence
 from millcert.checks.coverage import families_seen, not_covered
 from millcert.checks.drift_question import DriftSides
+from millcert.checks.rate_history import FAMILY_ALPHA, KeepsRates, beyond_chance
 from millcert.checks.sample_digest import schema_id
 from millcert.errors import InconclusiveError, InternalError, MillcertError
 from millcert.pipelines.dataset import DatasetFacts
@@ -30,6 +31,7 @@ from millcert.pipelines.models import EXPECTATIONS, Models
 from millcert.pipelines.overriding import lift_reasons, released_uses
 from millcert.pipelines.plan import PlannedCheck, VetPlan
 from millcert.pipelines.profiling import NOT_PROFILED, Profiled
+from millcert.pipelines.rating import NOT_RATED, Rated, rises_in_words
 from millcert.pipelines.records import CheckFailure, Fault, FileOutcome, ShardFacts, fault_from
 from millcert.provenance.manifest import FileEntry, Manifest, compare_manifests
 from millcert.provenance.trust_history import SignerChange, signer_changes
@@ -74,6 +76,7 @@ def rule(
     outcomes: Sequence[FileOutcome],
     faults: Sequence[Fault],
     profiled: Profiled = NOT_PROFILED,
+    rated: Rated = NOT_RATED,
 ) -> Ruling:
     """Return the ruling on a run.
 
@@ -85,12 +88,13 @@ def rule(
         outcomes: one a data file, from the scoring read.
         faults: of all reads.
         profiled: what the data's profile says.
+        rated: what the rates that checks keep say.
     """
-    every_fault = sorted({*dataset.faults, *faults, *profiled.faults})
+    every_fault = sorted({*dataset.faults, *faults, *profiled.faults, *rated.faults})
     if every_fault:
         return Ruling(None, tuple(every_fault), None, None, None)
     try:
-        return _rule(plan, dataset, models, _by_name(plan, shards), _by_name(plan, outcomes), profiled)
+        return _rule(plan, dataset, models, _by_name(plan, shards), _by_name(plan, outcomes), profiled, rated)
     except MillcertError as error:
         return Ruling(None, (fault_from(error),), None, None, None)
 
@@ -102,6 +106,7 @@ def _rule(
     shards: Mapping[str, ShardFacts],
     outcomes: Mapping[str, FileOutcome],
     profiled: Profiled,
+    rated: Rated,
 ) -> Ruling:
     # 1. Every file was read to its end, twice, with the same result.
     for name, outcome in outcomes.items():
@@ -131,11 +136,12 @@ def _rule(
         profiled.sides,
         has_samples=counts.seen > counts.malformed,
     )
-    checks = tuple(_check(planned, models, outcomes, judged) for planned in plan.checks)
+    checks = tuple(_check(planned, models, outcomes, judged, rated) for planned in plan.checks)
     clusters = clusters_of(plan, models, outcomes.values())
     listed, grave = summarise(plan, clusters)
     judged.rejects.extend(grave)
     judged.rejects.extend(profiled.rejects)
+    judged.rejects.extend(rated.rejects)
     judged.missing.extend(profiled.missing)
     _limits(plan, counts, judged)
     # 6. The decision.
@@ -173,6 +179,8 @@ def _rule(
         profile_digest=profiled.digest,
         drift=profiled.drift,
         dropped_columns=dataset.dropped,
+        rates_digest=rated.digest,
+        rates=rated.summary,
     )
     # 7. What two people let through, each named by its ledger entry.
     lifted = lift_reasons(plan, verdict, dataset.signers)
@@ -315,7 +323,9 @@ def _expectations(
     return summary, result.json
 
 
-def _check(planned: PlannedCheck, models: Models, outcomes: Mapping[str, FileOutcome], judged: _Judged) -> CheckSummary:
+def _check(
+    planned: PlannedCheck, models: Models, outcomes: Mapping[str, FileOutcome], judged: _Judged, rated: Rated
+) -> CheckSummary:
     # 4. Checks.
     check, model = planned.check, models.get(planned.check.name)
     scored = sum(outcome.scored.get(check.name, 0) for outcome in outcomes.values())
@@ -332,11 +342,15 @@ def _check(planned: PlannedCheck, models: Models, outcomes: Mapping[str, FileOut
         if flagged:
             status = "warned"
             message = f"{flagged:,} of {scored:,} samples flagged"
-        if fraction > planned.max_flagged_fraction:
+        if is_over_limit(planned, flagged, scored):
             message = f"{flagged:,} of {scored:,} samples flagged; the policy allows {planned.max_flagged_fraction:g}"
-            if planned.over_limit == "reject":
-                status = "failed"
-                judged.rejects.append(Reason("check.over_limit", f"{check.name}: {message}"))
+            status = "failed" if planned.over_limit == "reject" else status
+        told = [*rises_in_words(rated, check.name), *(check.notices(model) if isinstance(check, GivesNotice) else ())]
+        if told:
+            status = "warned" if status == "passed" else status
+            message = "; ".join([message, *told] if message else told)
+        if status == "failed":  # an override names the reason by the check's message
+            judged.rejects.append(Reason("check.over_limit", f"{check.name}: {message}"))
     suspicious = [group for group in evidence if group.is_suspicious]
     shown = sorted(evidence, key=lambda group: (not group.is_suspicious, -group.estimated_count, group.group))
     return CheckSummary(
@@ -357,6 +371,19 @@ def _check(planned: PlannedCheck, models: Models, outcomes: Mapping[str, FileOut
         estimated_count=sum(group.estimated_count for group in suspicious),
         evidence=tuple(group._asdict() for group in shown[:MAX_EVIDENCE]),
     )
+
+
+def is_over_limit(planned: PlannedCheck, flagged: int, scored: int) -> bool:
+    """Return whether a check flags more than the policy allows.
+
+    The flags of a check that keeps rates are as many as it estimates to be wrong, so their number is an estimate: it is
+    over the limit where a true rate at the limit would give as many by chance in fewer than 1 of 100 data sets.
+    """
+    if not scored or flagged / scored <= planned.max_flagged_fraction:
+        return False
+    if not isinstance(planned.check, KeepsRates):
+        return True
+    return beyond_chance(flagged, scored, planned.max_flagged_fraction) < FAMILY_ALPHA
 
 
 def _limits(plan: VetPlan, counts: SampleCounts, judged: _Judged) -> None:

@@ -53,9 +53,10 @@ from millcert.pipelines.publish import (
     staging_for,
     write_file,
 )
+from millcert.pipelines.rating import RATES_FILE, keeps_rates, rates_digest
 from millcert.pipelines.recording import Recorded, Recorder, run_entries
 from millcert.pipelines.records import WorkItem, error_from
-from millcert.pipelines.reference import keep_profile, place_reference
+from millcert.pipelines.reference import keep_profile, keep_rates, place_rates, place_reference
 from millcert.pipelines.resume import begin_recording, is_worth_resuming, kept_place, prepare_work
 from millcert.pipelines.ruling import RunResult, read_ruling
 from millcert.pipelines.runner import is_local as is_local_runner
@@ -224,6 +225,7 @@ def vet_dataset(
         entries = run_entries(result.verdict, now)
         refuse_revoked_run(result, samples, entries, options.state, active_revocations(recorder.standing()), now)
         _settle_profile(result.verdict, recorder, published, options.state)
+        _settle_rates(result.verdict, published, options.state)
         begin_recording(staging)
         recorded = recorder.record(plan, result, samples, options.now())
         after("recorded")
@@ -252,9 +254,7 @@ def _planned(loaded: LoadedPolicy, options: VetOptions, recorder: Recorder, work
         plan = replace(plan, selftest_sha256=tested)
     standing = recorder.standing()
     plan = _with_acts(plan, loaded, standing, options)
-    if plan.drift is not None:
-        history = recorder.history(plan.dataset)
-        plan = place_reference(plan, loaded, options.state, history, active_revocations(standing))
+    plan = _with_references(plan, loaded, recorder, standing, options.state)
     refuse_unreadable(plan)
     return plan
 
@@ -274,6 +274,16 @@ def _with_acts(plan: VetPlan, loaded: LoadedPolicy, standing: Standing, options:
         now=now,
     )
     return replace(plan, overrides=overrides)
+
+
+def _with_references(
+    plan: VetPlan, loaded: LoadedPolicy, recorder: Recorder, standing: Standing, state: Path
+) -> VetPlan:
+    """Return the plan with what the last admitted version was like, where anything is compared with it."""
+    if plan.drift is None and not keeps_rates(plan):
+        return plan
+    history, revoked = recorder.history(plan.dataset), active_revocations(standing)
+    return place_rates(place_reference(plan, loaded, state, history, revoked), state, history, revoked)
 
 
 def run_pipeline(plan: VetPlan, options: PipelineOptions, watcher: Watcher) -> RunResult:
@@ -386,6 +396,19 @@ def _settle_profile(verdict: Verdict, recorder: Recorder, published: str, state:
     write_file(f"{published}/{SIGNED_PROFILE_FILE}", recorder.sign_profile(verdict, data))
     if verdict.decision == "admitted":
         keep_profile(state, digest, data)
+
+
+def _settle_rates(verdict: Verdict, published: str, state: Path) -> None:
+    """Keep the rates of an admitted version, so that the next one can be compared with them."""
+    if not verdict.rates_digest:
+        return
+    uri = f"{published}/{RATES_FILE}"
+    with translate_store_errors(uri), FileSystems.open(uri, compression_type="uncompressed") as stream:
+        data = bytes(stream.read())
+    if (digest := rates_digest(data)) != verdict.rates_digest:
+        raise InternalError(f"The rates have the digest {digest}; the verdict says {verdict.rates_digest}.")
+    if verdict.decision == "admitted":
+        keep_rates(state, digest, data)
 
 
 def _copy_auxiliary(item: WorkItem, target: str, manifest: Manifest | None, limits: ReadLimits) -> None:

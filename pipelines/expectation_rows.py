@@ -22,7 +22,7 @@ from millcert.pipelines.models import EXPECTATIONS, Models
 from millcert.pipelines.output import PartWriter, part_name
 from millcert.pipelines.plan import VetPlan
 from millcert.pipelines.records import WorkItem
-from millcert.pipelines.score_schemas import FINDINGS_SCHEMA
+from millcert.pipelines.score_schemas import FINDINGS_SCHEMA, SUGGESTION_FIELDS
 
 ROWS_SCHEMA = pa.schema(
     [
@@ -159,6 +159,7 @@ class FileRows:
             _same("quarantine", count),
             _same(KIND, count),
             pa.array([[]] * count, pa.list_(pa.string())),
+            *(pa.nulls(count, field.type) for field in SUGGESTION_FIELDS),
         ]
         return pa.RecordBatch.from_arrays(columns, schema=FINDINGS_SCHEMA)
 

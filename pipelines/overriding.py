@@ -156,7 +156,8 @@ def _is_lifted(planned: PlannedOverride, verdict: Verdict, reason: Reason) -> bo
         for cluster in verdict.clusters
         if cluster.founded_on and set(cluster.founded_on) <= set(override.checks)
     }
-    return override.input_root == verdict.input_root and reason in mine
+    is_rise = reason.code == "rates.risen" and reason.message.partition(": ")[0] in override.checks
+    return override.input_root == verdict.input_root and (reason in mine or is_rise)
 
 
 def _disinterested(plan: VetPlan, signers: Collection[str]) -> list[PlannedOverride]:

@@ -23,6 +23,8 @@ class PlannedCheck:
 
     max_flagged_fraction: in [0, 1]; above it the check fails (over_limit "reject") or warns ("warn").
     on_flagged: "quarantine" holds a flagged sample back, "report" only lists it.
+    on_rise: of a check that keeps rates, what a rate that rose since the last admitted version means: "reject" or
+        "warn"; "" of others. tolerated_rise: what a rate may grow by, in [0, 1].
     """
 
     check: Check
@@ -30,6 +32,8 @@ class PlannedCheck:
     max_flagged_fraction: float
     over_limit: str
     on_flagged: str
+    on_rise: str = ""
+    tolerated_rise: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,8 @@ class VetPlan:
     checks' own limits decide. selftest_sha256: of the self-test's file, or "". overrides: approved ones about this data
     set (`millcert.pipelines.overriding`). view_columns: column -> width of the views beside the data; views_sha256: of
     their manifest, or "". profile: how the data's profile is made, None without one; drift: what it is compared with.
-    fields: which columns may be used, None for all. work: what is kept of the work, None for nothing.
+    fields: which columns may be used, None for all. work: what is kept of the work, None for nothing. rates_uri: the
+    rates of the last admitted version, in the staging folder, "" where there is none; rates_digest: of them.
     """
 
     dataset: str
@@ -139,6 +144,8 @@ class VetPlan:
     drift: PlannedDrift | None = None
     fields: PlannedFields | None = None
     work: PlannedWork | None = None
+    rates_uri: str = ""
+    rates_digest: str = ""
 
     @property
     def passes(self) -> int:

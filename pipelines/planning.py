@@ -13,6 +13,7 @@ import rfc8785
 from millcert import __version__
 from millcert.checks.base import Check, Role
 from millcert.checks.expectations import load_suite
+from millcert.checks.rate_history import TOLERATED_RISE, KeepsRates
 from millcert.checks.registry import config_of, get_check
 from millcert.errors import MissingColumnError, PolicyError, UsageError
 from millcert.pipelines.fields import PlannedFields
@@ -189,12 +190,20 @@ def _planned_check(rule: CheckRule, policy: Policy, roles: Mapping[Role, str | t
     check = get_check(rule.check, config)
     _refuse_missing_roles(check, roles)
     severity_default = "reject" if check.severity == "reject" else "warn"
+    keeps_rates = isinstance(check, KeepsRates)
+    if not keeps_rates and (rule.on_rise is not None or rule.tolerated_rise is not None):
+        raise PolicyError(
+            f"{rule.check} keeps no rates, so on_rise and tolerated_rise mean nothing for it.",
+            hint="Take them out of the policy; label_noise and annotator_quality keep rates.",
+        )
     return PlannedCheck(
         check=check,
         config_digest=_config_digest(check),
         max_flagged_fraction=rule.max_flagged_fraction,
         over_limit=rule.over_limit or severity_default,
         on_flagged=rule.on_flagged,
+        on_rise=(rule.on_rise or severity_default) if keeps_rates else "",
+        tolerated_rise=TOLERATED_RISE if rule.tolerated_rise is None else rule.tolerated_rise,
     )
 
 

@@ -41,6 +41,7 @@ PUBLISHED = frozenset(
         "profile.dsse.json",
         "profile.json",
         "quarantine",
+        "rates.json",
         "report.html",
         "verdict.json",
     }

@@ -205,6 +205,7 @@ def run_entries(verdict: Verdict, recorded_at: str) -> list[Entry]:
                     "samples": verdict.to_mapping()["samples"],
                     "verdict_digest": verdict.digest,
                     **({"profile_digest": verdict.profile_digest} if verdict.profile_digest else {}),
+                    **({"rates_digest": verdict.rates_digest} if verdict.rates_digest else {}),
                     **({"overrides": [use.leaf for use in verdict.overrides]} if verdict.overrides else {}),
                 }
             ),

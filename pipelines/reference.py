@@ -16,6 +16,7 @@ from millcert.errors import DigestMismatchError, PolicyError, StoreError
 from millcert.pipelines.plan import PlannedDrift, VetPlan
 from millcert.pipelines.profiling import REFERENCE_FILE
 from millcert.pipelines.publish import write_file
+from millcert.pipelines.rating import RATES_REFERENCE_FILE, keeps_rates, rates_digest
 from millcert.policy import LoadedPolicy
 from millcert.policy_drift import DriftRule
 from millcert.provenance.atomic_file import replace_file
@@ -78,7 +79,7 @@ def place_reference(
         digest = last_profile(history, revocations)
         if not digest:
             return plan
-        data = _kept(state, digest)
+        data = _kept(profile_path(state, digest), "profile", "profile.json")
     else:
         digest, data = "", loaded.files["drift.reference"]
     reference = load_profile(data)
@@ -100,10 +101,46 @@ def place_reference(
     return replace(plan, drift=replace(plan.drift, reference_uri=uri, reference_digest=actual))
 
 
-def last_profile(history: Iterable[Entry], revocations: Sequence[Revocation]) -> str:
-    """Return the profile's digest of the newest admitted version that nobody revoked, "" where there is none.
+def place_rates(plan: VetPlan, state: Path, history: Sequence[Entry], revocations: Sequence[Revocation]) -> VetPlan:
+    """Return the plan with the rates of the last admitted version, which now stand in the staging folder.
 
     Args:
+        plan: of the run.
+        state: as in `place_reference`.
+        history: likewise.
+        revocations: likewise.
+
+    Raises:
+        StoreError: they are not in the state folder.
+        DigestMismatchError: they are not what the ledger says.
+    """
+    digest = last_digest(history, revocations, "rates_digest") if keeps_rates(plan) else ""
+    if not digest:
+        return plan
+    path = rates_path(state, digest)
+    data = _kept(path, "rates", "rates.json")
+    if (actual := rates_digest(data)) != digest:
+        raise DigestMismatchError(
+            f"The rates of the last admitted version have the digest {actual}; the ledger says {digest}.",
+            hint="Restore them from that version's rates.json.",
+            expected=digest,
+            actual=actual,
+        )
+    uri = f"{plan.staging}/{RATES_REFERENCE_FILE}"
+    write_file(uri, data)
+    return replace(plan, rates_uri=uri, rates_digest=digest)
+
+
+def last_profile(history: Iterable[Entry], revocations: Sequence[Revocation]) -> str:
+    """Return the profile's digest of the newest admitted version that nobody revoked, "" where there is none."""
+    return last_digest(history, revocations, "profile_digest")
+
+
+def last_digest(history: Iterable[Entry], revocations: Sequence[Revocation], key: str) -> str:
+    """Return what the newest admitted version that nobody revoked has under a key, "" where there is none.
+
+    Args:
+        key: of the "verdict" entry, such as "profile_digest".
         history: the ledger's "manifest" and "verdict" entries of one data set, oldest first.
         revocations: in force. Those of a data set, its input, a source or a signer count; what a file or sample was
             in stands in no entry, so their revocation takes no reference away.
@@ -123,7 +160,7 @@ def last_profile(history: Iterable[Entry], revocations: Sequence[Revocation]) ->
                 verified_at=entry.recorded_at,
             )
             sources = []
-            digest = body.get("profile_digest")
+            digest = body.get(key)
             is_reference = body.get("decision") == "admitted" and isinstance(digest, str)
             if is_reference and not any(touches(one, facts) for one in revocations):
                 found = str(digest)
@@ -136,14 +173,12 @@ def keep_profile(state: Path, digest: str, data: bytes) -> None:
     Raises:
         StoreError: the folder cannot be written.
     """
-    path = profile_path(state, digest)
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        replace_file(path, lambda stream: _write(stream, data))
-    except OSError as error:
-        raise StoreError(
-            f"Cannot keep the profile at {path}: {error}", hint="Free space or rights, run again."
-        ) from error
+    _keep(profile_path(state, digest), data, "profile")
+
+
+def keep_rates(state: Path, digest: str, data: bytes) -> None:
+    """Keep an admitted version's rates in the state folder, as `keep_profile` does; errors likewise."""
+    _keep(rates_path(state, digest), data, "rates")
 
 
 def profile_path(state: Path, digest: str) -> Path:
@@ -151,17 +186,31 @@ def profile_path(state: Path, digest: str) -> Path:
     return state / "profiles" / f"{digest}.json"
 
 
+def rates_path(state: Path, digest: str) -> Path:
+    """Return where the rates of that digest are kept."""
+    return state / "rates" / f"{digest}.json"
+
+
+def _keep(path: Path, data: bytes, what: str) -> None:
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        replace_file(path, lambda stream: _write(stream, data))
+    except OSError as error:
+        raise StoreError(
+            f"Cannot keep the {what} at {path}: {error}", hint="Free space or rights, run again."
+        ) from error
+
+
 def _write(stream: IO[bytes], data: bytes) -> None:
     stream.write(data)
 
 
-def _kept(state: Path, digest: str) -> bytes:
-    path = profile_path(state, digest)
+def _kept(path: Path, what: str, published: str) -> bytes:
     try:
         with path.open("rb") as stream:
             return stream.read(MAX_PROFILE_BYTES + 1)
     except OSError as error:
         raise StoreError(
-            f"The profile of the last admitted version cannot be read: {error}",
-            hint=f"Copy that version's profile.json to {path}, then run again.",
+            f"The {what} of the last admitted version cannot be read: {error}",
+            hint=f"Copy that version's {published} to {path}, then run again.",
         ) from error

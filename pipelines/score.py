@@ -38,7 +38,13 @@ from millcert.pipelines.plan import PlannedCheck, VetPlan
 from millcert.pipelines.progress import ProgressReporter
 from millcert.pipelines.read import digest_array, leaf_hashes, role_batch, sample_batch
 from millcert.pipelines.records import CheckFailure, FileOutcome, Note, WorkItem, fault_from
-from millcert.pipelines.score_schemas import FINDINGS_SCHEMA, MALFORMED_SCHEMA, QUARANTINE_FIELDS, REASONS_TYPE
+from millcert.pipelines.score_schemas import (
+    FINDINGS_SCHEMA,
+    MALFORMED_SCHEMA,
+    QUARANTINE_FIELDS,
+    REASONS_TYPE,
+    SUGGESTION_FIELDS,
+)
 from millcert.pipelines.score_work import ScoreWork
 from millcert.pipelines.spool import Spooled, read_verified
 from millcert.pipelines.view_rows import ViewRows, open_views
@@ -405,12 +411,27 @@ def _findings_batch(item: WorkItem, scored: _Scored, panel: Panel, failing: File
             pa.array([action_of(planned, is_held=bool(scored.held[place])) for place in chosen], pa.string()),
             pa.array([panel.kind_of(cell) for cell in cells], pa.string()),
             pa.array([list(cell.votes) for cell in cells], pa.list_(pa.string())),
+            *_suggestion_columns(planned, scores, count),
         ]
         batches.append(pa.RecordBatch.from_arrays(columns, schema=FINDINGS_SCHEMA))
     if not batches:
         return pa.RecordBatch.from_pylist([], schema=FINDINGS_SCHEMA)
     table = pa.Table.from_batches(batches).sort_by([("row", "ascending"), ("check", "ascending")]).combine_chunks()
     return table.to_batches()[0] if table.num_rows else pa.RecordBatch.from_pylist([], schema=FINDINGS_SCHEMA)
+
+
+def _suggestion_columns(planned: PlannedCheck, scores: Scores, count: int) -> list[pa.Array]:
+    """Return what the check suggests for its flagged samples, or nulls."""
+    if scores.suggestions is None:
+        return [pa.nulls(count, field.type) for field in SUGGESTION_FIELDS]
+    label, given, likeliest, neighbours = scores.suggestions
+    found = [label, pa.array(given, pa.float64()), pa.array(likeliest, pa.float64()), neighbours]
+    if {len(column) for column in found} != {count}:
+        raise InternalError(
+            f"Check {planned.check.name} suggests something for {len(label)} samples and flags {count}.",
+            hint=f"Run `millcert check conform {planned.check.name}`.",
+        )
+    return found
 
 
 def _flagged_samples(

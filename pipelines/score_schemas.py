@@ -2,6 +2,15 @@
 
 import pyarrow as pa
 
+from millcert.checks.base import NEIGHBOUR_TYPE
+
+#: What a check of labels suggests; null in findings of other checks (`millcert.checks.base.Suggestions`).
+SUGGESTION_FIELDS = (
+    pa.field("suggested_label", pa.string()),
+    pa.field("given_probability", pa.float64()),
+    pa.field("suggested_probability", pa.float64()),
+    pa.field("neighbours", pa.list_(NEIGHBOUR_TYPE)),
+)
 FINDINGS_SCHEMA = pa.schema(
     [
         pa.field("file", pa.string(), nullable=False),
@@ -17,6 +26,7 @@ FINDINGS_SCHEMA = pa.schema(
         pa.field("action", pa.string(), nullable=False),
         pa.field("kind", pa.string(), nullable=False),
         pa.field("votes", pa.list_(pa.string()), nullable=False),
+        *SUGGESTION_FIELDS,
     ]
 )
 MALFORMED_SCHEMA = pa.schema(

@@ -28,6 +28,7 @@ from millcert.pipelines.models import Models
 from millcert.pipelines.plan import VetPlan
 from millcert.pipelines.profiling import CellPart, profile_run
 from millcert.pipelines.publish import write_file
+from millcert.pipelines.rating import NOT_RATED, rate_run
 from millcert.pipelines.read import ReadRequest
 from millcert.pipelines.records import Fault, FileOutcome, Note, ShardFacts, WorkDone
 from millcert.pipelines.ruling import ruling_to_json
@@ -106,7 +107,8 @@ def write_ruling(
 ) -> str:
     """Rule on the run and write the ruling, and the profile, to the staging folder; return the ruling's path."""
     faults = [note for note in notes if isinstance(note, Fault)]
-    ruling: Ruling = rule(plan, dataset, models, shards, outcomes, faults, profile_run(plan, dataset, cells))
+    rated = NOT_RATED if dataset.faults or faults else rate_run(plan, models)
+    ruling: Ruling = rule(plan, dataset, models, shards, outcomes, faults, profile_run(plan, dataset, cells), rated)
     work = (*dataset.work, *sum_work(note for note in notes if isinstance(note, WorkDone)))
     path = f"{plan.staging}/{RULING_FILE}"
     write_file(path, json.dumps(ruling_to_json(ruling, outcomes, work), allow_nan=False, sort_keys=True).encode())

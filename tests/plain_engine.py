@@ -14,6 +14,7 @@ from millcert.pipelines.driver import Watcher
 from millcert.pipelines.models import Models
 from millcert.pipelines.plan import VetPlan
 from millcert.pipelines.profiling import PROFILE, profile_run
+from millcert.pipelines.rating import NOT_RATED, rate_run
 from millcert.pipelines.records import Fault, FileOutcome, Note, ShardFacts, WorkDone, WorkItem
 from millcert.pipelines.ruling import RunResult, read_ruling, ruling_to_json
 from millcert.pipelines.score import _ScoreFile
@@ -71,7 +72,8 @@ class PlainEngine:
         watcher.stop()
         profiled = profile_run(plan, dataset, self._cells)
         faults = [note for note in notes if isinstance(note, Fault)]
-        ruling = rule(plan, dataset, models or {}, shards, outcomes, faults, profiled)
+        rated = NOT_RATED if dataset.faults or faults else rate_run(plan, models or {})
+        ruling = rule(plan, dataset, models or {}, shards, outcomes, faults, profiled, rated)
         work = (*dataset.work, *sum_work(note for note in notes if isinstance(note, WorkDone)))
         return read_ruling(json.dumps(ruling_to_json(ruling, outcomes, work), allow_nan=False).encode())
 

@@ -27,6 +27,7 @@ from millcert.checks.label_groups import rows_by_text
 from millcert.checks.label_noise_model import LabelNoiseModel
 from millcert.checks.label_noise_views import View
 from millcert.checks.label_quality import self_confidence
+from millcert.checks.rate_history import Rate, Rates, rates_of
 from millcert.checks.rate_outliers import PowerSums, count_tail, overdispersion, stratified_null, upper_tail
 from millcert.errors import InternalError, InvalidSampleError, PolicyError
 
@@ -97,7 +98,7 @@ class AnnotatorQuality:
     """
 
     name: ClassVar[str] = "annotator_quality"
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     severity: ClassVar[Severity] = "warn"
     covers: ClassVar[frozenset[str]] = frozenset({"bad_annotator", "targeted_label_flips"})
     columns: ClassVar[frozenset[Role]] = frozenset({"annotator", "label", "embedding_external", "sample_digest"})
@@ -223,6 +224,22 @@ class AnnotatorQuality:
         is_named = np.array([model.p_value.get(name, 1.0) < self.alpha for name in names], dtype=np.bool_)
         threshold[is_named] = _BAR
         return Scores(score, threshold, score > threshold, pa.array(groups, pa.string()), REASON)
+
+    def rates(self, model: AnnotatorModel) -> Rates:
+        """Return how many labels of each group, and of each class of it as each other one, are doubted."""
+        self._refuse_unfitted(model)
+        names, cells, groups = model.noise.classes, list[Rate](), list[tuple[tuple[str, ...], int]]()
+        for group, confused in model.confused.items():
+            doubted, rows = _doubted(confused), confused.row_sums()
+            cells.append(Rate((group,), int(rows.sum()), int(doubted.value.sum())))
+            cells += [
+                Rate((group, names[row], names[column]), int(rows[row]), value)
+                for row, column, value in zip(
+                    doubted.row.tolist(), doubted.column.tolist(), doubted.value.tolist(), strict=True
+                )
+            ]
+            groups += [((group, names[row]), int(rows[row])) for row in np.flatnonzero(rows).tolist()]
+        return rates_of(cells, groups)
 
     def evidence(self, model: AnnotatorModel) -> tuple[GroupEvidence, ...]:
         """Return the error rate of each group, and the named pairs of classes.

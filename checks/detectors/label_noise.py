@@ -26,18 +26,35 @@ from millcert.checks import columns
 from millcert.checks.base import Accumulator, GroupEvidence, Role, Scores, Severity
 from millcert.checks.class_cells import ClassCells, calibrate_joint
 from millcert.checks.class_columns import classes_of, codes_of, count_labels
-from millcert.checks.confident_learning import class_thresholds, confident_class
+from millcert.checks.confident_learning import class_thresholds
+from millcert.checks.confident_neighbours import PREFIX, ConfidentNeighbours
 from millcert.checks.exact import ExactSum
 from millcert.checks.fold_refinement import choice_sums, refine, refine_sums, settle
-from millcert.checks.fold_sums import fit_fold_models, fold_of
-from millcert.checks.label_filter import FILTERS, PRUNING, ClassCut, FilterBy, LabelFilter, Rows
-from millcert.checks.label_noise_evidence import class_evidence
+from millcert.checks.fold_sums import fit_fold_models, fit_folds, fold_of, second_opinion
+from millcert.checks.in_sample import AGREEMENT, agreement_part, judge_agreement
+from millcert.checks.label_filter import FilterBy, LabelFilter, Rows
+from millcert.checks.label_noise_config import faults_of
+from millcert.checks.label_noise_evidence import agreement_evidence, class_counts, class_evidence
 from millcert.checks.label_noise_model import REFINES, LabelNoiseModel, Stage
-from millcert.checks.label_noise_parts import ALL, CELLS_OF_A_PART, ClassSums, JointPart, class_sums, merge_parts
-from millcert.checks.label_noise_views import VIEWS, View, sums_of, view_rows, without_roots_mark
-from millcert.checks.label_quality import SCORERS, ScoreBy, label_quality, less_thresholds
+from millcert.checks.label_noise_parts import (
+    ALL,
+    NULL,
+    NULL_BITS,
+    ClassSums,
+    JointPart,
+    NullPart,
+    class_sums,
+    fit_cutoffs,
+    joint_parts,
+    merge_parts,
+    null_part,
+)
+from millcert.checks.label_noise_views import View, sums_of, view_rows, without_roots_mark
+from millcert.checks.label_quality import ScoreBy, label_quality, less_thresholds
+from millcert.checks.label_suggestions import suggestions_of, trusted_parts
 from millcert.checks.margin_cutoff import LowestValues
 from millcert.checks.moments import Moments
+from millcert.checks.rate_history import Rates, pair_rates
 from millcert.errors import InternalError, InvalidSampleError, NotEnoughSamplesError, PolicyError
 
 REASON = "label_noise.given_label_unlikely"
@@ -64,11 +81,12 @@ class LabelNoise:
         pred_probs is wider than the labels found, labels that are integers name their column. Naming them saves a read.
     view: an embedding, from which out-of-fold probabilities are made, or given pred_probs. Label disagreement is
         visible in an embedding from a model that never saw the data; one trained on it tends to agree with its errors.
-    folds: for an embedding view, at least 2.
+    second_view: with `view="pred_probs"`: another view, whose out-of-fold discriminant is a second opinion on whether
+        they are out-of-sample (`millcert.checks.in_sample`), and in which neighbours are looked for. 1 more read.
+    folds: for a view that models are made of, at least 2.
     shrinkage: of the shared covariance, in (0, 1]; None for the oracle-approximating rule.
-    refine: more reads, 0 to 4, in which the discriminants move towards logistic regression
-        (`millcert.checks.fold_refinement`); 0 leaves them as they are. A model moves only where the labels of rows that
-        it was not trained on become likelier.
+    refine: more reads, 0 to 4, in which the discriminants move towards logistic regression, where the labels of rows
+        that a model was not trained on become likelier (`millcert.checks.fold_refinement`); 0 leaves them.
     min_examples_per_class: classes are never pruned below this; as in cleanlab.
     ties: "by_digest" needs sample_digest. "together" does not (view pred_probs only), and flags all that tie at a cut.
     rare_classes: what to do with a class whose samples all fall into one fold, so that no model knows it: "refuse", or
@@ -83,7 +101,7 @@ class LabelNoise:
     """
 
     name: ClassVar[str] = "label_noise"
-    version: ClassVar[str] = "2"
+    version: ClassVar[str] = "3"
     severity: ClassVar[Severity] = "warn"
     #: These two are of the default configuration; an instance has its own. A model that was trained on the suspect data
     #: has learned flips made on purpose.
@@ -93,6 +111,7 @@ class LabelNoise:
     filter_by: FilterBy = "prune_by_noise_rate"
     classes: tuple[str, ...] = ()
     view: View = "embedding_external"
+    second_view: View | None = None
     folds: int = 5
     refine: int = 2
     shrinkage: float | None = None
@@ -104,43 +123,13 @@ class LabelNoise:
     frac_noise: float = 1.0
 
     def __post_init__(self) -> None:
-        faults = [
-            (self.filter_by not in FILTERS, f"filter_by must be one of {sorted(FILTERS)}, got {self.filter_by!r}"),
-            (self.view not in VIEWS, f"view must be one of {sorted(VIEWS)}, got {self.view!r}"),
-            (len(set(self.classes)) != len(self.classes), "classes must be distinct"),
-            (len(self.classes) == 1, "classes must be empty or at least 2"),
-            (not 2 <= self.folds <= 1000, f"folds must be in 2..1000, got {self.folds}"),
-            (not 0 <= self.refine <= len(REFINES), f"refine must be in 0..{len(REFINES)}, got {self.refine}"),
-            (
-                self.shrinkage is not None and not 0 < self.shrinkage <= 1,
-                f"shrinkage must be in (0, 1], got {self.shrinkage}",
-            ),
-            (
-                self.score_by is not None and self.score_by not in SCORERS,
-                f"score_by must be one of {sorted(SCORERS)}, got {self.score_by!r}",
-            ),
-            (
-                self.adjust_pred_probs and self.score_by == "confidence_weighted_entropy",
-                "adjust_pred_probs does not go with score_by: confidence_weighted_entropy",
-            ),
-            (not 0 < self.frac_noise <= 1, f"frac_noise must be in (0, 1], got {self.frac_noise}"),
-            (
-                self.frac_noise != 1 and self.filter_by not in PRUNING,
-                f"frac_noise goes with filter_by {', '.join(PRUNING)}, not {self.filter_by!r}",
-            ),
-            (self.min_examples_per_class < 0, f"min_examples_per_class is {self.min_examples_per_class}, below 0"),
-            (self.ties not in {"by_digest", "together"}, f"ties must be by_digest or together, got {self.ties!r}"),
-            (self.ties == "together" and self.view != "pred_probs", "ties: together needs the view pred_probs"),
-            (
-                self.rare_classes not in {"refuse", "skip"},
-                f"rare_classes must be refuse or skip, got {self.rare_classes!r}",
-            ),
-        ]
-        found = tuple(text for is_fault, text in faults if is_fault)
+        found = faults_of(self)
         if found:
             raise PolicyError(f"label_noise: {'; '.join(found)}.", faults=found)
-        digest = frozenset[Role]() if self.ties == "together" else frozenset[Role]({"sample_digest"})
-        object.__setattr__(self, "columns", frozenset[Role]({"label", self.view}) | digest)
+        wants_digest = self.ties != "together" or self.second_view is not None
+        digest = frozenset[Role]({"sample_digest"} if wants_digest else ())
+        views = frozenset[Role]({self.view, self.second_view or self.view})
+        object.__setattr__(self, "columns", frozenset[Role]({"label"}) | views | digest)
         if self.view == "embedding_self":
             object.__setattr__(self, "covers", frozenset({"label_noise"}))
 
@@ -148,6 +137,8 @@ class LabelNoise:
     def stages(self) -> tuple[Stage, ...]:
         """The passes by name, in order."""
         first: tuple[Stage, ...] = () if self.classes else ("labels",)
+        if self.second_view is not None:
+            first = (*first, "sums")
         if self.view != "pred_probs":
             first = ("sums", *REFINES[: self.refine])
         last: tuple[Stage, ...] = ("cutoffs",) if self._filter.ranks else ()
@@ -175,19 +166,20 @@ class LabelNoise:
         """
         stage, known = self._stage_after(model)
         if stage == "labels":
-            self._digest_key(batch)  # a missing column is refused in the first pass
+            # What is missing or wrong is refused in the first pass.
+            _ = self._digest_key(batch) if self.second_view is None else self._sums_of(batch)
             return self.merge([acc, count_labels(batch)])
         if stage == "sums":
             return self.merge([acc, self._sums_of(batch)])
         if known.folds and (stage in REFINES or stage == "thresholds"):
             return self.merge([acc, self._fold_parts(batch, known, stage)])
         if stage == "thresholds":
-            _, label, pred_probs, _ = self._judged(batch, known)
-            return self.merge([acc, class_sums(label, pred_probs)])
-        rows = self.rows(batch, known)
+            position, label, pred_probs, _ = self._judged(batch, known)
+            agreement = {AGREEMENT: agreement_part(label, pred_probs, self._second_opinion(batch, known, position))}
+            return self.merge([acc, class_sums(label, pred_probs), agreement])
         if stage == "joint":
-            return self.merge([acc, self._joint_parts(rows, known)])
-        return self._add_lowest(acc, rows, known)
+            return self.merge([acc, *self._joint_parts(batch, known)])
+        return self._add_lowest(acc, self.rows(batch, known), known)
 
     def merge(self, accs: Iterable[Accumulator]) -> Accumulator:
         """Return the accumulator of all samples of `accs`; exact, in any order."""
@@ -210,7 +202,7 @@ class LabelNoise:
                 raise NotEnoughSamplesError(f"Label noise needs samples of at least 2 classes, found {len(acc)}.")
             return replace(known, stage=stage, classes=classes_of(acc))
         if stage == "sums":
-            return self._fit_sums(acc)
+            return self._fit_sums(acc, known)
         if stage in REFINES:
             return replace(known, stage=stage, folds=refine(known.folds, acc, is_first=stage == REFINES[0]))
         if stage == "thresholds" and known.folds:
@@ -221,7 +213,10 @@ class LabelNoise:
             width = len(known.classes)
             part: ClassSums = acc.get(ALL, ClassSums(ExactSum.zero(width), np.zeros(width, dtype=np.int64)))
             thresholds = class_thresholds(part.samples, part.confidence.value())
-            return replace(known, stage=stage, label_counts=part.samples, thresholds=thresholds)
+            agreement = judge_agreement(acc[AGREEMENT]) if AGREEMENT in acc else None
+            return replace(
+                known, stage=stage, label_counts=part.samples, thresholds=thresholds, agreement=agreement, second=None
+            )
         return self._fit_joint(acc, known) if stage == "joint" else self._fit_cutoffs(acc, known)
 
     def score(self, model: LabelNoiseModel, batch: pa.RecordBatch) -> Scores:
@@ -237,8 +232,11 @@ class LabelNoise:
         threshold = np.full(batch.num_rows, np.inf)
         threshold[rows.position] = np.where(_fitted(model.is_suspicious), _fitted(model.bars), np.inf)[rows.label]
         flagged = np.zeros(batch.num_rows, dtype=np.bool_)
-        flagged[rows.position] = self._filter.flags(rows, _fitted(model.thresholds), model.cuts)
-        return Scores(score, threshold, flagged, columns.strings(batch, "label"), REASON)
+        flags = self._filter.flags(rows, _fitted(model.thresholds), model.cuts)
+        flagged[rows.position] = flags
+        chosen = rows.chosen(np.flatnonzero(flags))
+        suggestions = suggestions_of(batch, chosen, model.neighbours, self._neighbour_view, model.classes)
+        return Scores(score, threshold, flagged, columns.strings(batch, "label"), REASON, suggestions)
 
     def rows(self, batch: pa.RecordBatch, model: LabelNoiseModel) -> Rows:
         """Return the samples of the judged classes with their out-of-sample probabilities.
@@ -250,26 +248,38 @@ class LabelNoise:
         return Rows.of(*self._judged(batch, model))
 
     def evidence(self, model: LabelNoiseModel) -> tuple[GroupEvidence, ...]:
-        """Return for each class the estimated label errors, from the calibrated joint, with a 95 % Wilson interval.
+        """Return for each class the estimated label errors, from the calibrated joint, with an interval.
 
-        The interval is for the share of a class under independent sampling; whether the probabilities fit is not in it.
-        `statistic`: threshold (the bar for the score, see the class), self_confidence_mean (of the samples given the
-        class), noise_rate (estimated errors by samples), judged (0 or 1). `top_features`: the classes that most of
-        these errors are likely of, each with its estimate; `statistic` pair_1_low, pair_1_high, ... are the intervals.
+        What the interval holds is said at `class_evidence`. `statistic`: threshold (the bar for the score, see the
+        class), self_confidence_mean (of the samples given the class), noise_rate (estimated errors by samples),
+        expected_by_model (the part that the probabilities themselves expect), judged (0 or 1). `top_features`: the
+        likeliest classes of these errors with their estimates; `statistic` pair_1_low, pair_1_high, ... the intervals.
+        Of given pred_probs one more group says how well they agree with the labels (`millcert.checks.in_sample`).
         """
         found = [self._class_evidence(model, index) for index in range(len(model.classes))]
         found += [
             GroupEvidence(label, label, "", samples, {"judged": 0.0}, False, 0.0, 0.0, float(samples), None)
             for label, samples in model.skipped.items()
         ]
+        if model.agreement is not None:
+            found.append(agreement_evidence(model.agreement, int(_fitted(model.label_counts).sum()), found))
         return tuple(sorted(found, key=lambda item: item.group))
 
+    def notices(self, model: LabelNoiseModel) -> tuple[str, ...]:
+        """Return what a person should know of the input besides flags: given probabilities that are too good."""
+        return (model.agreement.notice,) if model.agreement and model.agreement.notice else ()
+
+    def rates(self, model: LabelNoiseModel) -> Rates:
+        """Return how many labels of each class are confidently of each other one, to compare with another version's."""
+        return pair_rates(model.classes, _fitted(model.label_counts), _fitted(model.confident))
+
     def _class_evidence(self, model: LabelNoiseModel, index: int) -> GroupEvidence:
-        likely, number = _fitted(model.joint).row_of(index)
+        cells = _fitted(model.joint), _fitted(model.confident), _fitted(model.predicted)
         return class_evidence(
             model.classes[index],
             int(_fitted(model.label_counts)[index]),
-            {model.classes[at]: float(value) for at, value in zip(likely, number, strict=True) if at != index},
+            class_counts(model.classes, index, *cells),
+            expected=float(_fitted(model.expected)[index]),
             bar=float(_fitted(model.bars)[index]),
             self_confidence=float(_fitted(model.thresholds)[index]),
             is_suspicious=bool(_fitted(model.is_suspicious)[index]),
@@ -283,8 +293,8 @@ class LabelNoise:
         return self.stages[position], known
 
     def _digest_key(self, batch: pa.RecordBatch) -> np.ndarray:
-        """Return the first 8 bytes of each sample digest, big-endian, uint64 (n,); zeros where ties are together."""
-        if self.ties == "together":
+        """Return the first 8 bytes of each sample digest, big-endian, uint64 (n,); zeros where none are needed."""
+        if "sample_digest" not in self.columns:
             return np.zeros(batch.num_rows, dtype=np.uint64)
         key: np.ndarray = np.ascontiguousarray(columns.digests(batch)[:, :8]).view(">u8").astype(np.uint64).ravel()
         return key
@@ -294,9 +304,15 @@ class LabelNoise:
         if self.classes:
             codes_of(label, self.classes)
         fold = fold_of(self._digest_key(batch), self.folds)
-        return sums_of(label, view_rows(batch, self.view), fold, refine=self.refine)
+        view, refine = (self.view, self.refine) if self.second_view is None else (self.second_view, 0)
+        return sums_of(label, view_rows(batch, view), fold, refine=refine)
 
-    def _fit_sums(self, acc: Accumulator) -> LabelNoiseModel:
+    def _fit_sums(self, acc: Accumulator, known: LabelNoiseModel) -> LabelNoiseModel:
+        if self.second_view is not None:
+            second = fit_folds(
+                acc, folds=self.folds, classes=(), skip_rare=True, shrinkage=self.shrinkage, target="variances"
+            )
+            return replace(known, stage="sums", second=second)
         sums, has_roots = without_roots_mark(acc)
         found = fit_fold_models(
             sums,
@@ -319,7 +335,8 @@ class LabelNoise:
         """Return position, label and tie of the samples whose class is judged, as in `Rows`."""
         codes = codes_of(columns.strings(batch, "label"), (*model.classes, *model.skipped))
         position = np.flatnonzero(codes < len(model.classes))
-        return position, codes[position], self._digest_key(batch)[position]
+        tie = np.zeros(len(position), dtype=np.uint64) if self.ties == "together" else self._digest_key(batch)[position]
+        return position, codes[position], tie
 
     def _folded(self, batch: pa.RecordBatch, position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the rows of some samples, float32 (n, d), and their folds, int64 (n,)."""
@@ -347,6 +364,20 @@ class LabelNoise:
             pred_probs[in_fold] = model.folds[index].probabilities(rows[in_fold])
         return position, label, pred_probs, key
 
+    def _second_opinion(
+        self, batch: pa.RecordBatch, model: LabelNoiseModel, position: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return the second view's likeliest class of some samples and its probability, as `agreement_part` takes."""
+        if model.second is None or self.second_view is None:
+            return None
+        taken = batch.take(pa.array(position))
+        fold, label = fold_of(self._digest_key(taken), self.folds), columns.strings(taken, "label")
+        return second_opinion(model.second, model.classes, view_rows(taken, self.second_view), fold, label)
+
+    @property
+    def _neighbour_view(self) -> View | None:
+        return self.second_view if self.view == "pred_probs" else self.view
+
     @property
     def _scores_as_filtered(self) -> bool:
         """Whether the score is the filter's own, so that class thresholds and cuts are bars for it."""
@@ -356,24 +387,11 @@ class LabelNoise:
         pred_probs = less_thresholds(rows.pred_probs, thresholds) if self.adjust_pred_probs else rows.pred_probs
         return label_quality(rows.label, pred_probs, self.score_by or self._filter.score_by)
 
-    def _joint_parts(self, rows: Rows, model: LabelNoiseModel) -> dict[str, JointPart]:
-        thresholds, width = _fitted(model.thresholds), len(model.classes)
-        guess = confident_class(rows.pred_probs, thresholds, rows.top)
-        is_issue = (guess >= 0) & (guess != rows.label) & ~rows.agrees()
-        flagged = (
-            np.zeros(len(guess), dtype=np.bool_) if self._filter.ranks else self._filter.flags(rows, thresholds, ())
-        )
-        block = rows.label // max(1, CELLS_OF_A_PART // width)
+    def _joint_parts(self, batch: pa.RecordBatch, model: LabelNoiseModel) -> list[Accumulator]:
+        rows, thresholds = self.rows(batch, model), _fitted(model.thresholds)
         quality = None if self._scores_as_filtered else self._quality(rows, thresholds)
-        parts = {}
-        for index in np.unique(block).tolist():
-            where = block == index
-            sums = None if quality is None else ExactSum.zero(width).add_at(rows.label[where], quality[where])
-            counted, named = where & (guess >= 0), rows.label[where & flagged]
-            confident = ClassCells.count(width, rows.label[counted], guess[counted])
-            issues, flags = int(is_issue[where].sum()), ClassCells.count(width, named, named)
-            parts[str(index)] = JointPart(confident, issues, flags, sums)
-        return parts
+        parts = joint_parts(rows, self._filter, thresholds, quality)
+        return [parts, null_part(rows, thresholds), trusted_parts(batch, rows, thresholds, self._neighbour_view)]
 
     def _add_lowest(self, acc: Accumulator, rows: Rows, model: LabelNoiseModel) -> Accumulator:
         limits, ranked = _fitted(model.limits), self._filter
@@ -392,8 +410,11 @@ class LabelNoise:
 
     def _fit_joint(self, acc: Accumulator, model: LabelNoiseModel) -> LabelNoiseModel:
         none, counts = ClassCells.zero(len(model.classes)), _fitted(model.label_counts)
-        parts: list[JointPart] = list(acc.values())
-        joint = calibrate_joint(none.merge(part.confident for part in parts), counts)
+        parts = [part for part in acc.values() if isinstance(part, JointPart)]
+        null = acc.get(NULL, NullPart(np.zeros(len(model.classes), dtype=np.int64)))
+        neighbours = ConfidentNeighbours.of(acc[key] for key in sorted(acc) if key.startswith(PREFIX))
+        confident = none.merge(part.confident for part in parts)
+        joint = calibrate_joint(confident, counts)
         issues = sum(part.issues for part in parts)
         limits = self._filter.limits(joint, counts, issues) if self._filter.ranks else None
         qualities = [part.quality for part in parts if part.quality is not None]
@@ -403,32 +424,21 @@ class LabelNoise:
         is_suspicious = none.merge(part.flagged for part in parts).diagonal() > 0
         bars = 1 - np.minimum(means, 1.0)
         return replace(
-            model, stage="joint", joint=joint, issues=issues, limits=limits, is_suspicious=is_suspicious, bars=bars
+            model,
+            stage="joint",
+            joint=joint,
+            issues=issues,
+            limits=limits,
+            is_suspicious=is_suspicious,
+            bars=bars,
+            neighbours=neighbours,
+            confident=confident,
+            predicted=none.merge(part.predicted for part in parts),
+            expected=null.expected / 2.0**NULL_BITS,
         )
 
-    def _fit_cutoffs(self, acc: Accumulator, model: LabelNoiseModel) -> LabelNoiseModel:
-        limits = _fitted(model.limits)
-        rows = [limits.row_of(index) for index in range(len(model.classes))]
-        cells = [columns_of for columns_of, _ in rows]
-        parts: list[LowestValues] = [
-            acc.get(label, LowestValues.zero(values)) for label, (_, values) in zip(model.classes, rows, strict=True)
-        ]
-        if self._filter.ranks_all_classes_together:
-            cuts = [ClassCut(cells[0], parts[0].merge(parts[1:]).cutoffs())] * len(parts)
-        else:
-            cuts = [ClassCut(cell, part.cutoffs()) for cell, part in zip(cells, parts, strict=True)]
-        is_suspicious = np.array(
-            [
-                self._filter.any_flagged(part, cut, index)
-                for index, (part, cut) in enumerate(zip(parts, cuts, strict=True))
-            ]
-        )
-        bars = _fitted(model.bars).copy()
-        for index, cut in enumerate(cuts if self._scores_as_filtered else ()):
-            own = np.flatnonzero((cut.cells == index) | self._filter.ranks_all_classes_together)
-            if len(own):
-                bars[index] = 1 - cut.cutoffs.value[own[0]]
-        return replace(model, stage="cutoffs", cuts=tuple(cuts), is_suspicious=is_suspicious, bars=bars)
+    def _fit_cutoffs(self, acc: Accumulator, known: LabelNoiseModel) -> LabelNoiseModel:
+        return fit_cutoffs(acc, known, self._filter, bars_are_cuts=self._scores_as_filtered)
 
 
 CHECK = LabelNoise

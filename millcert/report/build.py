@@ -278,10 +278,25 @@ def _findings(published: Published, images: Mapping[str, ImageShape]) -> tuple[t
             sample=samples.get((row["file"], row["row"]), ()),
             kind=row["kind"],
             votes=tuple(row["votes"]),
+            suggestion=_suggestion(row),
+            neighbours=tuple(
+                f"{near['label']} at {near['distance']:.3g} ({near['sample_digest'].hex()[:16]})"
+                for near in row["neighbours"] or ()
+            ),
         )
         for row in chosen
     )
     return shown, total
+
+
+def _suggestion(row: Mapping[str, Any]) -> str:
+    """Return what a check of labels suggests, in words; "" of others."""
+    if row["given_probability"] is None:
+        return ""
+    given = f"the given label has probability {row['given_probability']:.3g}"
+    if row["suggested_label"] is None:
+        return f"{given}; no other is likelier"
+    return f"{given}, {row['suggested_label']} has {row['suggested_probability']:.3g}: look at it"
 
 
 def _samples(

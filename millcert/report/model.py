@@ -191,7 +191,8 @@ class SampleField:
 class Finding:
     """One flagged sample under one check. row: 0-based record index; sample_digest: hex, "" where unknown.
 
-    kind, votes: what the sample is evidence of, and which checks flagged it.
+    kind, votes: what the sample is evidence of, and which checks flagged it. suggestion: what a check of labels
+    suggests, in words; "" of others. neighbours: in words, nearest first.
     """
 
     file: str
@@ -206,6 +207,8 @@ class Finding:
     sample: tuple[SampleField, ...] = ()
     kind: str = ""
     votes: tuple[str, ...] = ()
+    suggestion: str = ""
+    neighbours: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

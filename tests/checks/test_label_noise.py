@@ -172,7 +172,7 @@ def test_a_group_has_one_threshold_and_it_is_infinite_where_nothing_is_flagged(f
     model = fit_check(check, [batch])
     scores = check.score(model, batch)
 
-    for item in check.evidence(model):
+    for item in (found for found in check.evidence(model) if found.label):
         of_group = np.array(scores.group.to_pylist()) == item.group
         bars = set(scores.threshold[of_group].tolist())
         assert bars == {item.statistic["threshold"] if scores.flagged[of_group].any() else np.inf}
@@ -273,11 +273,13 @@ def test_flips_of_one_class_into_another_are_found() -> None:
     for row in flipped:
         label[row] = "class 2"
     changed = batch.set_column(0, "label", pa.array(label, pa.string()))
-    check = LabelNoise(refine=0)
+    check = LabelNoise()
 
     scores = check.score(fit_check(check, [changed]), changed)
 
-    assert scores.flagged[flipped].mean() > 0.9
+    assert scores.flagged[flipped].mean() > 0.85
+    assert scores.score[flipped].min() > 0.9
+    assert scores.flagged[np.setdiff1d(np.arange(batch.num_rows), flipped)].mean() < 0.08  # 5 % are flipped besides
 
 
 @pytest.mark.parametrize(
