@@ -238,6 +238,11 @@ def _check(rule: CheckRule, check: "Check") -> Iterator[str]:
     outcome = f"the data set is rejected{by}" if over == "reject" else f"the verdict carries a warning{by}"
     share = f"more than {_percent(rule.max_flagged_fraction)} of the samples are flagged"
     yield f"If {'any sample is flagged' if rule.max_flagged_fraction == 0 else share}, {outcome}."
+    from millcert.checks.rate_history import KeepsRates  # numpy, which has loaded with the check
+
+    if isinstance(check, KeepsRates):
+        risen = "rejects the data set" if (rule.on_rise or check.severity) == "reject" else "is reported"
+        yield f"A rate of doubted labels that rose beyond chance since the last admitted version {risen}."
     if rule.on_flagged == "quarantine":
         yield "Every flagged sample is held back in quarantine and not trained on."
     else:

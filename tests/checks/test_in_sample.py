@@ -1,6 +1,5 @@
 """Given probabilities: those of a model that learned these labels by heart are told, honest ones are not."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -214,7 +213,7 @@ def test_a_second_view_that_cannot_be_one_is_refused(fields: Any) -> None:
 
 
 @pytest.fixture
-def label_errors() -> Iterable[Path]:
+def label_errors() -> Path:
     folder = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "label-errors"
     if not folder.is_dir():
         pytest.skip("../shared/data/label-errors is not here")

@@ -142,7 +142,9 @@ def full_report(word: str = "word") -> ReportData:
         SampleField("array", PixelArray(2, 1, 3, bytes(range(6)))), SampleField("list", (1, 2.5, word)),
         SampleField("svg", b"<svg onload=alert(1)>"), SampleField("empty", b""),
     )  # fmt: skip
-    finding = Finding(word, 12345, word, word, word, word, 9.25, float("inf"), word, fields, word, (word, "b"))
+    finding = Finding(
+        word, 12345, word, word, word, word, 9.25, float("inf"), word, fields, word, (word, "b"), word, (word,)
+    )
     places = ((word, 7), ("b", 1))
     cluster = Cluster(word, "reject", places, places, 8, places, 9.0, 1.0, 11.0, 0.01, ((word, ((word, 2.5),)),))
     return ReportData(
