@@ -27,8 +27,8 @@ from millcert.pipelines.runner import refuse_out_of_reach
 from millcert.pipelines.sample_leaves import SECRET_FILE, new_secret, read_secret
 from millcert.pipelines.value_coding import OUR_PACKAGE
 from millcert.pipelines.work_keeping import place_run_keys
-from millcert.pipelines.work_store import FOLDER_NAME, work_key
 from millcert.provenance.sample_leaf import RunSecret
+from millcert.provenance.work_key import FOLDER_NAME, work_key
 
 if TYPE_CHECKING:
     from millcert.pipelines.driver import VetOptions

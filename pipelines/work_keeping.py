@@ -22,7 +22,8 @@ from millcert.pipelines.publish import is_local, write_file
 from millcert.pipelines.records import WorkDone
 from millcert.pipelines.sample_leaves import read_secret
 from millcert.pipelines.value_coding import UncodableError, decode_value, encode_value
-from millcert.pipelines.work_store import FOLDER_NAME, KEY_BYTES, KEY_FILE, WorkStore, derived_key
+from millcert.pipelines.work_store import WorkStore
+from millcert.provenance.work_key import FOLDER_NAME, KEY_BYTES, KEY_FILE, derived_key
 
 #: Behind a work's name: the files that it wrote; a copy of one of them; the digests of its rows.
 FILES, COPY, ROWS = ".files", ".copy", ".rows"

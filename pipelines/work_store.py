@@ -13,7 +13,6 @@ Rules this module keeps:
 Format: docs/formats/work-store.md.
 """
 
-import hmac
 import os
 import secrets
 import stat
@@ -28,15 +27,10 @@ from apache_beam.io.filesystems import FileSystems
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from millcert.errors import StoreError, UsageError
 from millcert.pipelines.publish import is_local
-from millcert.provenance.keys import PRIVATE_MODE, create_file
+from millcert.provenance.keys import PRIVATE_MODE
 
 MAGIC = b"millcert work 1\n"
-KEY_BYTES = 32
-#: The folder of the state folder's own store, and its key.
-FOLDER_NAME = "work"
-KEY_FILE = "work.key"
 
 _CHUNK_BYTES = 1 << 20
 _NONCE_BYTES, _TAG_BYTES, _LENGTH_BYTES = 12, 16, 4
@@ -172,56 +166,3 @@ def _open(path: str) -> Any:
     if not FileSystems.exists(path):
         raise FileNotFoundError(path)
     return FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
-
-
-def work_key(state: Path) -> bytes:
-    """Return the key of a state folder's work, made on first use.
-
-    Raises:
-        UsageError: the file holds no such key, or others can read it.
-        StoreError: the folder cannot be used.
-    """
-    path = state / KEY_FILE
-    try:
-        state.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if not os.path.lexists(path):
-            with suppress(FileExistsError):  # another process was first
-                create_file(path, secrets.token_bytes(KEY_BYTES), PRIVATE_MODE)
-        with _open(str(path)) as stream:
-            key: bytes = stream.read(KEY_BYTES + 1)
-            mode = stat.S_IMODE(os.fstat(stream.fileno()).st_mode)
-    except OSError as error:
-        raise StoreError(f"{path} cannot be used: {error.strerror}.", hint="Check the folder's rights.") from error
-    except ValueError:
-        key, mode = b"", 0
-    if len(key) != KEY_BYTES or mode & 0o077:
-        raise UsageError(
-            f"{path} is no key, or others can read it (mode {mode:04o}).",
-            hint="Delete it; it is made again, and what was kept under it is done again.",
-            path=str(path),
-        )
-    return key
-
-
-def derived_key(key: bytes, purpose: str) -> bytes:
-    """Return the key for one purpose, such as one store, of a state folder's key; workers get no other."""
-    return hmac.digest(key, b"millcert work key 1\n" + purpose.encode(), "sha256")
-
-
-def forget_work(state: Path) -> None:
-    """Destroy the key: nothing that was sealed with it, wherever it lies, can be read again.
-
-    Raises:
-        StoreError: it cannot be destroyed.
-    """
-    path = state / KEY_FILE
-    try:
-        with path.open("r+b") as file:
-            file.write(bytes(KEY_BYTES))
-            file.flush()
-            os.fsync(file.fileno())
-        path.unlink()
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise StoreError(f"{path} cannot be destroyed: {error.strerror}.", path=str(path)) from error

@@ -156,6 +156,7 @@ def erase(
     from millcert.provenance.erasure import erase_run, erase_samples, find_eraser, forget_named
     from millcert.provenance.keys import load_key
     from millcert.provenance.sample_query import ask_runs, parse_digest
+    from millcert.provenance.work_key import forget_work
 
     folder, ledger = opened(state, for_appending=True)
     stamp = _now()
@@ -182,6 +183,7 @@ def erase(
         forgotten = forget_named(folder, nowhere)
     if not runs_touched and not forgotten:
         raise UsageError("No run has such a sample, so nothing was erased.", hint="Check the digest.")
+    forget_work(folder.path)  # the rows' digests are among what `vet --incremental` keeps
     payload = {
         "version": 1,
         "erased": erased,

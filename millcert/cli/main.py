@@ -61,6 +61,7 @@ class LazyCommand(NamedTuple):
 
 COMMANDS: Mapping[str, LazyCommand] = {
     "vet": LazyCommand("millcert.cli.vet:vet", "Run the gate over a data set and issue its certificate."),
+    "work": LazyCommand("millcert.cli.work:work", "Show and shrink what is kept of earlier runs' work."),
     "embed": LazyCommand("millcert.cli.embed:embed", "Make the views that poison checks look at, without downloads."),
     "selftest": LazyCommand("millcert.cli.selftest:selftest", "Plant attacks in a copy of the data; say what is seen."),
     "admit": LazyCommand("millcert.cli.admit:admit", "Refuse to train on data without a valid certificate."),
