@@ -29,6 +29,9 @@ from millcert.pipelines.records import CheckFailure, Fault, Note, ShardFacts, Wo
 
 PartKey: TypeAlias = tuple[str, str]
 
+#: Batches of fewer rows wait until there are so many rows or bytes of them: a check's work on a batch has a fixed part.
+_SMALL_ROWS, _WAITING_ROWS, _WAITING_BYTES = 2048, 16_384, 32 << 20
+
 
 class RunPass(beam.PTransform):
     """Read every file once and fold its sample batches into parts.
@@ -195,6 +198,10 @@ class _Accumulate(beam.DoFn):
 
     def start_bundle(self) -> None:
         self._accumulators: dict[str, Accumulator] = {}
+        self._waiting: list[tuple[str, pa.RecordBatch]] = []
+        self._waiting_size = (0, 0)
+        self._blamed = ""
+        self._models: Models | None = None
         self._metrics: MetricPlan | None = None
         self._cells: Mapping[str, Any] = {}
         self._profile = None if self._plan.profile is None or self._number != 1 else ProfileBuffer(self._plan.profile)
@@ -220,7 +227,9 @@ class _Accumulate(beam.DoFn):
 
         Raises:
             UsageError: the profile cannot be made of the data.
+            MillcertError: a check refuses a batch.
         """
+        self._flush()
         accumulators = dict(self._accumulators)
         metrics = accumulators.pop(EXPECTATIONS, None)
         if self._metrics is not None and metrics is not None:
@@ -243,12 +252,15 @@ class _Accumulate(beam.DoFn):
             self._cells = CellMerge(self._plan.profile).merge([self._cells, sums.cells])
 
     def _add(self, batch: pa.RecordBatch, file: str, dataset: DatasetFacts, models: Models | None) -> None:
-        roles = role_batch(batch)
-        for planned in active_checks(self._plan, self._number, models):
-            check = planned.check
-            model = None if models is None else models[check.name]
-            acc = self._accumulators.get(check.name)
-            self._accumulators[check.name] = check.add(check.empty() if acc is None else acc, roles, model)
+        roles, self._models = role_batch(batch), models
+        if roles.num_rows < _SMALL_ROWS:
+            rows, size = self._waiting_size
+            self._waiting.append((file, roles))
+            self._waiting_size = rows + roles.num_rows, size + roles.get_total_buffer_size()
+            if self._waiting_size[0] >= _WAITING_ROWS or self._waiting_size[1] >= _WAITING_BYTES:
+                self._flush()
+        else:
+            self._add_roles(roles)
         if self._number == 1 and dataset.metrics is not None:
             acc = self._accumulators.get(EXPECTATIONS)
             rows = batch.column(0).to_numpy()
@@ -259,8 +271,40 @@ class _Accumulate(beam.DoFn):
         if self._profile is not None:
             self._profile.add(user_batch(batch), (batch.schema.metadata or {})[SOURCE_KEY].decode())
 
+    def _add_roles(self, roles: pa.RecordBatch) -> None:
+        for planned in active_checks(self._plan, self._number, self._models):
+            check = planned.check
+            model = None if self._models is None else self._models[check.name]
+            acc = self._accumulators.get(check.name)
+            self._accumulators[check.name] = check.add(check.empty() if acc is None else acc, roles, model)
+
+    def _flush(self) -> None:
+        """Add the batches that wait, as one: sums are exact, so it makes no difference to them."""
+        waiting, self._waiting, self._waiting_size = self._waiting, [], (0, 0)
+        if not waiting:
+            return
+        try:
+            self._add_roles(pa.concat_batches([roles for _, roles in waiting]))
+        except MillcertError:
+            self._blamed = next((file for file, roles in waiting if self._is_refused(roles)), "")
+            raise
+
+    def _is_refused(self, roles: pa.RecordBatch) -> bool:
+        try:
+            for planned in active_checks(self._plan, self._number, self._models):
+                check = planned.check
+                check.add(check.empty(), roles, None if self._models is None else self._models[check.name])
+        except MillcertError:
+            return True
+        return False
+
     def finish_bundle(self) -> Iterator[Any]:
         window = GlobalWindow()
+        try:
+            self._flush()
+        except MillcertError as error:
+            fault = fault_from(error, file=self._blamed)
+            yield TaggedOutput("notes", WindowedValue(fault, window.max_timestamp(), [window]))
         if self._profile is not None and self._plan.profile is not None:
             cells = self._cells
             try:
