@@ -22,7 +22,6 @@ import pyarrow as pa
 from millcert.checks.base import Check, Scores, fit_check
 from millcert.checks.detectors.robust_spectral import RobustSpectral, RobustSpectralModel
 from millcert.checks.detectors.spectral_signatures import REMOVAL_FACTOR, SpectralSignatures
-from millcert.checks.robust_covariance import SHELL_BORDERS
 
 BATCH = 2000
 READER_BATCH = 16_384  # what the pipeline's reader hands over at d = 128: 8 MiB (ReadLimits.max_batch_bytes)
@@ -125,7 +124,7 @@ def compare(data: DataSet) -> None:
 def plain_pass(batches: list[pa.RecordBatch], number: int, model: RobustSpectralModel | None) -> dict[str, Any]:
     """The arithmetic of a pass (4: scoring) in plain numpy over the same batches: float64 sums, a table a class.
 
-    Without what makes it a check: sums that do not depend on order, histograms by source, sparse tables, refusals.
+    Without what makes it a check: sums and samples that do not depend on order, histograms by source, refusals.
     """
     sums: dict[str, Any] = {}
     for batch in batches:
@@ -140,22 +139,23 @@ def plain_pass(batches: list[pa.RecordBatch], number: int, model: RobustSpectral
                 found = [mine.sum(axis=0), mine.T @ mine]
             else:
                 frame = model.frames[label]
-                standard = (mine @ (frame.weights.whole * frame.weights.scale) - frame.offset) / frame.scale
-                found = plain_sums(standard, number)
+                placed = mine @ (frame.weights.whole * frame.weights.scale) - frame.offset
+                if number == 2:  # the sample: every row that comes, as there are fewer than it holds
+                    sums.setdefault(label, []).append(placed.astype(np.float32))
+                    continue
+                found = plain_sums(placed, number, model, label)
             before = sums.get(label)
             sums[label] = found if before is None else [one + other for one, other in zip(before, found, strict=True)]
     return sums
 
 
-def plain_sums(standard: np.ndarray, number: int) -> list[np.ndarray]:
-    if number == 2:
-        shell = np.searchsorted(SHELL_BORDERS, (standard * standard).mean(axis=1))
-        parts = [standard[shell == place] for place in range(len(SHELL_BORDERS))]
-        return [part.T @ part for part in parts] + [part.sum(axis=0) for part in parts]
+def plain_sums(placed: np.ndarray, number: int, model: RobustSpectralModel, label: str) -> list[np.ndarray]:
     if number == 3:
-        bins = np.clip((standard + 20) * (1024 / 40), 0, 1023).astype(int) + 1024 * np.arange(standard.shape[1])
-        return [np.bincount(bins.ravel(), minlength=1024 * standard.shape[1])]
-    return [(standard > 0).sum(axis=0)]
+        middle = model.frames[label].middle
+        modes, spreads = np.array([one.mode for one in middle]), np.array([one.spread for one in middle])
+        bins = np.clip((placed - modes) / spreads * 16 + 512, 0, 1023).astype(int) + 1024 * np.arange(placed.shape[1])
+        return [np.bincount(bins.ravel(), minlength=1024 * placed.shape[1])]
+    return [(placed > 0).sum(axis=0)]
 
 
 def cost(data: DataSet, batch_rows: int) -> None:

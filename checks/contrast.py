@@ -108,23 +108,6 @@ def class_contrasts(moments: Mapping[str, Moments], *, max_directions: int) -> d
     return contrasts
 
 
-def fastest_growing(variance: np.ndarray, core: np.ndarray, count: int) -> np.ndarray:
-    """Return the directions in which a class varies most in units of its core, unit vectors, shape (m, count or fewer).
-
-    Args:
-        variance: float64 (m,), of all samples along uncorrelated directions.
-        core: float64 (m, m), covariance of the class's inner samples in the same directions.
-        count: how many.
-
-    A small share of poison hardly adds to a class's variance, but it is not in the core: there the growth shows.
-    The core's variances are raised by 0.05 of the others', so that a flat direction of the core cannot win by that.
-    """
-    size = len(variance)
-    _, vectors = _generalised(np.diag(variance), core + 0.05 * np.eye(size))
-    vectors = vectors[:, :count]
-    return _signed(vectors / np.linalg.norm(vectors, axis=0))
-
-
 def _basis(moments: Mapping[str, Moments], labels: list[str], kept: int) -> np.ndarray:
     dimension = moments[labels[0]].dimension
     if kept == dimension:

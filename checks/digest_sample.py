@@ -32,7 +32,12 @@ class DigestSample:
             rows: float (n, d), finite.
             most: rows to keep, at least 1.
         """
-        return _least(digest_keys(digests), rows.astype(np.float32), most)
+        return cls.of_keys(digest_keys(digests), rows, most)
+
+    @classmethod
+    def of_keys(cls, keys: np.ndarray, rows: np.ndarray, most: int) -> "DigestSample":
+        """Return the sample of rows by hashes that the caller made, uint64 (n,)."""
+        return _least(keys, rows.astype(np.float32), most)
 
     def merge(self, others: Iterable["DigestSample"]) -> "DigestSample":
         """Return the sample of all rows of this and the others, which must be of one width."""

@@ -5,10 +5,11 @@ The three rules (a, b, c) and their cuts stand here; `millcert.checks.detectors.
 
 from dataclasses import dataclass
 
-from millcert.checks.mixture import Histogram, TwoParts, border, count_interval, fit_two_parts, valley_p_value
+from millcert.checks.mixture import Histogram, TwoParts, count_interval, divide
+from millcert.checks.valley import Middle, corrected_p, find_valley, log_level
 
-#: Rule a: Ashman's D above which two parts count as apart. Ashman et al. (1994) ask for 2; mixtures fitted to clean
-#: heavy-tailed classes reach 3 (research, oracle-free table), so 4.
+#: Rule a: Ashman's D above which two parts count as apart. Ashman et al. (1994) ask for 2; the halves of one Gaussian
+#: have 2.6, and mixtures fitted to clean heavy-tailed classes reach 3 (research, oracle-free table), so 4.
 LEAST_ASHMAN_D = 4.0
 #: Rule b: family-wise false alarms of the valley test over the classes of a data set.
 SIGNIFICANCE = 0.01
@@ -27,7 +28,7 @@ class HiddenPart:
     sign: -1 where the odd part is the lower one; the other fields are for positions times `sign`.
     border: positions x sign above it belong to the odd part.
     half_gap: half the distance of the two means.
-    ashman_d, gap, odd_fraction: of the mixture.
+    ashman_d, gap, odd_fraction: of the two parts; D less what the choice of the direction adds to it.
     p_value: of the valley test, corrected for all tests.
     estimate, low, high: samples in the odd part.
     """
@@ -50,34 +51,43 @@ class HiddenPart:
         return self.is_hidden, self.p_value <= SIGNIFICANCE, self.ashman_d
 
 
-def find_hidden_part(histogram: Histogram, *, others: float, gap_needed: float, tests: int) -> HiddenPart | None:
-    """Return the best candidate along a line, hidden or not; None where the line has no two parts.
+@dataclass(frozen=True)
+class Line:
+    """What is known of a line before its histogram.
 
-    Args:
-        histogram: positions of a class's samples.
-        others: where the mean of all other classes lies on the line.
-        gap_needed: rule c, in the line's units.
-        tests: number of classes judged, for the family-wise correction.
+    middle: mode and spread of the class along it.
+    others: where the mean of all other classes lies.
+    gap_needed: rule c, in the line's units.
+    lines: how many lines are tested in all, for the family-wise correction.
+    dimension: of the space that the direction was chosen in.
     """
-    candidates = []
-    for parts in fit_two_parts(histogram):
-        holds_a, holds_c = parts.ashman_d > LEAST_ASHMAN_D, parts.gap > gap_needed
-        p_value = _valley(histogram, parts, tests) if holds_a and holds_c else 1.0
-        candidates.append(_candidate(histogram, parts, others, p_value, is_far=holds_a and holds_c))
-    return max(candidates, key=lambda candidate: candidate.rank, default=None)
+
+    middle: Middle
+    others: float
+    gap_needed: float
+    lines: int
+    dimension: int
 
 
-def _candidate(histogram: Histogram, parts: TwoParts, others: float, p_value: float, *, is_far: bool) -> HiddenPart:
-    sign = 1.0 if _upper_is_odd(parts, others) else -1.0
-    if sign < 0:
-        histogram, parts = histogram.reflected(), parts.reflected()
-    estimate, low, high = count_interval(histogram, parts)
+def find_hidden_part(histogram: Histogram, line: Line) -> HiddenPart | None:
+    """Return the best candidate along a line, hidden or not; None where the line has no two parts."""
+    valley = find_valley(histogram, line.middle, level=log_level(SIGNIFICANCE, line.lines))
+    if valley is None:
+        return None
+    parts = divide(histogram, valley.border)
+    if parts is None:
+        return None
+    border, sign = valley.border, 1.0
+    if not _upper_is_odd(parts, line.others):
+        histogram, parts, border, sign = histogram.reflected(), parts.reflected(), -border, -1.0
+    estimate, low, high = count_interval(histogram, parts, border)
+    p_value, apart = corrected_p(valley, line.lines), _unbiased_d(parts, histogram.samples, line.dimension)
     return HiddenPart(
-        is_hidden=is_far and p_value <= SIGNIFICANCE,
+        is_hidden=apart > LEAST_ASHMAN_D and p_value <= SIGNIFICANCE and parts.gap > line.gap_needed,
         sign=sign,
-        border=border(histogram, parts),
+        border=border,
         half_gap=parts.gap / 2,
-        ashman_d=parts.ashman_d,
+        ashman_d=apart,
         gap=parts.gap,
         odd_fraction=parts.upper_share,
         p_value=p_value,
@@ -87,11 +97,15 @@ def _candidate(histogram: Histogram, parts: TwoParts, others: float, p_value: fl
     )
 
 
-def _valley(histogram: Histogram, parts: TwoParts, tests: int) -> float:
-    """Return the corrected p-value of the valley on the way from the larger part to the smaller."""
-    if parts.upper_share > 0.5:
-        histogram, parts = histogram.reflected(), parts.reflected()
-    return min(1.0, tests * valley_p_value(histogram, parts))
+def _unbiased_d(parts: TwoParts, samples: float, dimension: int) -> float:
+    """Return D less what turning the direction to these very samples adds to its square.
+
+    Source: the bias of the sample Mahalanobis distance, m (1/n1 + 1/n2): Lachenbruch and Mickey, Technometrics 10
+    (1968), the estimate DS less its factor, which is near 1 here.
+    """
+    upper = samples * parts.upper_share
+    bias = dimension * (1 / max(upper, 1.0) + 1 / max(samples - upper, 1.0))
+    return float(max(0.0, parts.ashman_d**2 - bias) ** 0.5)
 
 
 def _upper_is_odd(parts: TwoParts, others: float) -> bool:

@@ -2,14 +2,15 @@
 
 A trigger puts a part of the target class in a direction that no other class uses. For each class:
 
-  1. Pass 1 sums moments. Each class is measured by the covariance of all others; up to 24 directions are kept in which
+  1. Pass 1 sums moments. Each class is measured by the covariance of all others; up to 32 directions are kept in which
      it varies most (`millcert.checks.contrast`).
-  2. Pass 2 sums moments in shells of distance. The inner 80 % make a core without most of the poison; directions in
-     which the whole class varies far more than its core show poison of some per cent of the class.
-  3. Pass 3 counts the samples' positions along both kinds of direction.
+  2. Pass 2 takes a sample of each class along them, bounded and the same in any order. Trimmed whitening, skewness,
+     kurtosis and linear discriminants find up to three directions that divide it (`millcert.checks.direction_search`).
+  3. Pass 3 counts all samples' positions along these, at steps of about 3 % of the distance from the mode.
   4. A direction is evidence if its positions make two parts (`millcert.checks.hidden_part`), and
        a. Ashman's D is above 4: the parts hardly overlap;
-       b. the valley between them is emptier than one part allows, family-wise over the classes;
+       b. the valley between them is emptier than one part allows, family-wise over classes, directions and places
+          (`millcert.checks.valley`);
        c. the parts are further from one another than `sqrt(2)` times the distance at which any other class stands from
           the rest (twice the median distance, where that is less).
      Rule c is what a clean class with natural sub-classes does not meet: poison stands apart like a class that the
@@ -18,6 +19,7 @@ A trigger puts a part of the target class in a direction that no other class use
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from hashlib import shake_256
 from typing import ClassVar
 
 import numpy as np
@@ -25,24 +27,33 @@ import pyarrow as pa
 
 from millcert.checks.base import Accumulator, GroupEvidence, Role, Scores, Severity, merge_alike, merge_groups
 from millcert.checks.class_moments import final_moments, no_rows, unfolded, within_budget
-from millcert.checks.class_rows import rows_by_class
+from millcert.checks.class_rows import ClassRows, rows_by_class
 from millcert.checks.columns import matrix, strings
-from millcert.checks.contrast import ClassContrast, class_contrasts, fastest_growing
+from millcert.checks.contrast import ClassContrast, class_contrasts
+from millcert.checks.digest_sample import DigestSample
+from millcert.checks.direction_search import dividing_directions
 from millcert.checks.exact import ExactMatrix
+from millcert.checks.exact_features import mixed
 from millcert.checks.flagging import BufferedCounts, Counts
-from millcert.checks.hidden_part import LEAST_GAP_OVER_DISTANCE, HiddenPart, find_hidden_part
+from millcert.checks.hidden_part import LEAST_GAP_OVER_DISTANCE, HiddenPart, Line, find_hidden_part
 from millcert.checks.mixture import Histogram
-from millcert.checks.robust_covariance import Shells
 from millcert.checks.top_columns import top_columns
+from millcert.checks.valley import Middle, middle_of
 from millcert.errors import InternalError, InvalidSampleError, NotEnoughSamplesError, PolicyError
 
-#: Directions of each kind that are looked at.
-DIRECTIONS_OF_A_KIND = 4
+#: Directions that are looked along.
+DIRECTIONS = 3
 #: Below this many samples a class is not tested: fewer than three directions, and no valley could be significant.
 LEAST_SAMPLES = 24
+#: Samples of a class that the directions are sought in: the most, the least, and the memory for those of all classes.
+_MOST_SOUGHT, _LEAST_SOUGHT, _SOUGHT_BYTES = 2048, 256, 64 << 20
+#: Bins an octave of (1 + distance from the mode, in spreads): a multiple of the windows' cells (`checks.valley`).
+_BIN_BITS = 5
+#: Bins of a direction, half of them on each side of the mode: 16 octaves.
 _BINS = 1024
-_BIN_WIDTH = 40.0 / _BINS
-_REACH = 20.0  # standard deviations each way; Chebyshev: less than 1 sample in 400 is beyond and counts in the end bins
+_HALF = _BINS // 2
+_MANTISSA_BITS = 52
+_ONE_BITS = 1023 << _BIN_BITS  # what float64's 1.0 starts with
 _SOURCES_NAMED = 16
 #: Samples of a class whose positions wait to be told apart by source: 64 kB (our choice; changes no result).
 _MOST_WAITING = 4096
@@ -53,13 +64,13 @@ class _Frame:
     """How a class's rows become coordinates: `rows @ weights - offset`, in the standard deviations of the others.
 
     offset: (m,), the class's mean.
-    scale: (m,), the class's own standard deviation.
+    middle: of the class along each direction; not known after pass 1.
     others: (m,), where the others' mean lies, from the class's mean.
     """
 
     weights: ExactMatrix
     offset: np.ndarray
-    scale: np.ndarray
+    middle: tuple[Middle, ...]
     others: np.ndarray
 
     def apply(self, whole: np.ndarray, exponent: np.ndarray) -> np.ndarray:
@@ -68,7 +79,7 @@ class _Frame:
     def only(self, direction: int) -> "_Frame":
         kept = slice(direction, direction + 1)
         weights = ExactMatrix(self.weights.whole[:, kept], self.weights.scale[kept])
-        return _Frame(weights, self.offset[kept], self.scale[kept], self.others[kept])
+        return _Frame(weights, self.offset[kept], self.middle[kept], self.others[kept])
 
 
 @dataclass(frozen=True)
@@ -96,6 +107,28 @@ class RobustSpectralModel:
     frames: Mapping[str, _Frame]
     findings: Mapping[str, _Finding]
     columns: int
+
+
+@dataclass(frozen=True, eq=False)
+class _Sought:
+    """Pass 2: how many samples a class has, and a sample of their coordinates, equal rows counted once."""
+
+    samples: int
+    sample: DigestSample
+
+    def add(self, of_class: ClassRows, frame: _Frame) -> "_Sought":
+        keys = _row_keys(of_class.whole, of_class.exponent)
+        held = self.sample
+        chosen = slice(None) if len(held.keys) < held.most else np.flatnonzero(keys < held.keys[-1])
+        rows = frame.apply(of_class.whole[chosen], of_class.exponent[chosen])
+        added = DigestSample.of_keys(keys[chosen], rows, held.most)
+        return _Sought(self.samples + len(keys), held.merge([added]) if len(held.keys) else added)
+
+    def merge(self, others: Iterable["_Sought"]) -> "_Sought":
+        parts = list(others)
+        return _Sought(
+            self.samples + sum(part.samples for part in parts), self.sample.merge(part.sample for part in parts)
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,12 +170,12 @@ class _Lines:
         """Return the counts of all sources together."""
         return Counts.zero().merge(counts.settled() for counts in self.by_source.values())
 
-    def fractions_above(self, direction: int, sign: float, border: float) -> dict[str, float]:
+    def fractions_above(self, direction: int, middle: Middle, sign: float, border: float) -> dict[str, float]:
         """Return the share of each source's samples above the border, for the sources with the most of them."""
         above = {}
         for source, every in self.by_source.items():
             counts = every.settled().at(direction * _BINS, (direction + 1) * _BINS)
-            is_above = _position(counts.keys % _BINS) * sign > border
+            is_above = _position(counts.keys % _BINS, middle) * sign > border
             above[source] = (int(counts.counts[is_above].sum()), counts.total)
         worst = sorted(above.items(), key=lambda item: (-item[1][0], item[0]))[:_SOURCES_NAMED]
         return {source: count / total for source, (count, total) in worst if count}
@@ -156,15 +189,19 @@ class RobustSpectral:
         shows only in a model that learnt it. On features of another model this check finds little.
     Passes: 3, and scoring.
     Accumulator: pass 1 8 x w * w bytes a class and exponent, w = min(d, max_dimension), so 132 kB at d = 128, and 256
-        MB in all; pass 2 about 35 kB a class; pass 3 at most 64 kB a class, and 8 kB and 16 bytes an occupied bin (of
-        8,192) a source of it.
-    Finds: backdoors by a fixed trigger that the model learnt, from 2 to 50 % of the target class and about 15 samples.
-    Does not find: triggers that the model did not learn, adaptive attacks that keep the latent parts together,
-        all-to-all attacks (every class has the trigger, so no class stands out), classes under 24 samples. Half of the
-        classes would have to be far apart by design to raise the bar of rule c; `gap_needed` shows it.
+        MB in all; pass 2 at most 2,048 rows of 136 bytes a class, fewer (256 at least) where all classes would take
+        more than 64 MB; pass 3 at most 64 kB a class, and 8 kB and 16 bytes an occupied bin (of 3,072) a source of it.
+    Cost of fitting: about 0.15 s of search a class of 2,048 samples or more.
+    Finds: triggers that the model learnt, fixed or blended, with one target class: from about 2 to 50 % of that class
+        and 30 samples, wherever the model's layer draws them apart. A layer that averages positions (the last
+        convolution) or the first of a perceptron does; the last hidden layer of a small perceptron often does not.
+    Does not find: triggers that the model did not learn; fewer than about 30 samples; parts that overlap their class (D
+        below 4), as adaptive attacks with cover samples seek; triggers with the right label, where they leave no part;
+        all-to-all attacks, which give each class a part that resembles the other classes; classes under 24 samples.
+        Half of the classes would have to be far apart by design to raise the bar of rule c; `gap_needed` shows it.
     False alarm that remains: a class with a sub-class that is as distinct as a class of its own. It looks the same.
-    Source: the idea of over-trimmed whitening is that of Hayase et al., SPECTRE, ICML 2021, sections 3 and 4. Differs:
-        whitened by the other classes, not by the class itself; no poison rate; a mixture and a test decide. Figures:
+    Source: over-trimmed whitening: Hayase et al., SPECTRE, ICML 2021, sections 3 and 4. Differs: whitened by the other
+        classes, not by the class itself; no poison rate; a search for directions and a test decide. Figures:
         bench/robust_spectral.py.
 
     max_dimension: columns of wider embeddings are folded to this many, in [2, 512]; to fewer where the covariances of
@@ -174,14 +211,14 @@ class RobustSpectral:
     """
 
     name: ClassVar[str] = "robust_spectral"
-    version: ClassVar[str] = "2"
+    version: ClassVar[str] = "3"
     columns: ClassVar[frozenset[Role]] = frozenset({"label", "source", "embedding_self"})
     severity: ClassVar[Severity] = "reject"
     covers: ClassVar[frozenset[str]] = frozenset({"backdoor_dirty_label"})
     reason: ClassVar[str] = "robust_spectral.hidden_part"
 
     max_dimension: int = 256
-    max_directions: int = 24
+    max_directions: int = 32
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -215,13 +252,13 @@ class RobustSpectral:
                 added[label] = sums.add_quantised(of_class.whole, of_class.exponent)
             elif label in model.frames:
                 frame = model.frames[label]
-                centred = frame.apply(of_class.whole, of_class.exponent)
                 if model.stage == 1:
-                    shells = part if part is not None else Shells.zero(centred.shape[1])
-                    added[label] = shells.add(centred, frame.scale**2)
+                    sought = part if part is not None else _Sought(0, _no_rows(len(model.frames), len(frame.offset)))
+                    added[label] = sought.add(of_class, frame)
                 else:
                     lines = part if part is not None else _Lines({})
-                    added[label] = lines.add(_keys(centred / frame.scale), of_class.sources)
+                    rows_apart = frame.apply(of_class.whole, of_class.exponent)
+                    added[label] = lines.add(_keys(rows_apart, frame.middle), of_class.sources)
         return within_budget(added, self.max_dimension) if model is None else added
 
     def merge(self, accs: Iterable[Accumulator]) -> Accumulator:
@@ -237,7 +274,7 @@ class RobustSpectral:
         """
         if model is None:
             return self._after_sums(acc)
-        return _after_shells(acc, model) if model.stage == 1 else _after_lines(acc, model)
+        return _after_search(acc, model) if model.stage == 1 else _after_lines(acc, model)
 
     def score(self, model: RobustSpectralModel, batch: pa.RecordBatch) -> Scores:
         """Return scores: in a suspicious class 0 at the border, about -1 at the clean part and 1 at the odd part.
@@ -254,12 +291,12 @@ class RobustSpectral:
                 if finding is None or label not in model.frames:
                     continue
                 frame = model.frames[label]
-                position = frame.apply(whole, exponent)[:, 0] / frame.scale[0]
+                position = frame.apply(whole, exponent)[:, 0]
                 if finding.part is not None and finding.is_suspicious:
                     score[places] = (position * finding.part.sign - finding.part.border) / finding.part.half_gap
                     threshold[places] = 0.0
                 else:
-                    score[places] = -2 - 1 / (1 + np.abs(position))
+                    score[places] = -2 - 1 / (1 + np.abs(position - frame.middle[0].mode))
         return Scores(score, threshold, score > threshold, labels, self.reason)
 
     def evidence(self, model: RobustSpectralModel) -> tuple[GroupEvidence, ...]:
@@ -304,24 +341,28 @@ class RobustSpectral:
         if max(contrast.samples for contrast in contrasts.values()) < LEAST_SAMPLES:
             raise NotEnoughSamplesError(f"No class has the {LEAST_SAMPLES} samples that a judgement needs.")
         frames = {
-            label: _frame(contrast, np.eye(len(contrast.variance)))
+            label: _frame(contrast, np.eye(len(contrast.variance)), ())
             for label, contrast in sorted(contrasts.items())
             if contrast.samples >= LEAST_SAMPLES and len(contrast.variance)
         }
         return RobustSpectralModel(1, widths.pop(), contrasts, frames, {}, fold.columns)
 
 
-def _after_shells(acc: Accumulator, model: RobustSpectralModel) -> RobustSpectralModel:
-    """Choose the directions to look along: the class's own widest, and those that grow most from core to whole."""
+def _after_search(acc: Accumulator, model: RobustSpectralModel) -> RobustSpectralModel:
+    """Choose the directions to look along, in the sample; the class's own widest where none divides it."""
     frames = {}
     for label in model.frames:
         contrast = model.contrasts[label]
         size = len(contrast.variance)
-        widest = np.eye(size)[:, :DIRECTIONS_OF_A_KIND]
-        shells = acc.get(label, Shells.zero(size))
-        _check_count(label, shells.count, contrast.samples)
-        growing = fastest_growing(contrast.variance, shells.core(contrast.variance), DIRECTIONS_OF_A_KIND)
-        frames[label] = _frame(contrast, np.concatenate([widest, growing], axis=1))
+        sought = acc.get(label, _Sought(0, _no_rows(len(model.frames), size)))
+        _check_count(label, sought.samples, contrast.samples)
+        rows = sought.sample.rows.astype(np.float64)
+        turned = dividing_directions(rows, DIRECTIONS)
+        turned = turned if turned.shape[1] else np.eye(size)[:, :1]
+        middle = tuple(
+            middle_of(np.sort(rows @ turned[:, place])) or Middle(0.0, 1.0) for place in range(turned.shape[1])
+        )
+        frames[label] = _frame(contrast, turned, middle)
     return replace(model, stage=2, frames=frames)
 
 
@@ -334,31 +375,30 @@ def _after_lines(acc: Accumulator, model: RobustSpectralModel) -> RobustSpectral
         if frame is not None:
             lines = acc.get(label, _Lines({})).told_apart()
             counts = lines.all_sources()
-            _check_count(label, counts.total // len(frame.scale), contrast.samples)
+            _check_count(label, counts.total // len(frame.offset), contrast.samples)
             gap_needed = LEAST_GAP_OVER_DISTANCE * _farthest(model, label)
-            chosen, part = _best_line(counts, frame, gap_needed, len(model.frames))
+            chosen, part = _best_line(counts, frame, gap_needed, model, len(contrast.variance))
             frames[label] = frame.only(chosen)
-            figures |= {"tested": 1.0, "directions": float(len(frame.scale)), "gap_needed": gap_needed}
+            figures |= {"tested": 1.0, "directions": float(len(frame.offset)), "gap_needed": gap_needed}
             if part is not None:
-                figures |= {"ashman_d": part.ashman_d, "gap": part.gap * float(frame.scale[chosen])}
-                figures["odd_fraction"] = part.odd_fraction
+                figures |= {"ashman_d": part.ashman_d, "gap": part.gap, "odd_fraction": part.odd_fraction}
             if part is not None and part.is_hidden:
-                above = lines.fractions_above(chosen, part.sign, part.border)
+                above = lines.fractions_above(chosen, frame.middle[chosen], part.sign, part.border)
                 figures |= {f"flagged_fraction of {source}": share for source, share in above.items()}
         findings[label] = _Finding(part, tuple(sorted(figures.items())))
     return replace(model, stage=3, frames=frames, findings=findings)
 
 
-def _best_line(counts: Counts, frame: _Frame, gap_needed: float, tests: int) -> tuple[int, HiddenPart | None]:
+def _best_line(
+    counts: Counts, frame: _Frame, gap_needed: float, model: RobustSpectralModel, dimension: int
+) -> tuple[int, HiddenPart | None]:
     """Return the direction with the best candidate, and the candidate; direction 0 where there is none."""
     best: tuple[int, HiddenPart | None] = (0, None)
-    for direction, scale in enumerate(frame.scale.tolist()):
-        part = find_hidden_part(
-            _histogram(counts, direction),
-            others=float(frame.others[direction]) / scale,
-            gap_needed=gap_needed / scale,
-            tests=tests,
-        )
+    for direction, middle in enumerate(frame.middle):
+        found = counts.at(direction * _BINS, (direction + 1) * _BINS)
+        histogram = Histogram(_position(found.keys % _BINS, middle), found.counts.astype(np.float64))
+        others = float(frame.others[direction])
+        part = find_hidden_part(histogram, Line(middle, others, gap_needed, DIRECTIONS * len(model.frames), dimension))
         if part is not None and (best[1] is None or part.rank > best[1].rank):
             best = (direction, part)
     return best
@@ -376,22 +416,21 @@ def _farthest(model: RobustSpectralModel, label: str) -> float:
     return float(min(max(distances), 2 * np.median(distances)))
 
 
-def _frame(contrast: ClassContrast, turned: np.ndarray) -> _Frame:
+def _frame(contrast: ClassContrast, turned: np.ndarray, middle: tuple[Middle, ...]) -> _Frame:
     """Return the frame of directions that are columns of `turned`, which are unit vectors in the contrast's own."""
-    scale = np.sqrt(np.einsum("ij,i,ij->j", turned, contrast.variance, turned))
-    return _Frame(
-        ExactMatrix.of(contrast.directions @ turned), contrast.offset @ turned, scale, contrast.others @ turned
-    )
+    weights = ExactMatrix.of(contrast.directions @ turned)
+    return _Frame(weights, contrast.offset @ turned, middle, contrast.others @ turned)
 
 
 def _bounded(lines: _Lines) -> _Lines:
     return lines if sum(len(keys) for keys, _ in lines.waiting) <= _MOST_WAITING else lines.told_apart()
 
 
-def _keys(positions: np.ndarray) -> np.ndarray:
-    """Return keys of `_Lines`, uint16, for positions in standard deviations, shape (n, directions)."""
-    bins = np.clip((positions + _REACH) / _BIN_WIDTH, 0, _BINS - 1).astype(np.uint16)
-    return np.asarray(bins + (_BINS * np.arange(positions.shape[1])).astype(np.uint16))
+def _no_rows(classes: int, width: int) -> DigestSample:
+    """Return the empty sample of a class, which says how many rows it may hold."""
+    most = _SOUGHT_BYTES // (classes * (4 * width + 8))
+    nothing = np.zeros((0, width), dtype=np.float32)
+    return DigestSample(np.zeros(0, dtype=np.uint64), nothing, min(_MOST_SOUGHT, max(_LEAST_SOUGHT, most)))
 
 
 def _weights(frame: _Frame) -> np.ndarray:
@@ -400,15 +439,32 @@ def _weights(frame: _Frame) -> np.ndarray:
     return weights
 
 
-def _histogram(counts: Counts, direction: int) -> Histogram:
-    """Return the positions along a direction, in standard deviations."""
-    found = counts.at(direction * _BINS, (direction + 1) * _BINS)
-    return Histogram(_position(found.keys % _BINS), found.counts.astype(np.float64), _BIN_WIDTH)
+def _row_keys(whole: np.ndarray, exponent: np.ndarray) -> np.ndarray:
+    """Return a hash of each row, uint64 (n,): of a sum that is exact, so a row has the same in every batch."""
+    bits = shake_256(f"millcert row keys {whole.shape[1]}".encode()).digest(2 * whole.shape[1])
+    product = whole @ np.frombuffer(bits, dtype="<i2").astype(np.float64)
+    return mixed(product.astype(np.int64).view(np.uint64) ^ (exponent.view(np.uint64) << np.uint64(56)))
 
 
-def _position(bins: np.ndarray) -> np.ndarray:
-    """Return the centres of bins, in standard deviations."""
-    return (bins + 0.5) * _BIN_WIDTH - _REACH
+def _keys(positions: np.ndarray, middle: tuple[Middle, ...]) -> np.ndarray:
+    """Return keys of `_Lines`, uint16, for positions, shape (n, directions).
+
+    A bin is the start of the bits of 1 + distance from the mode, in spreads: 32 bins an octave, the same everywhere.
+    """
+    away = (positions - np.array([one.mode for one in middle])) / np.array([one.spread for one in middle])
+    steps = (np.abs(away) + 1.0).view(np.int64)
+    steps >>= _MANTISSA_BITS - _BIN_BITS
+    np.minimum(steps - _ONE_BITS, _HALF - 1, out=steps)
+    bins = np.where(away >= 0, _HALF + steps, _HALF - 1 - steps)
+    return np.asarray((bins + _BINS * np.arange(positions.shape[1])).astype(np.uint16))
+
+
+def _position(bins: np.ndarray, middle: Middle) -> np.ndarray:
+    """Return the centres of bins."""
+    steps = np.where(bins >= _HALF, bins - _HALF, _HALF - 1 - bins)
+    octave, part = np.divmod(steps, 1 << _BIN_BITS)
+    away = np.ldexp(1.0 + (part + 0.5) / (1 << _BIN_BITS), octave.astype(np.int64)) - 1.0
+    return np.asarray(middle.mode + middle.spread * np.where(bins >= _HALF, away, -away))
 
 
 def _check_count(label: str, found: int, expected: int) -> None:

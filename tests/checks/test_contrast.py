@@ -1,12 +1,11 @@
-"""A class against all others, and the core of a class."""
+"""A class against all others."""
 
 import numpy as np
 import pytest
 
-from millcert.checks.contrast import class_contrasts, fastest_growing, random_signs, supported_dimension
+from millcert.checks.contrast import class_contrasts, random_signs, supported_dimension
 from millcert.checks.moments import Moments
-from millcert.checks.robust_covariance import SHELL_BORDERS, Shells
-from millcert.errors import InvalidSampleError, NotEnoughSamplesError
+from millcert.errors import NotEnoughSamplesError
 
 
 def moments_of(rows: np.ndarray) -> Moments:
@@ -83,63 +82,3 @@ def test_projected_distances_survive_on_average() -> None:
     projected = rows @ random_signs(300, 64, seed=0)
 
     assert (projected**2).sum() == pytest.approx((rows**2).sum(), rel=0.05)
-
-
-def test_the_core_leaves_a_small_far_part_out() -> None:
-    random = np.random.default_rng(4)
-    rows = random.standard_normal((1000, 5))
-    rows[:20, 3] += 12
-    rows -= rows.mean(axis=0)
-    variance = rows.var(axis=0)
-
-    core = Shells.zero(5).add(rows, variance).core(variance)
-
-    distance = (rows**2 / variance).mean(axis=1)
-    trimmed = max(border for border in SHELL_BORDERS if (distance < border).mean() <= 0.85)
-    assert core == pytest.approx(np.cov(rows[distance < trimmed].T, bias=True), abs=2e-3)
-    assert core[3, 3] < 1.2
-    direction = fastest_growing(variance, core, 1)[:, 0]
-    assert abs(direction[3]) > 0.9
-
-
-def test_shells_do_not_depend_on_batches() -> None:
-    rows = np.random.default_rng(5).standard_normal((300, 4))
-    variance = np.ones(4)
-
-    whole = Shells.zero(4).add(rows, variance)
-    parts = Shells.zero(4).merge([Shells.zero(4).add(rows[200:], variance), Shells.zero(4).add(rows[:200], variance)])
-
-    assert parts.count == whole.count == 300
-    assert np.array_equal(parts.core(variance), whole.core(variance))
-    assert whole.nbytes == len(SHELL_BORDERS) * 8 * 25
-
-
-def test_a_class_of_one_shell_is_its_own_core() -> None:
-    rows = np.concatenate([np.full((10, 1), 3.0), np.full((10, 1), -3.0)])
-
-    assert np.array_equal(Shells.zero(1).add(rows, np.full(1, 9.0)).core(np.full(1, 9.0)), [[9.0]])
-
-
-def test_a_coordinate_that_does_not_vary_counts_for_nothing() -> None:
-    rows = np.random.default_rng(6).standard_normal((400, 3))
-    rows[:, 1] = 7.0
-    variance = np.array([1.0, 0.0, 1.0])
-
-    core = Shells.zero(3).add(rows, variance).core(variance)
-
-    assert not core[1].any()
-    assert core[0, 0] > 0.5
-
-
-def test_shells_of_several_widths_are_not_merged() -> None:
-    with pytest.raises(InvalidSampleError):
-        Shells.zero(3).merge([Shells.zero(4)])
-
-
-def test_a_direction_without_variance_does_not_count() -> None:
-    rows = np.random.default_rng(6).standard_normal((100, 2))
-    rows[:, 1] = 0
-
-    shells = Shells.zero(2).add(rows, np.array([1.0, 0.0]))
-
-    assert shells.count == 100

@@ -1,0 +1,167 @@
+"""Is there a valley between two humps on a line? A test of one hump against two, on counts, at many scales at once.
+
+Null: the density has one mode, and beyond it never rises again. Then of two windows on the same side of the mode the
+nearer one holds, on average, at least as many samples a length as the farther one; given the samples in both, the count
+in the nearer is at least binomial with the share of its length. A valley is a nearer window with too few.
+
+Windows are runs of cells whose lengths grow with the distance from the mode, as tails do, so a narrow part far out and
+a broad one near by are tested alike. The idea of testing monotony on all pairs of windows at all scales is that of
+Dümbgen and Walther, Annals of Statistics 36 (2008), section 3; here the windows adjoin one another and the union bound
+takes the place of their constants.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from millcert.checks.mixture import Histogram
+
+#: Cells an octave of (1 + distance from the mode, in spreads), and how many octaves: to 16,000 spreads.
+CELLS_AN_OCTAVE = 8
+_OCTAVES = 14
+#: Valleys begin at least so many octaves out, so one spread: the mode's place is not known better than that.
+_FIRST_OCTAVE = 1
+#: Lengths of windows in cells.
+_RUNS = (1, 2, 4, 8)
+#: The mode is sought in the shortest interval with this share of the samples: a single one even where two parts are of
+#: one size. A Gaussian's is 1.049 standard deviations long.
+_DENSEST_SHARE = 0.4
+_GAUSSIAN_LENGTH = 1.0488
+#: Part of a valley that the border is the middle of: the emptiest such stretch.
+_STRETCH = 1 / 3
+_STEPS = 31
+#: Logarithms of p-values end here: a float64 holds no less.
+_LEAST_LOG = -700.0
+
+
+class Middle(NamedTuple):
+    """Where most samples of a line are. mode: a place; spread: their standard deviation, were they Gaussian; over 0."""
+
+    mode: float
+    spread: float
+
+
+@dataclass(frozen=True)
+class Valley:
+    """The least likely valley of a line.
+
+    log_p: natural logarithm of its p-value for one test, 0 at most. tests: how many tests could have come out so.
+    border: the middle of its emptiest stretch.
+    """
+
+    log_p: float
+    tests: int
+    border: float
+
+
+@dataclass(frozen=True, eq=False)
+class _Windows:
+    """All pairs of adjoining windows: cells [inner, middle) are the valley, [middle, outer) the hump behind it."""
+
+    edges: np.ndarray
+    inner: np.ndarray
+    middle: np.ndarray
+    outer: np.ndarray
+    share: np.ndarray
+
+
+def _windows() -> _Windows:
+    fine = np.arange(_FIRST_OCTAVE * CELLS_AN_OCTAVE, _OCTAVES * CELLS_AN_OCTAVE + 1)
+    edges = 2.0 ** (fine // CELLS_AN_OCTAVE) * (1 + (fine % CELLS_AN_OCTAVE) / CELLS_AN_OCTAVE) - 1
+    pairs = [
+        (start, start + near, start + near + far)
+        for near in _RUNS
+        for far in _RUNS
+        for start in range(len(edges) - near - far)
+    ]
+    inner, middle, outer = np.array(pairs).T
+    return _Windows(edges, inner, middle, outer, (edges[middle] - edges[inner]) / (edges[outer] - edges[inner]))
+
+
+_ALL = _windows()
+
+
+def middle_of(positions: np.ndarray) -> Middle | None:
+    """Return the middle of sorted positions: of the shortest interval with 40 % of them; None where that is a point.
+
+    Source: the shorth, Andrews et al. 1972; with less than half of the samples, for classes of two equal parts.
+    """
+    held = max(2, int(np.ceil(_DENSEST_SHARE * len(positions))))
+    if len(positions) < held:
+        return None
+    lengths = positions[held - 1 :] - positions[: len(positions) - held + 1]
+    start = int(lengths.argmin())
+    if lengths[start] <= 0:
+        return None
+    return Middle(float(positions[start] + positions[start + held - 1]) / 2, float(lengths[start]) / _GAUSSIAN_LENGTH)
+
+
+def find_valley(histogram: Histogram, middle: Middle, *, level: float) -> Valley | None:
+    """Return the least likely valley on either side of the mode; None where nothing rises again.
+
+    Args:
+        histogram: positions of samples, or bins whose borders are those of the windows.
+        middle: of these positions, or of a sample of them.
+        level: natural logarithm of the level that a valley must reach, before the tests of this line are counted. Pairs
+            of windows that cannot reach it, however empty the nearer one is, do not count as tests (Tarone, Biometrics
+            46, 1990).
+
+    Cost: about 0.3 ms.
+    """
+    best: tuple[float, Histogram, np.ndarray, int] | None = None
+    tests, counts = 0, (0.0, 0.0, 0.5)
+    for sign, side in ((1.0, histogram), (-1.0, histogram.reflected())):
+        edges = sign * middle.mode + middle.spread * _ALL.edges
+        below = side.below(edges)
+        nearer, farther = below[_ALL.middle] - below[_ALL.inner], below[_ALL.outer] - below[_ALL.middle]
+        tests += int(((nearer + farther) * np.log1p(-_ALL.share) <= level).sum())
+        bound = _log_bound(nearer, farther, _ALL.share)
+        place = int(bound.argmin())
+        if bound[place] < (best[0] if best is not None else 0.0):
+            best = (float(bound[place]), side, edges, place)
+            counts = float(nearer[place]), float(farther[place]), float(_ALL.share[place])
+    if best is None:
+        return None
+    _, side, edges, place = best
+    border = _emptiest(side, float(edges[_ALL.inner[place]]), float(edges[_ALL.middle[place]]))
+    return Valley(_log_binomial(*counts), max(1, tests), border if side is histogram else -border)
+
+
+def log_level(significance: float, lines: int) -> float:
+    """Return the level of one line for a family-wise significance over so many lines."""
+    return float(np.log(significance / max(1, lines)))
+
+
+def corrected_p(valley: Valley, lines: int) -> float:
+    """Return the valley's p-value, corrected for the tests of its line and for the lines that were tested."""
+    return float(min(1.0, np.exp(min(0.0, valley.log_p + np.log(float(valley.tests) * max(1, lines))))))
+
+
+def _log_bound(nearer: np.ndarray, farther: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Return the Chernoff bound of the binomial tail, natural logarithms, 0 where the nearer window is full enough.
+
+    Source: Hoeffding, J. Am. Stat. Assoc. 58 (1963), theorem 1. It only picks the pair; its p-value is exact.
+    """
+    total = nearer + farther
+    part = np.minimum(nearer / np.maximum(total, 1.0), share)
+    empty = np.where(part > 0, part * np.log(np.where(part > 0, part, 1.0) / share), 0.0)
+    return np.asarray(-total * (empty + (1 - part) * np.log((1 - part) / (1 - share))))
+
+
+def _log_binomial(nearer: float, farther: float, share: float) -> float:
+    from scipy.stats import binom  # scipy.stats takes a second to import
+
+    return float(np.clip(binom.logcdf(nearer, nearer + farther, share), _LEAST_LOG, 0.0))
+
+
+def _emptiest(histogram: Histogram, low: float, high: float) -> float:
+    """Return the middle of the emptiest stretch between two places, or of all of these; it lies between two bins."""
+    width = (high - low) * _STRETCH
+    starts = np.linspace(low, high - width, _STEPS)
+    held = histogram.below(starts + width) - histogram.below(starts)
+    middle = float(starts[held == held.min()].mean()) + width / 2
+    place = int(np.searchsorted(histogram.positions, middle))
+    if 0 < place < len(histogram.positions):  # between two bins: a bin's samples are all on one side
+        return float(histogram.positions[place - 1] + histogram.positions[place]) / 2
+    return middle

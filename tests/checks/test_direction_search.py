@@ -1,0 +1,57 @@
+"""The search for dividing directions: parts that hardly add to the variance are found, the same way each time."""
+
+import numpy as np
+import pytest
+
+from millcert.checks.direction_search import dividing_directions
+
+
+def rows_with(part: int, *, gap: float, seed: int = 0, size: int = 12, samples: int = 800) -> tuple[np.ndarray, int]:
+    """Return rows with variances 9 to 1 and a part moved along the last, least column."""
+    random = np.random.default_rng(seed)
+    rows = random.standard_normal((samples, size)) * np.sqrt(np.linspace(9, 1, size))
+    rows[:part, size - 1] += gap
+    return rows, size - 1
+
+
+@pytest.mark.parametrize("part", [20, 60, 270, 400])
+def test_a_part_is_found_along_a_direction_in_which_the_class_hardly_varies(part: int) -> None:
+    rows, column = rows_with(part, gap=8.0)
+
+    found = dividing_directions(rows, 3)
+
+    assert np.abs(found[column]).max() > 0.9
+    assert np.linalg.norm(found, axis=0) == pytest.approx(1)
+    assert abs(found[:, 0][column]) > 0.9  # the best comes first
+
+
+def test_directions_differ_from_one_another() -> None:
+    rows, _ = rows_with(60, gap=8.0)
+
+    found = dividing_directions(rows, 3)
+
+    alike = np.abs(found.T @ found) - np.eye(found.shape[1])
+    assert found.shape[1] <= 3
+    assert alike.max() < 0.99
+
+
+def test_the_same_rows_give_the_same_bits() -> None:
+    rows, _ = rows_with(60, gap=8.0)
+
+    assert np.array_equal(dividing_directions(rows, 3), dividing_directions(rows.copy(), 3))
+
+
+def test_too_few_or_flat_rows_have_no_direction() -> None:
+    rows, column = rows_with(5, gap=1.0, samples=11)
+    flat, _ = rows_with(5, gap=1.0)
+    flat[:, column] = 7.0
+
+    assert dividing_directions(rows, 3).shape == (12, 0)
+    assert dividing_directions(flat, 3).shape == (12, 0)
+    assert dividing_directions(np.zeros((0, 12)), 3).shape == (12, 0)
+
+
+def test_a_single_column_is_its_own_direction() -> None:
+    rows = np.concatenate([np.random.default_rng(1).standard_normal(200), np.full(40, 9.0)])[:, None]
+
+    assert np.array_equal(np.abs(dividing_directions(rows, 3)), [[1.0]])
