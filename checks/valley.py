@@ -47,12 +47,14 @@ class Valley:
     """The least likely valley of a line.
 
     log_p: natural logarithm of its p-value for one test, 0 at most. tests: how many tests could have come out so.
-    border: the middle of its emptiest stretch.
+    start, end: where it is, ascending. border: the middle of its emptiest stretch.
     """
 
     log_p: float
     tests: int
+    start: float
     border: float
+    end: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,8 +126,11 @@ def find_valley(histogram: Histogram, middle: Middle, *, level: float) -> Valley
     if best is None:
         return None
     _, side, edges, place = best
-    border = _emptiest(side, float(edges[_ALL.inner[place]]), float(edges[_ALL.middle[place]]))
-    return Valley(_log_binomial(*counts), max(1, tests), border if side is histogram else -border)
+    start, end = float(edges[_ALL.inner[place]]), float(edges[_ALL.middle[place]])
+    border = _emptiest(side, start, end)
+    if side is not histogram:
+        start, border, end = -end, -border, -start
+    return Valley(_log_binomial(*counts), max(1, tests), start, border, end)
 
 
 def log_level(significance: float, lines: int) -> float:

@@ -19,7 +19,6 @@ A trigger puts a part of the target class in a direction that no other class use
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from hashlib import shake_256
 from typing import ClassVar
 
 import numpy as np
@@ -27,16 +26,15 @@ import pyarrow as pa
 
 from millcert.checks.base import Accumulator, GroupEvidence, Role, Scores, Severity, merge_alike, merge_groups
 from millcert.checks.class_moments import final_moments, no_rows, unfolded, within_budget
-from millcert.checks.class_rows import ClassRows, rows_by_class
+from millcert.checks.class_rows import rows_by_class
 from millcert.checks.columns import matrix, strings
 from millcert.checks.contrast import ClassContrast, class_contrasts
-from millcert.checks.digest_sample import DigestSample
 from millcert.checks.direction_search import dividing_directions
 from millcert.checks.exact import ExactMatrix
-from millcert.checks.exact_features import mixed
-from millcert.checks.flagging import BufferedCounts, Counts
+from millcert.checks.flagging import Counts
 from millcert.checks.hidden_part import LEAST_GAP_OVER_DISTANCE, HiddenPart, Line, find_hidden_part
-from millcert.checks.mixture import Histogram
+from millcert.checks.line_counts import LineCounts, histogram_of
+from millcert.checks.row_sample import RowSample
 from millcert.checks.top_columns import top_columns
 from millcert.checks.valley import Middle, middle_of
 from millcert.errors import InternalError, InvalidSampleError, NotEnoughSamplesError, PolicyError
@@ -45,18 +43,6 @@ from millcert.errors import InternalError, InvalidSampleError, NotEnoughSamplesE
 DIRECTIONS = 3
 #: Below this many samples a class is not tested: fewer than three directions, and no valley could be significant.
 LEAST_SAMPLES = 24
-#: Samples of a class that the directions are sought in: the most, the least, and the memory for those of all classes.
-_MOST_SOUGHT, _LEAST_SOUGHT, _SOUGHT_BYTES = 2048, 256, 64 << 20
-#: Bins an octave of (1 + distance from the mode, in spreads): a multiple of the windows' cells (`checks.valley`).
-_BIN_BITS = 5
-#: Bins of a direction, half of them on each side of the mode: 16 octaves.
-_BINS = 1024
-_HALF = _BINS // 2
-_MANTISSA_BITS = 52
-_ONE_BITS = 1023 << _BIN_BITS  # what float64's 1.0 starts with
-_SOURCES_NAMED = 16
-#: Samples of a class whose positions wait to be told apart by source: 64 kB (our choice; changes no result).
-_MOST_WAITING = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,78 +93,6 @@ class RobustSpectralModel:
     frames: Mapping[str, _Frame]
     findings: Mapping[str, _Finding]
     columns: int
-
-
-@dataclass(frozen=True, eq=False)
-class _Sought:
-    """Pass 2: how many samples a class has, and a sample of their coordinates, equal rows counted once."""
-
-    samples: int
-    sample: DigestSample
-
-    def add(self, of_class: ClassRows, frame: _Frame) -> "_Sought":
-        keys = _row_keys(of_class.whole, of_class.exponent)
-        held = self.sample
-        chosen = slice(None) if len(held.keys) < held.most else np.flatnonzero(keys < held.keys[-1])
-        rows = frame.apply(of_class.whole[chosen], of_class.exponent[chosen])
-        added = DigestSample.of_keys(keys[chosen], rows, held.most)
-        return _Sought(self.samples + len(keys), held.merge([added]) if len(held.keys) else added)
-
-    def merge(self, others: Iterable["_Sought"]) -> "_Sought":
-        parts = list(others)
-        return _Sought(
-            self.samples + sum(part.samples for part in parts), self.sample.merge(part.sample for part in parts)
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class _Lines:
-    """Positions of a class's samples along its directions, by source: key = direction x 1,024 + bin.
-
-    waiting: keys, uint16 (n, directions), and which of their rows each source gave; told apart when there are many.
-    """
-
-    by_source: Mapping[str, BufferedCounts]
-    waiting: tuple[tuple[np.ndarray, tuple[tuple[str, slice], ...]], ...] = ()
-
-    def add(self, keys: np.ndarray, sources: tuple[tuple[str, slice], ...]) -> "_Lines":
-        return _bounded(_Lines(self.by_source, (*self.waiting, (keys, sources))))
-
-    def merge(self, others: Iterable["_Lines"]) -> "_Lines":
-        parts = [self, *others]
-        gathered: dict[str, list[BufferedCounts]] = {}
-        for lines in parts:
-            for source, counts in lines.by_source.items():
-                gathered.setdefault(source, []).append(counts)
-        by_source = {source: counts[0].merge(counts[1:]) for source, counts in sorted(gathered.items())}
-        return _bounded(_Lines(by_source, tuple(keys for lines in parts for keys in lines.waiting)))
-
-    def told_apart(self) -> "_Lines":
-        """Return the same with nothing waiting."""
-        if not self.waiting:
-            return self
-        gathered: dict[str, list[np.ndarray]] = {}
-        for keys, sources in self.waiting:
-            for source, part in sources:
-                gathered.setdefault(source, []).append(keys[part])
-        found = dict(self.by_source)
-        for source, parts in gathered.items():
-            found[source] = found.get(source, BufferedCounts.zero()).add(np.concatenate(parts))
-        return _Lines(found)
-
-    def all_sources(self) -> Counts:
-        """Return the counts of all sources together."""
-        return Counts.zero().merge(counts.settled() for counts in self.by_source.values())
-
-    def fractions_above(self, direction: int, middle: Middle, sign: float, border: float) -> dict[str, float]:
-        """Return the share of each source's samples above the border, for the sources with the most of them."""
-        above = {}
-        for source, every in self.by_source.items():
-            counts = every.settled().at(direction * _BINS, (direction + 1) * _BINS)
-            is_above = _position(counts.keys % _BINS, middle) * sign > border
-            above[source] = (int(counts.counts[is_above].sum()), counts.total)
-        worst = sorted(above.items(), key=lambda item: (-item[1][0], item[0]))[:_SOURCES_NAMED]
-        return {source: count / total for source, (count, total) in worst if count}
 
 
 @dataclass(frozen=True)
@@ -253,12 +167,12 @@ class RobustSpectral:
             elif label in model.frames:
                 frame = model.frames[label]
                 if model.stage == 1:
-                    sought = part if part is not None else _Sought(0, _no_rows(len(model.frames), len(frame.offset)))
-                    added[label] = sought.add(of_class, frame)
+                    sought = part if part is not None else RowSample.zero(len(model.frames), len(frame.offset))
+                    added[label] = sought.add(of_class.whole, of_class.exponent, frame.apply)
                 else:
-                    lines = part if part is not None else _Lines({})
+                    lines = part if part is not None else LineCounts.zero()
                     rows_apart = frame.apply(of_class.whole, of_class.exponent)
-                    added[label] = lines.add(_keys(rows_apart, frame.middle), of_class.sources)
+                    added[label] = lines.add(rows_apart, frame.middle, of_class.sources)
         return within_budget(added, self.max_dimension) if model is None else added
 
     def merge(self, accs: Iterable[Accumulator]) -> Accumulator:
@@ -354,7 +268,7 @@ def _after_search(acc: Accumulator, model: RobustSpectralModel) -> RobustSpectra
     for label in model.frames:
         contrast = model.contrasts[label]
         size = len(contrast.variance)
-        sought = acc.get(label, _Sought(0, _no_rows(len(model.frames), size)))
+        sought = acc.get(label, RowSample.zero(len(model.frames), size))
         _check_count(label, sought.samples, contrast.samples)
         rows = sought.sample.rows.astype(np.float64)
         turned = dividing_directions(rows, DIRECTIONS)
@@ -373,7 +287,7 @@ def _after_lines(acc: Accumulator, model: RobustSpectralModel) -> RobustSpectral
         figures = {"tested": 0.0, "class_distance": contrast.distance}
         frame, part = model.frames.get(label), None
         if frame is not None:
-            lines = acc.get(label, _Lines({})).told_apart()
+            lines = acc.get(label, LineCounts.zero()).told_apart()
             counts = lines.all_sources()
             _check_count(label, counts.total // len(frame.offset), contrast.samples)
             gap_needed = LEAST_GAP_OVER_DISTANCE * _farthest(model, label)
@@ -395,8 +309,7 @@ def _best_line(
     """Return the direction with the best candidate, and the candidate; direction 0 where there is none."""
     best: tuple[int, HiddenPart | None] = (0, None)
     for direction, middle in enumerate(frame.middle):
-        found = counts.at(direction * _BINS, (direction + 1) * _BINS)
-        histogram = Histogram(_position(found.keys % _BINS, middle), found.counts.astype(np.float64))
+        histogram = histogram_of(counts, direction, middle)
         others = float(frame.others[direction])
         part = find_hidden_part(histogram, Line(middle, others, gap_needed, DIRECTIONS * len(model.frames), dimension))
         if part is not None and (best[1] is None or part.rank > best[1].rank):
@@ -422,49 +335,10 @@ def _frame(contrast: ClassContrast, turned: np.ndarray, middle: tuple[Middle, ..
     return _Frame(weights, contrast.offset @ turned, middle, contrast.others @ turned)
 
 
-def _bounded(lines: _Lines) -> _Lines:
-    return lines if sum(len(keys) for keys, _ in lines.waiting) <= _MOST_WAITING else lines.told_apart()
-
-
-def _no_rows(classes: int, width: int) -> DigestSample:
-    """Return the empty sample of a class, which says how many rows it may hold."""
-    most = _SOUGHT_BYTES // (classes * (4 * width + 8))
-    nothing = np.zeros((0, width), dtype=np.float32)
-    return DigestSample(np.zeros(0, dtype=np.uint64), nothing, min(_MOST_SOUGHT, max(_LEAST_SOUGHT, most)))
-
-
 def _weights(frame: _Frame) -> np.ndarray:
     """Return what each column of the embedding weighs in the frame's first direction, float64 (d,)."""
     weights: np.ndarray = frame.weights.whole[:, 0] * frame.weights.scale[0]
     return weights
-
-
-def _row_keys(whole: np.ndarray, exponent: np.ndarray) -> np.ndarray:
-    """Return a hash of each row, uint64 (n,): of a sum that is exact, so a row has the same in every batch."""
-    bits = shake_256(f"millcert row keys {whole.shape[1]}".encode()).digest(2 * whole.shape[1])
-    product = whole @ np.frombuffer(bits, dtype="<i2").astype(np.float64)
-    return mixed(product.astype(np.int64).view(np.uint64) ^ (exponent.view(np.uint64) << np.uint64(56)))
-
-
-def _keys(positions: np.ndarray, middle: tuple[Middle, ...]) -> np.ndarray:
-    """Return keys of `_Lines`, uint16, for positions, shape (n, directions).
-
-    A bin is the start of the bits of 1 + distance from the mode, in spreads: 32 bins an octave, the same everywhere.
-    """
-    away = (positions - np.array([one.mode for one in middle])) / np.array([one.spread for one in middle])
-    steps = (np.abs(away) + 1.0).view(np.int64)
-    steps >>= _MANTISSA_BITS - _BIN_BITS
-    np.minimum(steps - _ONE_BITS, _HALF - 1, out=steps)
-    bins = np.where(away >= 0, _HALF + steps, _HALF - 1 - steps)
-    return np.asarray((bins + _BINS * np.arange(positions.shape[1])).astype(np.uint16))
-
-
-def _position(bins: np.ndarray, middle: Middle) -> np.ndarray:
-    """Return the centres of bins."""
-    steps = np.where(bins >= _HALF, bins - _HALF, _HALF - 1 - bins)
-    octave, part = np.divmod(steps, 1 << _BIN_BITS)
-    away = np.ldexp(1.0 + (part + 0.5) / (1 << _BIN_BITS), octave.astype(np.int64)) - 1.0
-    return np.asarray(middle.mode + middle.spread * np.where(bins >= _HALF, away, -away))
 
 
 def _check_count(label: str, found: int, expected: int) -> None:

@@ -90,5 +90,5 @@ def test_an_empty_histogram_has_no_valley() -> None:
 
 
 def test_a_p_value_is_corrected_for_all_tests_and_never_above_one() -> None:
-    assert corrected_p(Valley(-10.0, 20, 0.0), 3) == pytest.approx(60 * np.exp(-10))
-    assert corrected_p(Valley(-1.0, 20, 0.0), 3) == 1.0
+    assert corrected_p(Valley(-10.0, 20, -1.0, 0.0, 1.0), 3) == pytest.approx(60 * np.exp(-10))
+    assert corrected_p(Valley(-1.0, 20, -1.0, 0.0, 1.0), 3) == 1.0

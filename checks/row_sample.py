@@ -1,0 +1,68 @@
+"""A bounded sample of a class's coordinates that needs no digests: rows are drawn by a hash of what they hold."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import shake_256
+
+import numpy as np
+
+from millcert.checks.digest_sample import DigestSample
+from millcert.checks.exact_features import mixed
+
+#: Rows of a class, and bytes of the samples of all classes; the least is kept whatever the classes are.
+MOST_ROWS, LEAST_ROWS = 2048, 256
+MOST_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class RowSample:
+    """How many samples a class has, and a sample of their coordinates, equal rows counted once; mergeable in any order.
+
+    So many copies of one row, honest or not, make no crowd in it.
+
+    Size: 4 x width + 8 bytes a row.
+    """
+
+    samples: int
+    sample: DigestSample
+
+    @classmethod
+    def zero(cls, classes: int, width: int) -> "RowSample":
+        """Return the sample of nothing, which knows how many rows it may hold beside those of the other classes."""
+        most = min(MOST_ROWS, max(LEAST_ROWS, MOST_BYTES // (classes * (4 * width + 8))))
+        nothing = np.zeros((0, width), dtype=np.float32)
+        return cls(0, DigestSample(np.zeros(0, dtype=np.uint64), nothing, most))
+
+    def add(
+        self, whole: np.ndarray, exponent: np.ndarray, place: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    ) -> "RowSample":
+        """Return the sample with rows added.
+
+        Args:
+            whole: whole numbers of the rows, as `quantise_rows` splits them.
+            exponent: their powers of two.
+            place: makes their coordinates; it is asked only for rows that may be kept.
+        """
+        keys, held = _row_keys(whole, exponent), self.sample
+        chosen = np.arange(len(keys)) if len(held.keys) < held.most else np.flatnonzero(keys < held.keys[-1])
+        added = DigestSample.of_keys(keys[chosen], place(whole[chosen], exponent[chosen]), held.most)
+        return RowSample(self.samples + len(keys), held.merge([added]))
+
+    def merge(self, others: Iterable["RowSample"]) -> "RowSample":
+        """Return the sample of all rows of this and the others."""
+        parts = list(others)
+        total = self.samples + sum(part.samples for part in parts)
+        return RowSample(total, self.sample.merge(part.sample for part in parts))
+
+
+def _row_keys(whole: np.ndarray, exponent: np.ndarray) -> np.ndarray:
+    """Return a hash of each row, uint64 (n,): of a sum that is exact, so a row has the same in every batch."""
+    total = (whole @ _weights(whole.shape[1])).astype(np.int64)
+    return mixed(total.view(np.uint64) ^ (exponent.view(np.uint64) << np.uint64(56)))
+
+
+@lru_cache(maxsize=8)
+def _weights(width: int) -> np.ndarray:
+    bits = shake_256(f"millcert row keys {width}".encode()).digest(2 * width)
+    return np.frombuffer(bits, dtype="<i2").astype(np.float64)
