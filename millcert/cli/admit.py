@@ -23,11 +23,10 @@ if TYPE_CHECKING:
     epilog="Exit codes: 0 admitted, 2 usage, 3 revoked or not what was certified, 4 nobody knows what was revoked, "
     "5 not readable. Train only on 0."
 )
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path")
 @click.option(
     "--certificate",
     "certificate_path",
-    type=click.Path(path_type=Path),
     default=None,
     help="The certificate.  [default: certificate.json in the folder that holds PATH]",
 )
@@ -66,8 +65,8 @@ if TYPE_CHECKING:
 @witness_options
 @json_option
 def admit(
-    path: Path,
-    certificate_path: Path | None,
+    path: str,
+    certificate_path: str | None,
     state: Path | None,
     gate_key_paths: tuple[Path, ...],
     ledger_key_paths: tuple[Path, ...],
@@ -80,22 +79,21 @@ def admit(
 ) -> None:
     """Refuse PATH unless it is, byte for byte, a data set that the gate certified and that nobody took back since.
 
-    PATH is the admitted folder. The keys are those that you trust; none is ever taken from the certificate. Run this
-    on the machine that trains, right before it does, and start nothing if it fails.
+    PATH is the admitted folder, on this machine or on an object store (s3://, gs://, azfs://, hdfs://). The keys are
+    those that you trust; none is ever taken from the certificate. Run this on the machine that trains, right before it
+    does, and start nothing if it fails.
     """
-    from millcert.provenance.admission import admit_path
     from millcert.provenance.certificate import verify_certificate
 
     gate_keys, ledger_vkeys = _trusted_keys(state, gate_key_paths, ledger_key_paths)
-    # Not resolved: what the user calls the parent is where the certificate lies, whatever PATH links to.
-    source = certificate_path or path.absolute().parent / "certificate.json"
     witnesses = witness_rule(witness_keys, witnesses_required)
-    certificate = verify_certificate(_read(source), gate_keys=gate_keys, ledger_vkeys=ledger_vkeys, witnesses=witnesses)
+    data = _read(certificate_path or _beside(path))
+    certificate = verify_certificate(data, gate_keys=gate_keys, ledger_vkeys=ledger_vkeys, witnesses=witnesses)
     known = Known(state, list_path, max_age_hours, is_told_by_keys=bool(gate_key_paths))
     clearance = None
     if not unsafe_no_revocations:
         clearance = clear(certificate, known, gate_keys, ledger_vkeys)
-    admission = admit_path(path, certificate)
+    admission = _admitted(path, certificate)
     payload = {**_payload(admission, certificate), "revocations": clearance_payload(clearance)}
     text = _text(admission, certificate, clearance_line(clearance))
     emit(payload, text, as_json=as_json)
@@ -127,9 +125,36 @@ def _trusted_keys(
     return load_gate_keys([folder.gate_public_key]), load_ledger_vkeys([folder.ledger_vkey])
 
 
-def _read(path: Path) -> bytes:
+def _is_remote(path: str) -> bool:
+    return "://" in path and not path.startswith("file://")
+
+
+def _beside(path: str) -> str:
+    """Return where the certificate of an admitted folder lies by default."""
+    if _is_remote(path):
+        return f"{path.rstrip('/').rpartition('/')[0]}/certificate.json"
+    # Not resolved: what the user calls the parent is where the certificate lies, whatever PATH links to.
+    return str(Path(path.removeprefix("file://")).absolute().parent / "certificate.json")
+
+
+def _admitted(path: str, certificate: "Certificate") -> "Admission":
+    if _is_remote(path):
+        from millcert.pipelines.remote_admission import admit_remote  # heavy: Beam
+
+        return admit_remote(path, certificate)
+    from millcert.provenance.admission import admit_path
+
+    return admit_path(Path(path.removeprefix("file://")), certificate)
+
+
+def _read(source: str) -> bytes:
     from millcert.provenance.certificate import MAX_CERTIFICATE_BYTES
 
+    if _is_remote(source):
+        from millcert.pipelines.remote_admission import read_remote_certificate  # heavy: Beam
+
+        return read_remote_certificate(source)
+    path = Path(source.removeprefix("file://"))
     try:
         with path.open("rb") as file:
             return file.read(MAX_CERTIFICATE_BYTES + 1)

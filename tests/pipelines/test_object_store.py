@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from millcert.cli.main import main
 from millcert.errors import DigestMismatchError, StoreError, UsageError
 from millcert.pipelines.driver import VetOptions, VetResult, vet_dataset
 from millcert.policy import load_policy
@@ -142,3 +143,24 @@ def test_a_bucket_that_is_not_there_is_a_store_error_before_anything_is_written(
     bucket.name = "no-such-bucket"
     with pytest.raises((StoreError, UsageError)):
         bucket.vet()
+
+
+def test_what_a_bucket_holds_is_admitted_until_an_object_changes(
+    bucket: Bucket, endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`millcert admit s3://...` finds endpoint and credentials in the environment, as the store's own client does."""
+    bucket.vet()
+    told = {
+        "ENDPOINT_URL": endpoint,
+        "ACCESS_KEY_ID": "test",
+        "SECRET_ACCESS_KEY": "test",
+        "DEFAULT_REGION": "us-east-1",
+    }
+    for name, value in told.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    arguments = ["admit", f"s3://{bucket.name}/out/admitted", "--state", str(bucket.bench.top / "state")]
+
+    assert main(arguments) == 0
+    key = "out/admitted/north/a.parquet"
+    bucket.client.put_object(Bucket=bucket.name, Key=key, Body=bucket.objects(key)[""] + b" ")
+    assert main(arguments) == 3
