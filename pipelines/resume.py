@@ -85,7 +85,7 @@ def prepare_work(
 
 def begin_recording(staging: str) -> None:
     """Say that what this run salted may be in the ledger from now on."""
-    write_file(f"{staging}/{RECORDING_FILE}", b"")
+    write_file(f"{staging}/{RECORDING_FILE}", b"recording\n")  # Beam cannot write an empty object to S3
 
 
 def is_worth_resuming(error: BaseException, staging: str) -> bool:

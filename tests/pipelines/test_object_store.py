@@ -39,6 +39,7 @@ class Bucket:
 
     def __init__(self, bench: Workbench, endpoint: str) -> None:
         self.bench = bench
+        self.state = bench.top / "s3-state"  # a verdict says what changed since the last version in its own ledger
         self.name = hashlib.sha256(str(bench.top).encode()).hexdigest()[:40]
         self.arguments = (
             f"--s3_endpoint_url={endpoint}",
@@ -73,7 +74,7 @@ class Bucket:
         options = VetOptions(
             (f"s3://{self.name}/data",),
             f"s3://{self.name}/{out}",
-            self.bench.top / "state",
+            self.state,
             replace=replace,
             workers=1,
             beam_arguments=self.arguments,
@@ -158,7 +159,7 @@ def test_what_a_bucket_holds_is_admitted_until_an_object_changes(
     }
     for name, value in told.items():
         monkeypatch.setenv(f"AWS_{name}", value)
-    arguments = ["admit", f"s3://{bucket.name}/out/admitted", "--state", str(bucket.bench.top / "state")]
+    arguments = ["admit", f"s3://{bucket.name}/out/admitted", "--state", str(bucket.state)]
 
     assert main(arguments) == 0
     key = "out/admitted/north/a.parquet"
