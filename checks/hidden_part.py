@@ -5,8 +5,10 @@ The three rules (a, b, c) and their cuts stand here; `millcert.checks.detectors.
 
 from dataclasses import dataclass
 
-from millcert.checks.mixture import Histogram, TwoParts, count_interval, divide
-from millcert.checks.valley import Middle, corrected_p, find_valley, log_level
+import numpy as np
+
+from millcert.checks.mixture import Histogram, TwoParts, between, count_interval, divide
+from millcert.checks.valley import Middle, Valley, corrected_p, find_valley, log_level
 
 #: Rule a: Ashman's D above which two parts count as apart. Ashman et al. (1994) ask for 2; the halves of one Gaussian
 #: have 2.6, and mixtures fitted to clean heavy-tailed classes reach 3 (research, oracle-free table), so 4.
@@ -18,6 +20,7 @@ LEAST_GAP_OVER_DISTANCE = 2**0.5
 #: Where the smaller part is above this share of its class, the part that stands away from the other classes is the odd
 #: one; below, the smaller part is.
 SURE_MINORITY = 1 / 3
+_ROUNDS = 8
 
 
 @dataclass(frozen=True)
@@ -74,13 +77,15 @@ def find_hidden_part(histogram: Histogram, line: Line) -> HiddenPart | None:
     valley = find_valley(histogram, line.middle, level=log_level(SIGNIFICANCE, line.lines))
     if valley is None:
         return None
-    parts = divide(histogram, valley.border)
+    border, parts = _divided(histogram, valley)
     if parts is None:
         return None
-    border, sign = valley.border, 1.0
+    sign = 1.0
     if not _upper_is_odd(parts, line.others):
         histogram, parts, border, sign = histogram.reflected(), parts.reflected(), -border, -1.0
     estimate, low, high = count_interval(histogram, parts, border)
+    ends = sorted((sign * valley.start, sign * valley.end))
+    least, most = histogram.samples - histogram.below(np.array(ends[::-1]))
     p_value, apart = corrected_p(valley, line.lines), _unbiased_d(parts, histogram.samples, line.dimension)
     return HiddenPart(
         is_hidden=apart > LEAST_ASHMAN_D and p_value <= SIGNIFICANCE and parts.gap > line.gap_needed,
@@ -92,9 +97,27 @@ def find_hidden_part(histogram: Histogram, line: Line) -> HiddenPart | None:
         odd_fraction=parts.upper_share,
         p_value=p_value,
         estimate=estimate,
-        low=low,
-        high=high,
+        low=min(low, float(least)),
+        high=max(high, float(most)),
     )
+
+
+def _divided(histogram: Histogram, valley: Valley) -> tuple[float, TwoParts | None]:
+    """Return the border and the parts on its sides: it moves to where both parts are as likely, within the valley.
+
+    Each round divides anew (classification maximum likelihood: Celeux and Govaert, Comput. Stat. Data Anal. 14, 1992).
+    Free to leave the valley, it would drift to the middle of a heavy tail.
+    """
+    border, parts = valley.border, divide(histogram, valley.border)
+    for _ in range(_ROUNDS):
+        if parts is None:
+            break
+        moved = between(histogram, float(np.clip(parts.crossing, valley.start, valley.end)))
+        anew = divide(histogram, moved)
+        if moved == border or anew is None:
+            break
+        border, parts = moved, anew
+    return border, parts
 
 
 def _unbiased_d(parts: TwoParts, samples: float, dimension: int) -> float:

@@ -9,6 +9,8 @@ import numpy as np
 
 #: A side's standard deviation is at least this share of the gap: a few samples that happen to agree are no narrow part.
 _LEAST_SPREAD = 0.02
+#: Places between two means where a crossing is looked for.
+_GRID = 513
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +59,12 @@ class TwoParts:
         """Gap over the root mean square spread; above 2 the parts are apart (Ashman et al. 1994, equation 7)."""
         return self.gap / float(np.sqrt((self.lower_spread**2 + self.upper_spread**2) / 2))
 
+    @property
+    def crossing(self) -> float:
+        """Where between the means a sample is as likely of one part as of the other; at a mean where nowhere."""
+        grid = np.linspace(self.lower_mean, self.upper_mean, _GRID)
+        return float(grid[int(np.searchsorted(self.upper_probability(grid), 0.5))])
+
     def upper_probability(self, positions: np.ndarray) -> np.ndarray:
         """Return the posterior probability of the upper part: 0 below the lower mean, 1 above the upper mean.
 
@@ -79,6 +87,14 @@ class TwoParts:
     def reflected(self) -> "TwoParts":
         """Return the mirror image: the lower part is the upper."""
         return TwoParts(-self.upper_mean, self.upper_spread, -self.lower_mean, self.lower_spread, 1 - self.upper_share)
+
+
+def between(histogram: Histogram, place: float) -> float:
+    """Return the place that is nearest and lies between two bins, so that a bin's samples are all on one side."""
+    above = int(np.searchsorted(histogram.positions, place))
+    if 0 < above < len(histogram.positions):
+        return float(histogram.positions[above - 1] + histogram.positions[above]) / 2
+    return place
 
 
 def divide(histogram: Histogram, border: float) -> TwoParts | None:

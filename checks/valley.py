@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from millcert.checks.mixture import Histogram
+from millcert.checks.mixture import Histogram, between
 
 #: Cells an octave of (1 + distance from the mode, in spreads), and how many octaves: to 16,000 spreads.
 CELLS_AN_OCTAVE = 8
@@ -165,8 +165,4 @@ def _emptiest(histogram: Histogram, low: float, high: float) -> float:
     width = (high - low) * _STRETCH
     starts = np.linspace(low, high - width, _STEPS)
     held = histogram.below(starts + width) - histogram.below(starts)
-    middle = float(starts[held == held.min()].mean()) + width / 2
-    place = int(np.searchsorted(histogram.positions, middle))
-    if 0 < place < len(histogram.positions):  # between two bins: a bin's samples are all on one side
-        return float(histogram.positions[place - 1] + histogram.positions[place]) / 2
-    return middle
+    return between(histogram, float(starts[held == held.min()].mean()) + width / 2)
