@@ -1,18 +1,24 @@
 """Claim: `robust_spectral` finds a backdoor without its rate and is silent on clean data, for microseconds a sample.
 
-Run: OPENBLAS_NUM_THREADS=1 python bench/robust_spectral.py [FOLDER]
+Run: OPENBLAS_NUM_THREADS=1 python bench/robust_spectral.py [FOLDER] [--train SEEDS]
 
-FOLDER holds img_badnet_0.01.npz and img_clean.npz (default ../shared/data/features, evaluation only, not shipped).
+FOLDER: every .npz in it that holds feat_self, label and poison is judged (default ../shared/data/features, evaluation
+only, not shipped; BadNets as in Gu et al. 2017, 200 of 20,000 images, 3 x 3 patch, relabelled 0).
+--train: plants attacks in the raw CIFAR-10 images and makes the view as `millcert embed` does, with so many seeds each;
+the seed draws the target class, the images, the pattern and the probe. No check is told a rate or a class.
+
 Rivals on the same data: the paper's rule with the true rate given, ART's rule with its default rate (33 % x 1.5,
-projection of features that are not centred), a random filter that removes 1 % or as many as robust_spectral does, and a
+projection of features that are not centred), activation clustering as in the toolboxes (ten principal components, two
+means, the smaller cluster if below 35 %), a random filter that removes 1 % or as many as robust_spectral does, and a
 perfect filter.
-BadNets as in Gu et al. 2017, 200 of 20,000 images, 3 x 3 patch, relabelled 0.
 """
 
+import argparse
 import hashlib
+import io
 import platform
-import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,11 +28,22 @@ import pyarrow as pa
 from millcert.checks.base import Check, Scores, fit_check
 from millcert.checks.detectors.robust_spectral import RobustSpectral, RobustSpectralModel
 from millcert.checks.detectors.spectral_signatures import REMOVAL_FACTOR, SpectralSignatures
+from millcert.checks.planting import ATTACKS, Samples, plant
+from millcert.checks.self_view import ProbeChoice, train_self_view
 
 BATCH = 2000
 READER_BATCH = 16_384  # what the pipeline's reader hands over at d = 128: 8 MiB (ReadLimits.max_batch_bytes)
 REPEATS = 7
 ART_RATE = 0.33
+#: Attack, and its share of 20,000 images.
+PLANTED = (
+    ("badnets_patch", 0.003),
+    ("badnets_patch", 0.01),
+    ("badnets_patch", 0.05),
+    ("blend", 0.01),
+    ("blend", 0.05),
+    ("adaptive_blend", 0.01),
+)
 
 
 class DataSet(NamedTuple):
@@ -55,6 +72,29 @@ def load(path: Path) -> DataSet:
     stored = np.load(path, allow_pickle=False)
     rows = stored["feat_self"].astype(np.float32)
     return DataSet(path.stem, rows, stored["label"].astype(int), stored["poison"].copy(), digest)
+
+
+def trained(path: Path, seeds: int) -> Iterator[DataSet]:
+    """Yield views of the first 20,000 training images with each attack planted, by a probe trained on them."""
+    import pyarrow.parquet as pq
+    from PIL import Image
+
+    table = pq.read_table(path, columns=["split", "index", "label", "jpeg"]).to_pylist()
+    rows = sorted((row["index"], row["label"], row["jpeg"]) for row in table if row["split"] == "train")[:20_000]
+    images = np.stack([np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB")) for _, _, jpeg in rows])
+    label = np.array([str(label) for _, label, _ in rows], dtype=object)
+    source = np.full(len(label), "s", dtype=object)
+    samples = Samples(label, source, images.reshape(len(images), -1).astype(float), (32, 32, 3))
+    for seed in range(seeds):
+        for name, rate in PLANTED:
+            made = plant(ATTACKS[name], samples, count=round(rate * len(label)), seed=seed)
+            content = made.samples.features
+            assert content is not None
+            view = train_self_view(
+                content, made.samples.label, "image", shape=(32, 32, 3), choice=ProbeChoice(seed=seed)
+            )
+            title = f"{name} {rate:.1%}, target {made.target}, seed {seed}, view by {view.kind}"
+            yield DataSet(title, view.embed(content), made.samples.label.astype(int), made.is_bad, view.digest)
 
 
 def auroc(score: np.ndarray, is_bad: np.ndarray) -> float:
@@ -100,6 +140,24 @@ def art_rule(data: DataSet) -> tuple[np.ndarray, np.ndarray]:
     return flagged, score
 
 
+def toolbox_clustering(data: DataSet) -> tuple[np.ndarray, np.ndarray]:
+    """Chen et al. 2018 as the toolboxes run it; score: nearer to the smaller cluster's centre."""
+    from sklearn.cluster import KMeans
+    from sklearn.decomposition import PCA
+
+    score, flagged = np.zeros(len(data.label)), np.zeros(len(data.label), dtype=bool)
+    for value in np.unique(data.label):
+        places = np.flatnonzero(data.label == value)
+        narrow = PCA(min(10, data.rows.shape[1]), random_state=0).fit_transform(data.rows[places].astype(float))
+        means = KMeans(2, n_init=10, random_state=0).fit(narrow)
+        sizes = np.bincount(means.labels_, minlength=2)
+        small = int(np.argmin(sizes))
+        distance = means.transform(narrow)
+        score[places] = distance[:, 1 - small] - distance[:, small]
+        flagged[places] = (means.labels_ == small) & (sizes[small] < 0.35 * len(places))
+    return flagged, score
+
+
 def compare(data: DataSet) -> None:
     print(f"{data.name}: {len(data.label)} samples, {int(data.is_bad.sum())} poisoned, SHA-256 {data.digest[:16]}...")
     check = RobustSpectral()
@@ -114,6 +172,7 @@ def compare(data: DataSet) -> None:
     )
     report("paper: 1.5 x true rate of the class", *paper_rule(data), data.is_bad, "rate given")
     report("ART default: 1.5 x 33 %", *art_rule(data), data.is_bad, "rate assumed")
+    report("activation clustering, toolboxes", *toolbox_clustering(data), data.is_bad, "no rate")
     random = np.random.default_rng(0)
     noise = random.random(len(data.label))
     removed = max(int(scores.flagged.sum()), int(0.01 * len(noise)))
@@ -198,17 +257,23 @@ def cost(data: DataSet, batch_rows: int) -> None:
 
 
 def main() -> None:
-    default = Path(__file__).parent.parent.parent / "shared" / "data" / "features"
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else default
-    paths = [folder / "img_badnet_0.01.npz", folder / "img_clean.npz"]
-    if not all(path.is_file() for path in paths):
-        print(f"skipped: {folder} does not hold {' and '.join(path.name for path in paths)}")
-        return
+    shared = Path(__file__).resolve().parents[2] / "shared" / "data"
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", type=Path, default=shared / "features")
+    parser.add_argument("--train", type=int, default=0, metavar="SEEDS")
+    given = parser.parse_args()
     print(f"Python {platform.python_version()}, numpy {np.__version__}, {platform.machine()}, {platform.system()}")
+    paths = sorted(given.folder.glob("*.npz")) if given.folder.is_dir() else []
     data = [load(path) for path in paths]
+    if not data:
+        print(f"skipped: {given.folder} holds no features")
     for one in data:
         compare(one)
-    for batch_rows in (BATCH, READER_BATCH):
+    table = shared / "cifar10" / "cifar10_jpeg.parquet"
+    if given.train and table.is_file():
+        for one in trained(table, given.train):
+            compare(one)
+    for batch_rows in (BATCH, READER_BATCH) if data else ():
         cost(data[0], batch_rows)
 
 

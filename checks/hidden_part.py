@@ -13,8 +13,9 @@ from millcert.checks.valley import Middle, Valley, corrected_p, find_valley, log
 #: Rule a: Ashman's D above which two parts count as apart. Ashman et al. (1994) ask for 2; the halves of one Gaussian
 #: have 2.6, and mixtures fitted to clean heavy-tailed classes reach 3 (research, oracle-free table), so 4.
 LEAST_ASHMAN_D = 4.0
-#: Rule b: family-wise false alarms of the valley test over the classes of a data set.
-SIGNIFICANCE = 0.01
+#: Rule b: family-wise false alarms of the valley test over the classes of a data set. A gate that vets a hundred honest
+#: data sets shall not stop one by this test, were it alone.
+SIGNIFICANCE = 0.001
 #: Rule c: two independent class centres are sqrt(2) times as far from one another as one is from the mean of many.
 LEAST_GAP_OVER_DISTANCE = 2**0.5
 #: Where the smaller part is above this share of its class, the part that stands away from the other classes is the odd
@@ -32,7 +33,7 @@ class HiddenPart:
     border: positions x sign above it belong to the odd part.
     half_gap: half the distance of the two means.
     ashman_d, gap, odd_fraction: of the two parts; D less what the choice of the direction adds to it.
-    p_value: of the valley test, corrected for all tests.
+    p_value: of the valley test, corrected for all tests; not for the search of the direction, which rule a answers for.
     estimate, low, high: samples in the odd part.
     """
 

@@ -99,12 +99,17 @@ def histogram_of(counts: Counts, line: int, middle: Middle) -> Histogram:
 
 def line_keys(positions: np.ndarray, middle: tuple[Middle, ...]) -> np.ndarray:
     """Return the keys of positions, uint16 (n, lines), ascending with the position on each line."""
-    away = (positions - np.array([one.mode for one in middle])) / np.array([one.spread for one in middle])
-    steps = (np.abs(away) + 1.0).view(np.int64)
+    away = positions - np.array([one.mode for one in middle])
+    away /= np.array([one.spread for one in middle])
+    size = np.abs(away)
+    size += 1.0
+    steps = size.view(np.int64)
     steps >>= _MANTISSA_BITS - _BIN_BITS
-    np.minimum(steps - _ONE_BITS, _HALF - 1, out=steps)
-    bins = np.where(away >= 0, _HALF + steps, _HALF - 1 - steps)
-    return np.asarray((bins + BINS * np.arange(positions.shape[1])).astype(np.uint16))
+    steps -= _ONE_BITS
+    np.minimum(steps, _HALF - 1, out=steps)
+    steps ^= -(away < 0).astype(np.int64)  # -1 - steps where below the mode
+    steps += _HALF + BINS * np.arange(positions.shape[1])
+    return steps.astype(np.uint16)
 
 
 def _centres(bins: np.ndarray, middle: Middle) -> np.ndarray:

@@ -21,11 +21,14 @@ class RowSample:
 
     So many copies of one row, honest or not, make no crowd in it.
 
-    Size: 4 x width + 8 bytes a row.
+    waiting: hashes and coordinates of rows that may enter the sample, sorted out together when there are many.
+
+    Size: 4 x width + 8 bytes a row of the sample, and at most as many again that wait.
     """
 
     samples: int
-    sample: DigestSample
+    held: DigestSample
+    waiting: tuple[tuple[np.ndarray, np.ndarray], ...] = ()
 
     @classmethod
     def zero(cls, classes: int, width: int) -> "RowSample":
@@ -44,16 +47,37 @@ class RowSample:
             exponent: their powers of two.
             place: makes their coordinates; it is asked only for rows that may be kept.
         """
-        keys, held = _row_keys(whole, exponent), self.sample
-        chosen = np.arange(len(keys)) if len(held.keys) < held.most else np.flatnonzero(keys < held.keys[-1])
-        added = DigestSample.of_keys(keys[chosen], place(whole[chosen], exponent[chosen]), held.most)
-        return RowSample(self.samples + len(keys), held.merge([added]))
+        keys, total = _row_keys(whole, exponent), self.samples + len(whole)
+        if len(self.held.keys) == self.held.most:
+            chosen = np.flatnonzero(keys < self.held.keys[-1])
+            keys, whole, exponent = keys[chosen], whole[chosen], exponent[chosen]
+        if not len(keys):
+            return RowSample(total, self.held, self.waiting)
+        rows = place(whole, exponent).astype(np.float32)
+        return _bounded(RowSample(total, self.held, (*self.waiting, (keys, rows))))
 
     def merge(self, others: Iterable["RowSample"]) -> "RowSample":
         """Return the sample of all rows of this and the others."""
-        parts = list(others)
-        total = self.samples + sum(part.samples for part in parts)
-        return RowSample(total, self.sample.merge(part.sample for part in parts))
+        parts = [self, *others]
+        held = self.held.merge(part.held for part in parts[1:])
+        waiting = tuple(rows for part in parts for rows in part.waiting)
+        return _bounded(RowSample(sum(part.samples for part in parts), held, waiting))
+
+    @property
+    def rows(self) -> np.ndarray:
+        """The coordinates in the sample, float32 (n, width), in the order of their hashes."""
+        return self.settled().held.rows
+
+    def settled(self) -> "RowSample":
+        """Return the same with nothing waiting."""
+        if not self.waiting:
+            return self
+        keys, rows = (np.concatenate(parts) for parts in zip(*self.waiting, strict=True))
+        return RowSample(self.samples, self.held.merge([DigestSample.of_keys(keys, rows, self.held.most)]))
+
+
+def _bounded(sample: RowSample) -> RowSample:
+    return sample if sum(len(keys) for keys, _ in sample.waiting) <= sample.held.most else sample.settled()
 
 
 def _row_keys(whole: np.ndarray, exponent: np.ndarray) -> np.ndarray:

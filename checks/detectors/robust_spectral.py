@@ -270,7 +270,7 @@ def _after_search(acc: Accumulator, model: RobustSpectralModel) -> RobustSpectra
         size = len(contrast.variance)
         sought = acc.get(label, RowSample.zero(len(model.frames), size))
         _check_count(label, sought.samples, contrast.samples)
-        rows = sought.sample.rows.astype(np.float64)
+        rows = sought.rows.astype(np.float64)
         turned = dividing_directions(rows, DIRECTIONS)
         turned = turned if turned.shape[1] else np.eye(size)[:, :1]
         middle = tuple(
