@@ -58,7 +58,7 @@ def test_too_few_or_flat_rows_have_no_direction() -> None:
 @pytest.mark.parametrize("shape", ["gauss", "student", "lognormal"])
 @pytest.mark.parametrize("samples", [96, 256, 512])
 def test_a_direction_chosen_in_noise_makes_no_two_parts(shape: str, samples: int) -> None:
-    """A search can find a valley in enough dimensions, but no parts as far apart as rule a asks for, its bias taken off."""
+    """A search can find a valley in enough dimensions, but no parts as far apart as rule a asks for, less its bias."""
     hidden = 0
     for seed in range(6):
         random = np.random.default_rng(seed)
