@@ -28,6 +28,7 @@ from millcert.errors import (
     UsageError,
 )
 from millcert.pipelines.fields import decode_permitted, permitted_schema
+from millcert.pipelines.file_table import FileTable
 from millcert.pipelines.formats import (
     HEAD_BYTES,
     Decoded,
@@ -196,7 +197,7 @@ def _verify_once(_: bytes, digests: list[FileDigest], plan: VetPlan) -> Verified
 
 def verify_files(plan: VetPlan, digests: list[FileDigest]) -> VerifiedFiles:
     """Return what is known of all files, with a fault for each source that is not what the policy trusts."""
-    files = {digest.item.name: digest.item for digest in sorted(digests, key=lambda digest: digest.item.name)}
+    files = FileTable(digest.item for digest in digests)
     faults = [digest.fault for digest in digests if digest.fault is not None]
     expected = {item.name for item in (*plan.items, *plan.auxiliary)}
     if set(files) != expected or len(digests) != len(expected):

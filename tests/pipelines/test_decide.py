@@ -334,6 +334,8 @@ SUITE = b"""{"name": "s", "meta": {"great_expectations_version": "1.24.1"}, "exp
 class StubMetrics:
     """Stands for a metric plan that holds no samples."""
 
+    kernels = ("one",)
+
     def empty(self) -> dict[str, Any]:
         return {}
 

@@ -36,8 +36,11 @@ def test_workers_and_file_order_change_nothing_that_is_published(bench: Workbenc
     del bench.policy["trust"]
     globs = [f"{bench.data}/**/{Path(name).name}" for name in names]
 
+    # Each with a ledger of its own: a verdict tells what changed since the last version in it.
     plain = bench.vet(*globs, out=tmp_path / "plain")
+    (bench.top / "state").rename(tmp_path / "state-plain")
     one = bench.vet(*globs, out=tmp_path / "one", on_beam=True)
+    (bench.top / "state").rename(tmp_path / "state-one")
     two = bench.vet(*reversed(globs), out=tmp_path / "two", on_beam=True, workers=2)
 
     assert plain.verdict.digest == one.verdict.digest == two.verdict.digest
