@@ -13,9 +13,8 @@ from millcert.checks.valley import Middle, Valley, corrected_p, find_valley, log
 #: Rule a: Ashman's D above which two parts count as apart. Ashman et al. (1994) ask for 2; the halves of one Gaussian
 #: have 2.6, and mixtures fitted to clean heavy-tailed classes reach 3 (research, oracle-free table), so 4.
 LEAST_ASHMAN_D = 4.0
-#: Rule b: family-wise false alarms of the valley test over the classes of a data set. A gate that vets a hundred honest
-#: data sets shall not stop one by this test, were it alone.
-SIGNIFICANCE = 0.001
+#: Rule b: family-wise false alarms of the valley test over the classes of a data set.
+SIGNIFICANCE = 0.01
 #: Rule c: two independent class centres are sqrt(2) times as far from one another as one is from the mean of many.
 LEAST_GAP_OVER_DISTANCE = 2**0.5
 #: Where the smaller part is above this share of its class, the part that stands away from the other classes is the odd

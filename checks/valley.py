@@ -112,12 +112,12 @@ def find_valley(histogram: Histogram, middle: Middle, *, level: float) -> Valley
     Cost: about 0.3 ms.
     """
     best: tuple[float, Histogram, np.ndarray, int] | None = None
-    tests, counts = 0, (0.0, 0.0, 0.5)
+    attainable, counts = [], (0.0, 0.0, 0.5)
     for sign, side in ((1.0, histogram), (-1.0, histogram.reflected())):
         edges = sign * middle.mode + middle.spread * _ALL.edges
         below = side.below(edges)
         nearer, farther = below[_ALL.middle] - below[_ALL.inner], below[_ALL.outer] - below[_ALL.middle]
-        tests += int(((nearer + farther) * np.log1p(-_ALL.share) <= level).sum())
+        attainable.append((nearer + farther) * np.log1p(-_ALL.share))
         bound = _log_bound(nearer, farther, _ALL.share)
         place = int(bound.argmin())
         if bound[place] < (best[0] if best is not None else 0.0):
@@ -130,7 +130,15 @@ def find_valley(histogram: Histogram, middle: Middle, *, level: float) -> Valley
     border = _emptiest(side, start, end)
     if side is not histogram:
         start, border, end = -end, -border, -start
-    return Valley(_log_binomial(*counts), max(1, tests), start, border, end)
+    return Valley(_log_binomial(*counts), _tests(np.concatenate(attainable), level), start, border, end)
+
+
+def _tests(attainable: np.ndarray, level: float) -> int:
+    """Return the least k so that at most k tests could reach the level over k, from the least each can attain."""
+    able = np.sort(attainable[attainable <= level])
+    ranks = np.arange(1, len(able) + 1)
+    beyond = np.append(able[1:], np.inf) > level - np.log(ranks)
+    return int(ranks[beyond][0]) if len(able) else 1
 
 
 def log_level(significance: float, lines: int) -> float:

@@ -92,3 +92,16 @@ def test_an_empty_histogram_has_no_valley() -> None:
 def test_a_p_value_is_corrected_for_all_tests_and_never_above_one() -> None:
     assert corrected_p(Valley(-10.0, 20, -1.0, 0.0, 1.0), 3) == pytest.approx(60 * np.exp(-10))
     assert corrected_p(Valley(-1.0, 20, -1.0, 0.0, 1.0), 3) == 1.0
+
+
+def test_only_tests_that_could_come_out_so_are_corrected_for() -> None:
+    """Tarone 1990: with 40 far samples fewer pairs of windows can be significant than with 4,000."""
+    random = np.random.default_rng(5)
+    few, many = (
+        valley_of(np.concatenate([random.standard_normal(20 * far), 15 + random.standard_normal(far)]))
+        for far in (40, 4000)
+    )
+
+    assert few is not None
+    assert many is not None
+    assert 1 <= few.tests < many.tests <= 2000
