@@ -15,6 +15,7 @@ ATTACK_FAMILIES = {
     "bad_annotator": "one annotator, or one batch of labels, that is wrong more often than the others",
     "backdoor_dirty_label": "a trigger with a wrong label (BadNets, blend), implanted in a model trained on the data",
     "backdoor_adaptive": "a trigger with cover samples that keep their right label",
+    "backdoor_all_to_all": "a trigger that moves every class to another one",
     "backdoor_clean_label": "a trigger with the right label",
     "backdoor_text": "inserted words or sentences, syntactic or style triggers",
     "trigger_in_one_source": "an exact patch, value or pair of values that one source brings to one class",

@@ -55,6 +55,39 @@ def test_a_learnt_trigger_with_a_wrong_label_is_flagged_and_counted() -> None:
     assert found[0].estimated_count == pytest.approx(scores.flagged.sum(), abs=5)
 
 
+def test_a_trigger_that_moves_every_class_to_the_next_is_seen_in_most() -> None:
+    """All-to-all: no class stands out among the others, so nothing that compares classes sees it."""
+    label, own, external, random = two_views(1)
+    bad = random.choice(len(label), 240, replace=False)
+    moved = (label[bad] + 1) % CLASSES
+    own[bad] += APART * (np.eye(CLASSES, WIDTH)[moved] - np.eye(CLASSES, WIDTH)[label[bad]])
+    own[bad, -1] += 6
+    label[bad] = moved
+
+    scores, found = judged(label, own, external)
+
+    assert len(found) >= 3
+    assert scores.flagged[bad].mean() >= 0.4
+    assert np.delete(scores.flagged, bad).mean() <= 0.005
+    assert "backdoor_all_to_all" in ViewContradiction.covers
+
+
+def test_cover_samples_that_keep_their_label_hide_nothing() -> None:
+    """Qi et al. 2023: the trigger is on as many samples with the right label, so it proves no class."""
+    label, own, external, random = two_views(2)
+    chosen = random.choice(np.flatnonzero(label != 1), 120, replace=False)
+    bad, cover = chosen[:60], chosen[60:]
+    own[bad] += APART * (np.eye(CLASSES, WIDTH)[1] - np.eye(CLASSES, WIDTH)[label[bad]])
+    own[chosen, -1] += 3
+    label[bad] = 1
+
+    scores, found = judged(label, own, external)
+
+    assert [item.label for item in found] == ["1"]
+    assert scores.flagged[bad].mean() >= 0.5
+    assert scores.flagged[cover].mean() <= 0.05
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_views_that_differ_by_noise_alone_are_silent(seed: int) -> None:
     label, own, external, _ = two_views(seed)
