@@ -41,7 +41,7 @@ from millcert.errors import InternalError, InvalidSampleError, NotEnoughSamplesE
 
 #: Directions that are looked along.
 DIRECTIONS = 3
-#: Below this many samples a class is not tested: fewer than three directions, and no valley could be significant.
+#: Below this many samples a class is not tested: no valley could be significant.
 LEAST_SAMPLES = 24
 
 
@@ -105,7 +105,7 @@ class RobustSpectral:
     Accumulator: pass 1 8 x w * w bytes a class and exponent, w = min(d, max_dimension), so 132 kB at d = 128, and 256
         MB in all; pass 2 at most 2,048 rows of 136 bytes a class, fewer (256 at least) where all classes would take
         more than 64 MB; pass 3 at most 64 kB a class, and 8 kB and 16 bytes an occupied bin (of 3,072) a source of it.
-    Cost of fitting: about 0.15 s of search a class of 2,048 samples or more.
+    Cost of fitting: about 0.2 s of search a class of 2,048 samples or more, 0.1 s one of 500.
     Finds: triggers that the model learnt, fixed or blended, with one target class: from about 2 to 50 % of that class
         and 30 samples, wherever the model's layer draws them apart. A layer that averages positions (the last
         convolution) or the first of a perceptron does; the last hidden layer of a small perceptron often does not.
