@@ -4,6 +4,10 @@ Labels: random_label1 of CIFAR-10N (17 % human errors) on the 20,000 images of .
 batch. Planted: workers with at least 100 of these images flip 30 % of their labels to another class. The rival is the
 plain rule "a rate of doubted labels above mean + 3 standard errors", on the same doubted labels.
 
+Who is not named is printed with what was seen of them: how many of their labels were flipped (30 % is the chance of
+each), and their surprise in standard errors beside what being named takes among so many workers. At last, how many were
+named by number of labels: the power.
+
     OPENBLAS_NUM_THREADS=1 python bench/annotators.py [seeds]
 """
 
@@ -46,6 +50,8 @@ def workers() -> np.ndarray:
 
 
 def main() -> None:
+    from scipy.stats import norm
+
     if not (SHARED / "cifar10n").is_dir() or not (SHARED / "features").is_dir():
         print(f"annotators: skipped, {SHARED} has no cifar10n or features")
         return
@@ -59,6 +65,7 @@ def main() -> None:
     print(
         f"{len(index)} images, {len(names)} workers, {int((counts >= LEAST_IMAGES).sum())} with {LEAST_IMAGES} or more"
     )
+    power: dict[int, list[bool]] = {}
     for seed in range(-1, seeds):
         rng = np.random.default_rng(max(seed, 0))
         bad = rng.choice(names[counts >= LEAST_IMAGES], BAD_WORKERS, replace=False) if seed >= 0 else names[:0]
@@ -79,11 +86,24 @@ def main() -> None:
             name for name, (share, rows) in rate.items() if share > mean + 3 * float(np.sqrt(mean * (1 - mean) / rows))
         }
         what = "nothing planted" if seed < 0 else f"seed {seed}, {len(wanted)} bad"
+        by_name = {item.group: item for item in evidence}
+        for value in bad.tolist():
+            item = by_name[f"w{value}"]
+            power.setdefault(min(item.samples // 50 * 50, 300), []).append(item.group in named)
+            if item.group not in named:
+                print(
+                    f"    missed: {item.samples} labels, {flipped[worker == value].sum()} flipped, "
+                    f"{item.statistic['surprise_above']:.2f} standard errors above all"
+                )
         print(
             f"  {what:16}  ours: named {len(named & wanted)} bad, {len(named - wanted)} others"
             f"   mean + 3 SE: {len(plain & wanted)} bad, {len(plain - wanted)} others"
             f"   rho {model.rho:.4f}  CPU-seconds {taken:.2f}"
         )
+    needed = norm.isf(AnnotatorQuality().alpha / int((counts > 0).sum()))
+    print(f"  being named takes about {needed:.2f} standard errors (normal tail; the check's own is skewed)")
+    for least, hits in sorted(power.items()):
+        print(f"  {least:4} labels and more: {sum(hits)} of {len(hits)} named")
 
 
 if __name__ == "__main__":
