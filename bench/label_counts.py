@@ -128,7 +128,7 @@ def main() -> None:
                     table = np.array(found)
                     less = table[:, 2:] - table[:, :2]
                     spread = 2 * less.std(axis=0, ddof=min(1, seeds - 1)) / np.sqrt(seeds)
-                    is_short = (less.mean(axis=0) > np.maximum(spread, 0.005)).any()
+                    is_short = bool((less.mean(axis=0) > np.maximum(spread, 0.005)).any())
                     short += int(is_short)
                     mean = table.mean(axis=0)
                     line += f"  {mean[0]:.4f} {mean[2]:.4f}  {mean[1]:.3f} {mean[3]:.3f}{' short' * is_short}"

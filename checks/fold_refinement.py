@@ -17,10 +17,11 @@ each under the model that was not trained on it; to stay put is always a candida
 training rows is not taken. No label that is known to be clean has a part in it.
 
 Labels are wrong here and there, which is what the models are for. So likelihoods and gradients are those of a mixture
-with a tenth of random labels, under which a label that a model is sure is wrong hardly counts (Bootkrajang, Kaban,
-"Label-noise robust logistic regression and its applications", ECML 2012), and no candidate is taken under which fewer
-rows agree with their label: the number of wrong answers is a loss that random flips do not bend (Ghosh, Kumar, Sastry,
-"Robust loss functions under label noise for deep neural networks", AAAI 2017).
+with random labels, under which a label that a model is sure is wrong hardly counts (Bootkrajang, Kaban, "Label-noise
+robust logistic regression and its applications", ECML 2012); how many random ones there are is chosen by likelihood,
+too. And no candidate is taken under which fewer rows agree with their label: the number of wrong answers is a loss that
+random flips do not bend (Ghosh, Kumar, Sastry, "Robust loss functions under label noise for deep neural networks", AAAI
+2017).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -48,10 +49,12 @@ MAX_REFINED_WEIGHTS = 2**17
 _RESIDUAL_BITS = 14
 #: Log-likelihoods are whole multiples of 2**-20.
 _LIKELIHOOD_BITS = 20
-#: The chance that a label is a random one, for likelihoods and gradients alone. Our choice: benchmarks have 3 % on
-#: average (Northcutt, Athalye, Mueller, 2021), crowds up to some 20 %. Without it the wrong labels, each worth as much
-#: as hundreds of right ones, choose the temperature and the steps, and the models learn to expect them.
+#: The part of labels that are random ones, as gradients take it: a label that a model is sure is wrong hardly counts.
+#: Our choice: benchmarks have 3 % on average (Northcutt, Athalye, Mueller, 2021), crowds up to some 20 %.
 NOISE_FLOOR = 0.1
+#: The parts that likelihoods are asked for; the likeliest of them is taken, with the candidate. With none of them the
+#: wrong labels, each worth as much as hundreds of right ones, choose the temperature and the steps.
+RANDOM_SHARES = (0.003, 0.01, 0.03, 0.1, 0.3)
 _PRODUCT_ROWS = 2**12
 
 
@@ -131,9 +134,9 @@ class FoldModel:
 class RefineSums:
     """What one pass adds up for one fold's model, in whole numbers; merges in any order.
 
-    likelihood, agreeing: int64 (C,), of the fold's own rows under each candidate: their log-likelihood, and how many
-        have the given label as the likeliest. rooted: int64 (T,), the first under `rooted` by temperature; empty
-        without one.
+    likelihood: int64 (C, S), of the fold's own rows under each candidate and part of random labels. agreeing: int64
+        (C,), how many of them have the given label as the likeliest. rooted: int64 (T, S), as the first, of `rooted` by
+        temperature; empty without one.
     gradient: exponent of rows -> int64 (d, C K), of the other folds' rows; empty where no gradient is taken.
     residual, curvature: int64 (C K,), of the other folds' rows.
 
@@ -168,7 +171,7 @@ class RefineSums:
 class ChoiceSums:
     """What the last read adds up for one fold: its own rows under each last candidate.
 
-    likelihood, agreeing: int64 (C,), as in `RefineSums`.
+    likelihood, agreeing: as in `RefineSums`.
     confidence: of width C x K, the sums of p(given label) by candidate and class.
     samples: int64 (K,).
     """
@@ -230,7 +233,8 @@ def refine_sums(
         probs = _probabilities(matrix.apply(centred) + offset, len(candidates))
         likelihood = np.array([_likelihood(label[own], part) for part in probs], dtype=np.int64)
         agreeing = np.array([_agreeing(label[own], part) for part in probs], dtype=np.int64)
-        rooted = np.zeros(len(TEMPERATURES) if is_first and model.rooted is not None else 0, dtype=np.int64)
+        size = len(TEMPERATURES) if is_first and model.rooted is not None else 0
+        rooted = np.zeros((size, len(RANDOM_SHARES)), dtype=np.int64)
         if is_first and model.rooted is not None:
             logits = model.rooted.logits(with_roots(rows[own]))
             rooted[:] = [_likelihood(label[own], softmax(logits / value)) for value in TEMPERATURES]
@@ -252,7 +256,7 @@ def refine(models: Sequence[FoldModel], sums: Mapping[str, RefineSums], *, is_fi
     """
     parts = [sums[str(index)] for index in range(len(models))]
     chosen = choose([part.likelihood for part in parts], [part.agreeing for part in parts])
-    warmth = choose([part.rooted for part in parts], [np.zeros_like(part.rooted) for part in parts])
+    warmth = choose([part.rooted for part in parts], [np.zeros(len(part.rooted), dtype=np.int64) for part in parts])
     return tuple(
         _moved(model, sums[str(index)], chosen[index], warmth[index], is_first=is_first)
         for index, model in enumerate(models)
@@ -268,7 +272,8 @@ def choice_sums(
         own, model = np.flatnonzero(fold == index), models[index]
         given, classes = label[own], len(models[index].offset)
         last = last_candidates(model)
-        likelihood, agreeing = np.zeros((2, len(last)), dtype=np.int64)
+        likelihood = np.zeros((len(last), len(RANDOM_SHARES)), dtype=np.int64)
+        agreeing = np.zeros(len(last), dtype=np.int64)
         confidence = ExactSum.zero(len(last) * classes)
         for place, candidate in enumerate(last):
             probs = candidate.probabilities(rows[own])
@@ -289,8 +294,8 @@ def settle(
         sums: of all samples; a fold without any has no sums.
     """
     classes, size = len(models[0].offset), len(last_candidates(models[0]))
-    none = np.zeros(size, np.int64)
-    nothing = ChoiceSums(none, none, ExactSum.zero(size * classes), np.zeros(classes, np.int64))
+    none = np.zeros((size, len(RANDOM_SHARES)), np.int64)
+    nothing = ChoiceSums(none, none[:, 0], ExactSum.zero(size * classes), np.zeros(classes, np.int64))
     parts = [sums.get(str(index), nothing) for index in range(len(models))]
     chosen = choose([part.likelihood for part in parts], [part.agreeing for part in parts])
     settled = [last_candidates(model)[place] for model, place in zip(models, chosen, strict=True)]
@@ -318,7 +323,8 @@ def choose(likelihood: Sequence[np.ndarray], agreeing: Sequence[np.ndarray]) -> 
     likely: the number of wrong answers is a loss that label noise does not bend, and likelihood is none.
 
     Args:
-        likelihood: for each fold int64 (C,), of its own rows, which its model was not trained on.
+        likelihood: for each fold int64 (C, S), of its own rows, which its model was not trained on, by part of random
+            labels; a candidate is as likely as under its likeliest part.
         agreeing: for each fold int64 (C,), how many of these agree with their label.
     """
     if not len(likelihood[0]):
@@ -328,7 +334,7 @@ def choose(likelihood: Sequence[np.ndarray], agreeing: Sequence[np.ndarray]) -> 
     for own, own_agreed in zip(likelihood, agreeing, strict=True):
         left = agreed - own_agreed
         allowed = np.flatnonzero(left >= left[0])
-        chosen.append(int(allowed[(total - own)[allowed].argmax()]))
+        chosen.append(int(allowed[(total - own)[allowed].max(axis=1).argmax()]))
     return chosen
 
 
@@ -343,9 +349,11 @@ def _probabilities(logits: np.ndarray, candidates: int) -> list[np.ndarray]:
     return [softmax(part) for part in np.split(logits, candidates, axis=1)]
 
 
-def _likelihood(label: np.ndarray, probs: np.ndarray) -> int:
-    logs = np.log((1 - NOISE_FLOOR) * self_confidence(label, probs) + NOISE_FLOOR / probs.shape[1])
-    return int(np.rint(logs * 2.0**_LIKELIHOOD_BITS).astype(np.int64).sum())
+def _likelihood(label: np.ndarray, probs: np.ndarray) -> np.ndarray:
+    given = self_confidence(label, probs)[:, None]
+    shares = np.array(RANDOM_SHARES)
+    logs = np.log((1 - shares) * given + shares / probs.shape[1])
+    return np.rint(logs * 2.0**_LIKELIHOOD_BITS).astype(np.int64).sum(axis=0)
 
 
 def _agreeing(label: np.ndarray, probs: np.ndarray) -> int:

@@ -129,13 +129,12 @@ def judge_agreement(part: AgreementPart) -> Agreement:
             "surest_contradicted_agreeing": float(kept),
         }
         is_flat = (kept + lost) * judged >= wrong * sure / 2
-        if kept + lost and is_flat and wrong:
-            if _as_many_or_more(kept, kept + lost, 0.5) < _CONTRADICTED_ALPHA:
-                found.append(
-                    f"they agree with {kept:,} of the {kept + lost:,} labels that the second view's own out-of-fold "
-                    f"model contradicts where it is surest ({sure:,} rows), and it is contradicted there about as "
-                    "often as anywhere, as it is by wrong labels"
-                )
+        if is_flat and _as_many_or_more(kept, kept + lost, 0.5) < _CONTRADICTED_ALPHA:
+            found.append(
+                f"they agree with {kept:,} of the {kept + lost:,} labels that the second view's own out-of-fold "
+                f"model contradicts where it is surest ({sure:,} rows), and it is contradicted there about as "
+                "often as anywhere, as it is by wrong labels"
+            )
     if highest < LEAST_LABEL_ERROR_RATE and not is_easy:
         found.append(
             f"they disagree with {disagreeing:,} of {rows:,} labels, below {highest:.2g} at 95 %; the cleanest of ten "

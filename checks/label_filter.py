@@ -5,7 +5,7 @@ p(given) - p(other)) and the class itself (value: p(given)); n follows from the 
 before the values are read.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
@@ -29,6 +29,8 @@ FilterBy: TypeAlias = Literal[
 FILTERS: tuple[str, ...] = get_args(FilterBy)
 #: Those that prune cells by the joint, all of which can take a part of it.
 PRUNING: tuple[str, ...] = FILTERS[:3]
+#: Up to so many classes a table of classes x classes is made for a batch (2 MB): much faster than class by class.
+MAX_TABLE_CLASSES = 512
 
 
 class Rows(NamedTuple):
@@ -190,9 +192,53 @@ class LabelFilter:
             highest = np.array([cut.cutoffs.value.max(initial=-np.inf) for cut in cuts])
             near = np.flatnonzero(self.lowest_value(rows) <= highest[rows.label])
             flagged = np.zeros(len(rows.label), dtype=np.bool_)
+            if len(cuts) <= MAX_TABLE_CLASSES:
+                flagged[near] = self._flags_at_once(rows.chosen(near), cuts)
+                return flagged & ~rows.agrees()
             for index, where, of_class in rows.chosen(near).by_class():
                 flagged[near[where]] = self._class_flags(of_class, index, cuts[index])
         return flagged & ~rows.agrees()
+
+    def can_be_lowest(self, rows: Rows, bounds: Mapping[int, tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+        """Return which samples have a value within the bound of a cell, bool (n,); all where there is no telling.
+
+        Args:
+            rows: any samples.
+            bounds: class -> its cells and the bound of each (`LowestValues.bound`), of all classes of `rows`.
+        """
+        width = rows.pred_probs.shape[1]
+        if self.ranks_all_classes_together or width > MAX_TABLE_CLASSES:
+            return np.ones(len(rows.label), dtype=np.bool_)
+        table = np.full((width, width), -np.inf)
+        for index, (cells, bound) in bounds.items():
+            table[index, cells] = bound
+        within: np.ndarray = (self._values_of_all(rows) <= table[rows.label]).any(axis=1)
+        return within
+
+    def _flags_at_once(self, rows: Rows, cuts: tuple[ClassCut, ...]) -> np.ndarray:
+        """Return what `_class_flags` does, for all classes together; memory of classes x classes."""
+        width = len(cuts)
+        value, tie = np.full((width, width), -np.inf), np.zeros((width, width), dtype=np.uint64)
+        for index in np.unique(rows.label).tolist():
+            value[index, cuts[index].cells] = cuts[index].cutoffs.value
+            tie[index, cuts[index].cells] = cuts[index].cutoffs.tie
+        values, bar, at = self._values_of_all(rows), value[rows.label], np.arange(len(rows.label))
+        reached = values < bar
+        row, column = np.nonzero(values == bar)
+        reached[row, column] = rows.tie[row] <= tie[rows.label[row], column]
+        by_class = reached[at, rows.label]
+        reached[at, rows.label] = False
+        by_rate: np.ndarray = reached.any(axis=1)
+        if self.filter_by == "both":
+            return by_rate & by_class
+        return by_class if self.filter_by == "prune_by_class" else by_rate
+
+    def _values_of_all(self, rows: Rows) -> np.ndarray:
+        """Return `_values` for every class as a cell, float64 (n, K), of samples of any classes."""
+        given = self_confidence(rows.label, rows.pred_probs)
+        values: np.ndarray = given[:, None] - rows.pred_probs
+        values[np.arange(len(given)), rows.label] = given
+        return values
 
     def _class_flags(self, rows: Rows, index: int, cut: ClassCut) -> np.ndarray:
         reached = cut.cutoffs.reaches(self._values(rows, cut.cells), rows.tie)

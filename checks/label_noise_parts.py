@@ -123,6 +123,32 @@ def null_part(rows: Rows, thresholds: np.ndarray) -> dict[str, NullPart]:
     return {NULL: NullPart(expected)}
 
 
+def add_lowest(
+    acc: Mapping[str, Any], rows: Rows, classes: tuple[str, ...], limits: ClassCells, label_filter: LabelFilter
+) -> dict[str, Any]:
+    """Return the accumulator of pass "cutoffs" with samples added: class -> its lowest values.
+
+    Args:
+        acc: of the samples so far.
+        rows: of a batch.
+        classes: the names of labels.
+        limits: how many each cell takes.
+        label_filter: one that ranks.
+    """
+    cells, bounds, highest = {}, {}, np.full(len(classes), -np.inf)
+    for index in np.unique(rows.label).tolist():
+        cells[index] = limits.row_of(index)
+        part: LowestValues = acc.get(classes[index], LowestValues.zero(cells[index][1]))
+        bounds[index] = cells[index][0], part.bound
+        highest[index] = part.highest_bound
+    near = rows.chosen(label_filter.lowest_value(rows) <= highest[rows.label])
+    grown = dict(acc)
+    for index, _, chosen in near.chosen(label_filter.can_be_lowest(near, bounds)).by_class():
+        label = classes[index]
+        grown[label] = label_filter.add_lowest(grown.get(label), *cells[index], chosen)
+    return grown
+
+
 def fit_cutoffs(
     acc: Mapping[str, Any], model: LabelNoiseModel, label_filter: LabelFilter, *, bars_are_cuts: bool
 ) -> LabelNoiseModel:

@@ -123,8 +123,12 @@ class LowestValues:
         if not self.chunks:
             return np.empty(0, dtype=RECORD)
         table = np.concatenate(self.chunks)
-        keys = (table["given"], ~table["can_be_flagged"], table["tie"], table["value"], table["cell"])
-        table = table[np.lexsort(keys)]
+        order = np.lexsort((table["value"], table["cell"]))
+        cell, value = table["cell"][order], table["value"][order]
+        if ((cell[1:] == cell[:-1]) & (value[1:] == value[:-1])).any():  # else the other keys have no say
+            keys = (table["given"], ~table["can_be_flagged"], table["tie"], table["value"], table["cell"])
+            order = np.lexsort(keys)
+        table = table[order]
         first = np.searchsorted(table["cell"], table["cell"])
         kept: np.ndarray = table[np.arange(len(table)) - first < self.limits[table["cell"]]]
         return kept

@@ -43,6 +43,7 @@ from millcert.checks.label_noise_parts import (
     ClassSums,
     JointPart,
     NullPart,
+    add_lowest,
     class_sums,
     fit_cutoffs,
     joint_parts,
@@ -52,7 +53,6 @@ from millcert.checks.label_noise_parts import (
 from millcert.checks.label_noise_views import View, sums_of, view_rows, without_roots_mark
 from millcert.checks.label_quality import ScoreBy, label_quality, less_thresholds
 from millcert.checks.label_suggestions import suggestions_of, trusted_parts
-from millcert.checks.margin_cutoff import LowestValues
 from millcert.checks.moments import Moments
 from millcert.checks.rate_history import Rates, pair_rates
 from millcert.errors import InternalError, InvalidSampleError, NotEnoughSamplesError, PolicyError
@@ -394,19 +394,7 @@ class LabelNoise:
         return [parts, null_part(rows, thresholds), trusted_parts(batch, rows, thresholds, self._neighbour_view)]
 
     def _add_lowest(self, acc: Accumulator, rows: Rows, model: LabelNoiseModel) -> Accumulator:
-        limits, ranked = _fitted(model.limits), self._filter
-        cells, bound = {}, np.full(len(model.classes), -np.inf)
-        for index in np.unique(rows.label).tolist():
-            cells[index] = limits.row_of(index)
-            part: LowestValues | None = acc.get(model.classes[index])
-            if len(cells[index][0]):
-                bound[index] = np.inf if part is None else part.highest_bound
-        near = rows.chosen(ranked.lowest_value(rows) <= bound[rows.label])
-        grown = dict(acc)
-        for index, _, chosen in near.by_class():
-            label = model.classes[index]
-            grown[label] = ranked.add_lowest(grown.get(label), *cells[index], chosen)
-        return grown
+        return add_lowest(acc, rows, model.classes, _fitted(model.limits), self._filter)
 
     def _fit_joint(self, acc: Accumulator, model: LabelNoiseModel) -> LabelNoiseModel:
         none, counts = ClassCells.zero(len(model.classes)), _fitted(model.label_counts)

@@ -80,7 +80,7 @@ def test_no_row_is_in_the_sums_that_train_its_own_model() -> None:
 
 
 def test_a_choice_leaves_the_folds_own_rows_out() -> None:
-    likelihood = [np.array([0, -100]), np.array([-10, 0]), np.array([-10, 0])]
+    likelihood = [np.array([[0], [-100]]), np.array([[-10], [0]]), np.array([[-10], [0]])]
 
     alike = [np.array([5, 5])] * 3
     none = np.zeros(0, dtype=np.int64)
@@ -90,7 +90,7 @@ def test_a_choice_leaves_the_folds_own_rows_out() -> None:
 
 
 def test_a_likelier_candidate_under_which_fewer_rows_agree_with_their_label_is_not_taken() -> None:
-    likelihood = [np.array([-100, 0, -50])] * 2
+    likelihood = [np.array([[-100, -120], [-200, 0], [-50, -90]])] * 2
 
     assert choose(likelihood, [np.array([9, 8, 9]), np.array([9, 8, 10])]) == [2, 2]
     assert choose(likelihood, [np.array([9, 8, 8])] * 2) == [0, 0]
@@ -170,9 +170,9 @@ def test_parts_merge_in_any_order_to_the_same_sums() -> None:
     rng = np.random.default_rng(0)
     parts = [
         RefineSums(
-            rng.integers(-9, 9, 2),
+            rng.integers(-9, 9, (2, 3)),
             rng.integers(0, 9, 2),
-            rng.integers(-9, 9, 5),
+            rng.integers(-9, 9, (5, 3)),
             {at: rng.integers(-9, 9, (3, 4))},
             rng.integers(-9, 9, 4),
             rng.integers(0, 9, 4),

@@ -301,3 +301,41 @@ def label_errors() -> str:
     if not folder.is_dir():
         pytest.skip("../shared/data/label-errors is not here")
     return str(folder)
+
+
+@pytest.mark.parametrize("adjusted", [False, True])
+@pytest.mark.parametrize("score_by", ["self_confidence", "normalized_margin"])
+def test_the_order_of_issues_is_that_of_cleanlab(score_by: ScoreBy, *, adjusted: bool) -> None:
+    from cleanlab.filter import find_label_issues
+
+    for seed in range(0, 40, 4):  # continuous probabilities: no order hangs on a tie
+        label, probs = planted(seed)
+        smooth = np.random.default_rng(seed).dirichlet(np.ones(probs.shape[1]), len(probs))
+        probs = 0.99 * probs + 0.01 * smooth
+        classes, options = tuple(map(str, range(probs.shape[1]))), {"adjust_pred_probs": adjusted}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ranked = find_label_issues(
+                label, probs, return_indices_ranked_by=score_by, rank_by_kwargs=options, n_jobs=1
+            )
+        check = LabelNoise(view="pred_probs", classes=classes, score_by=score_by, adjust_pred_probs=adjusted)
+        batch = batch_of(label, probs)
+
+        scores = check.score(fit_check(check, [batch]), batch)
+
+        flagged = np.flatnonzero(scores.flagged)
+        ours = flagged[np.argsort(-scores.score[flagged], kind="stable")]
+        np.testing.assert_array_equal(ours, ranked, err_msg=f"seed {seed}")
+
+
+@pytest.mark.slow
+def test_flags_do_not_depend_on_how_many_processes_cleanlab_takes() -> None:
+    from cleanlab.filter import find_label_issues
+
+    label, probs = planted(24)
+    probs = 0.99 * probs + 0.01 * np.random.default_rng(0).dirichlet(np.ones(probs.shape[1]), len(probs))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = find_label_issues(label, probs, n_jobs=2)
+
+    np.testing.assert_array_equal(our_flags(label, probs, "prune_by_noise_rate"), expected)
