@@ -241,8 +241,11 @@ def _check(rule: CheckRule, check: "Check") -> Iterator[str]:
     from millcert.checks.rate_history import KeepsRates  # numpy, which has loaded with the check
 
     if isinstance(check, KeepsRates):
-        risen = "rejects the data set" if (rule.on_rise or check.severity) == "reject" else "is reported"
-        yield f"A rate of doubted labels that rose beyond chance since the last admitted version {risen}."
+        risen = {"reject": "rejects the data set", "warn": "is reported"}
+        if rule.on_rise is None:
+            yield "Its rates are kept, and not compared with those of the last admitted version."
+        else:
+            yield f"A rate of doubted labels that rose since the last admitted version {risen[rule.on_rise]}."
     if rule.on_flagged == "quarantine":
         yield "Every flagged sample is held back in quarantine and not trained on."
     else:

@@ -157,7 +157,7 @@ class CheckRule(Section):
 
     over_limit: None means by the check's own severity.
     on_rise, tolerated_rise: what a rate that rose since the last admitted version means, and what it may grow by; of
-        checks that keep rates alone. None means by the check's own severity, and 0.002.
+        checks that keep rates alone. None means that nothing is compared, and 0.002.
     """
 
     check: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=128), PRINTABLE]

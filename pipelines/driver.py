@@ -53,7 +53,7 @@ from millcert.pipelines.publish import (
     staging_for,
     write_file,
 )
-from millcert.pipelines.rating import RATES_FILE, keeps_rates, rates_digest
+from millcert.pipelines.rating import RATES_FILE, compares_rates, rates_digest
 from millcert.pipelines.recording import Recorded, Recorder, run_entries
 from millcert.pipelines.records import WorkItem, error_from
 from millcert.pipelines.reference import keep_profile, keep_rates, place_rates, place_reference
@@ -280,7 +280,7 @@ def _with_references(
     plan: VetPlan, loaded: LoadedPolicy, recorder: Recorder, standing: Standing, state: Path
 ) -> VetPlan:
     """Return the plan with what the last admitted version was like, where anything is compared with it."""
-    if plan.drift is None and not keeps_rates(plan):
+    if plan.drift is None and not compares_rates(plan):
         return plan
     history, revoked = recorder.history(plan.dataset), active_revocations(standing)
     return place_rates(place_reference(plan, loaded, state, history, revoked), state, history, revoked)

@@ -24,7 +24,7 @@ class PlannedCheck:
     max_flagged_fraction: in [0, 1]; above it the check fails (over_limit "reject") or warns ("warn").
     on_flagged: "quarantine" holds a flagged sample back, "report" only lists it.
     on_rise: of a check that keeps rates, what a rate that rose since the last admitted version means: "reject" or
-        "warn"; "" of others. tolerated_rise: what a rate may grow by, in [0, 1].
+        "warn"; "" where nothing is compared. tolerated_rise: what a rate may grow by, in [0, 1].
     """
 
     check: Check

@@ -196,13 +196,18 @@ def _planned_check(rule: CheckRule, policy: Policy, roles: Mapping[Role, str | t
             f"{rule.check} keeps no rates, so on_rise and tolerated_rise mean nothing for it.",
             hint="Take them out of the policy; label_noise and annotator_quality keep rates.",
         )
+    if rule.tolerated_rise is not None and rule.on_rise is None:
+        raise PolicyError(
+            f"{rule.check} has tolerated_rise and no on_rise, so nothing is compared.",
+            hint="Say what a rise means: on_rise: warn, or reject.",
+        )
     return PlannedCheck(
         check=check,
         config_digest=_config_digest(check),
         max_flagged_fraction=rule.max_flagged_fraction,
         over_limit=rule.over_limit or severity_default,
         on_flagged=rule.on_flagged,
-        on_rise=(rule.on_rise or severity_default) if keeps_rates else "",
+        on_rise=rule.on_rise or "",
         tolerated_rise=TOLERATED_RISE if rule.tolerated_rise is None else rule.tolerated_rise,
     )
 

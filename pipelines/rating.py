@@ -78,15 +78,19 @@ def rate_run(plan: VetPlan, models: Models) -> Rated:
     try:
         data = rates_bytes(found)
         write_file(f"{plan.staging}/publish/{RATES_FILE}", data)
+        asked = {planned.check.name for planned in plan.checks if planned.on_rise}
+        if not asked:  # the verdict then depends on the data alone, and not on what was admitted before
+            return Rated(rates_digest(data), None, ())
         before = load_rates(_read(plan.rates_uri)) if plan.rates_uri else {}
-        return _judge(plan, before, found, rates_digest(data))
+        compared = {name: kept for name, kept in found.items() if name in asked}
+        return _judge(plan, before, compared, rates_digest(data))
     except MillcertError as error:
         return Rated("", None, (), (fault_from(error),))
 
 
-def keeps_rates(plan: VetPlan) -> bool:
-    """Return whether any check of a plan keeps rates."""
-    return any(isinstance(planned.check, KeepsRates) for planned in plan.checks)
+def compares_rates(plan: VetPlan) -> bool:
+    """Return whether any check of a plan has its rates compared with those of the last admitted version."""
+    return any(planned.on_rise for planned in plan.checks)
 
 
 def rates_digest(data: bytes) -> str:

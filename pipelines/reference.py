@@ -16,7 +16,7 @@ from millcert.errors import DigestMismatchError, PolicyError, StoreError
 from millcert.pipelines.plan import PlannedDrift, VetPlan
 from millcert.pipelines.profiling import REFERENCE_FILE
 from millcert.pipelines.publish import write_file
-from millcert.pipelines.rating import RATES_REFERENCE_FILE, keeps_rates, rates_digest
+from millcert.pipelines.rating import RATES_REFERENCE_FILE, compares_rates, rates_digest
 from millcert.policy import LoadedPolicy
 from millcert.policy_drift import DriftRule
 from millcert.provenance.atomic_file import replace_file
@@ -114,7 +114,7 @@ def place_rates(plan: VetPlan, state: Path, history: Sequence[Entry], revocation
         StoreError: they are not in the state folder.
         DigestMismatchError: they are not what the ledger says.
     """
-    digest = last_digest(history, revocations, "rates_digest") if keeps_rates(plan) else ""
+    digest = last_digest(history, revocations, "rates_digest") if compares_rates(plan) else ""
     if not digest:
         return plan
     path = rates_path(state, digest)

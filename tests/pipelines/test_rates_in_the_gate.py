@@ -86,8 +86,30 @@ def test_labels_doubted_as_often_as_in_the_last_admitted_version_are_admitted_an
     assert fourth.rates.reference == second.rates_digest
 
 
-def test_by_default_a_rise_is_told_and_rejects_nothing(rated: Workbench) -> None:
+def test_without_a_rule_rates_are_kept_and_the_verdict_does_not_depend_on_what_was_admitted_before(
+    rated: Workbench,
+) -> None:
     rated.policy["checks"] = [rule()]
+    first = rated.vet().verdict
+
+    again = rated.vet(replace=True).verdict
+
+    assert again.digest == first.digest
+    assert again.rates is None
+    assert again.rates_digest
+    rated.policy["checks"] = [rule(on_rise="warn")]
+    assert rated.vet(replace=True).verdict.rates.reference == first.rates_digest  # type: ignore[union-attr]
+
+
+def test_a_tolerated_rise_that_nothing_is_compared_with_is_refused(rated: Workbench) -> None:
+    rated.policy["checks"] = [rule(tolerated_rise=0.1)]
+
+    with pytest.raises(PolicyError, match="no on_rise"):
+        rated.vet()
+
+
+def test_a_rise_is_told_and_rejects_nothing_where_the_policy_warns(rated: Workbench) -> None:
+    rated.policy["checks"] = [rule(on_rise="warn")]
     rated.vet()
     fill(rated, seed=3, flips=0.15)
 
