@@ -95,13 +95,14 @@ class Workbench:
         render_report: Callable[[Published], str] | None = None,
         engine: Engine | None = None,
         on_beam: bool = False,
+        state: Path | None = None,
         **more: Any,
     ) -> VetResult:
         """Run the gate with the plain engine; on Beam where that is asked for. `more`: further options of the run."""
         options = VetOptions(
             datasets=datasets or (str(self.data),),
             out=str(out or self.out),
-            state=self.top / "state",
+            state=state or self.top / "state",
             replace=replace,
             workers=workers,
             now=lambda: NOW,
