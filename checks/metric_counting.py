@@ -48,6 +48,10 @@ class Counting:
         """Return whether what waits is enough to be dealt."""
         return distinct.is_full(part)
 
+    def entries(self, part: Part) -> int:
+        """Return how many entries a part holds."""
+        return 0 if isinstance(part, Tally) else sum(len(each.keys) for each in part)
+
     def deal(self, part: Distinct) -> Iterator[tuple[str, Distinct]]:
         """Yield (name, part) of all that waits."""
         for partition, own in distinct.deal(part, self.keep):

@@ -28,6 +28,10 @@ from millcert.errors import InternalError
 __all__ = ["MetricPlan", "SuiteSpec", "load_suite"]
 
 
+#: Dealt distinct values leave a worker once there are so many.
+LEAVING_ENTRIES = 250_000
+
+
 class Deferred(NamedTuple):
     """A measurement of the second read, and the rows that it is about (None: all)."""
 
@@ -111,8 +115,15 @@ class MetricPlan:
         return added
 
     def dealt(self, acc: Accumulator) -> Accumulator:
-        """Return the groups that grow with the data and may leave a worker at any time: dealt distinct values."""
-        return {group: part for group, part in acc.items() if len(group) > 4 and self._counting(group) is not None}
+        """Return the groups that grow with the data and may leave a worker now; none while they are small."""
+        dealt = {}
+        entries = 0
+        for group, part in acc.items():
+            counting = None if group.endswith("/") else self._counting(group)
+            if counting is not None:
+                dealt[group] = part
+                entries += counting.entries(part)
+        return dealt if entries >= LEAVING_ENTRIES else {}
 
     def merge(self, accs: Iterable[Accumulator]) -> Accumulator:
         """Return the accumulator of all rows of `accs`; exact, in any order. Of one: the same, compacted."""
