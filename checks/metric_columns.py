@@ -22,7 +22,6 @@ from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from millcert.checks.metric_text import repeats
 from millcert.errors import MissingColumnError
@@ -115,22 +114,23 @@ class ColumnView:
     def null_count(self) -> int:
         """How many values are null or NaN."""
         if family(self.data_type) == "float":
-            return int(pc.sum(self._null_mask).as_py() or 0)
+            return int(np.count_nonzero(self.is_null))
         return int(self._given.null_count if self._is_plain_dictionary else self.array.null_count)
 
     @cached_property
     def is_null(self) -> np.ndarray:
         """Whether a value is null or NaN, bool, shape (n,)."""
-        return self._null_mask.to_numpy(zero_copy_only=False)
+        if family(self.data_type) == "float":
+            return np.isnan(self._raw_floats)
+        given = self._given.indices if self._is_plain_dictionary else self.array
+        return np.asarray(given.is_null().to_numpy(zero_copy_only=False))
 
     @cached_property
     def present(self) -> pa.Array:
         """The values that are not null, in order."""
-        if not self.null_count:
-            return self.array
-        if self.array.null_count == self.null_count:
-            return self.array.drop_null()
-        return self.array.filter(pc.invert(self._null_mask))
+        if family(self.data_type) == "float" and self.null_count:
+            return pa.array(self.present_floats)
+        return self.array.drop_null() if self.null_count else self.array
 
     @property
     def present_count(self) -> int:
@@ -169,13 +169,22 @@ class ColumnView:
     @cached_property
     def present_floats(self) -> np.ndarray:
         """`present` of a float column as float64, shape (m,)."""
-        return self.present.to_numpy(zero_copy_only=False)
+        numbers = self._raw_floats.astype(np.float64, copy=False)
+        return numbers[~self.is_null] if self.null_count else numbers
 
     @cached_property
-    def _null_mask(self) -> pa.Array:
-        if self._is_plain_dictionary:
-            return self._given.indices.is_null()
-        return self.array.is_null(nan_is_null=family(self.data_type) == "float")
+    def float_ends(self) -> tuple[float, float] | None:
+        """The smallest and the largest value of a float column, None of none."""
+        if not self.present_count:
+            return None
+        numbers = self._raw_floats[~self.is_null] if self.null_count else self._raw_floats
+        return float(numbers.min()), float(numbers.max())
+
+    @cached_property
+    def _raw_floats(self) -> np.ndarray:
+        """The column as it came, NaN where null: not every question needs it as float64."""
+        given = self._given.dictionary_decode() if pa.types.is_dictionary(self._given.type) else self._given
+        return np.asarray(given.to_numpy(zero_copy_only=False))
 
     @cached_property
     def _is_plain_dictionary(self) -> bool:

@@ -16,6 +16,7 @@ at the end, so each value keeps its first `keep` places.
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -34,6 +35,8 @@ LONG_PREFIX = b"\xff" * 40
 MAX_WAITING_ROWS, MAX_WAITING_BYTES = 500_000, 32 << 20
 #: A dealt part is merged once it has more entries than this and than four times its largest run.
 _MERGE_ENTRIES = 65_536
+#: Entries that are dealt at once: their keys stay in the processor's cache.
+_DEALT_ROWS = 65_536
 #: Runs that wait in a part before they are merged.
 _MAX_RUNS = 32
 
@@ -270,29 +273,53 @@ def _counted(encoded: Encoded, file: str, rows: np.ndarray, keep: int) -> Run:
 
 def _dealt(each: Run | Rows) -> Iterator[tuple[int, Run | Rows]]:
     """Yield (partition, what of it goes there)."""
-    partition = partition_of(hash_keys(each.keys))
-    order = np.argsort(partition, kind="stable")
-    keys = each.keys.take(pa.array(order))
-    ends = np.cumsum(np.bincount(partition, minlength=PARTITIONS)).tolist()
-    starts = [0, *ends[:-1]]
-    if isinstance(each, Rows):
-        file = None if each.file is None else each.file[order]
-        row = None if each.row is None else each.row[order]
-        for part, (start, end) in enumerate(zip(starts, ends, strict=True)):
-            if end > start:
-                own = (None if numbers is None else numbers[start:end].copy() for numbers in (file, row))
-                yield part, Rows(_own(keys.slice(start, end - start)), each.files, *own)
+    if isinstance(each, Run):
+        yield from _dealt_run(each)
         return
+    pieces: dict[int, list[tuple[pa.Array, np.ndarray | None, np.ndarray | None]]] = {}
+    for start in range(0, len(each.keys), _DEALT_ROWS):
+        keys = each.keys.slice(start, _DEALT_ROWS)
+        order, cuts = _deal_order(keys)
+        keys = keys.take(pa.array(order))
+        file, row = (
+            None if numbers is None else numbers[start : start + len(order)][order] for numbers in (each.file, each.row)
+        )
+        for partition, (first, last) in enumerate(pairwise(cuts)):
+            if last > first:
+                own = (None if numbers is None else numbers[first:last] for numbers in (file, row))
+                pieces.setdefault(partition, []).append((keys.slice(first, last - first), *own))
+    for partition, several in pieces.items():
+        several_files, several_rows = [piece[1] for piece in several], [piece[2] for piece in several]
+        yield (
+            partition,
+            Rows(
+                pa.concat_arrays([each.keys.slice(0, 0), *(piece[0] for piece in several)]),
+                each.files,
+                None if each.file is None else np.concatenate([own for own in several_files if own is not None]),
+                None if each.row is None else np.concatenate([own for own in several_rows if own is not None]),
+            ),
+        )
+
+
+def _deal_order(keys: pa.Array) -> tuple[np.ndarray, list[int]]:
+    """Return the order of keys by partition, and where each of the 256 begins, and the last one ends."""
+    partition = partition_of(hash_keys(keys))
+    ends = np.cumsum(np.bincount(partition, minlength=PARTITIONS)).tolist()
+    return np.argsort(partition, kind="stable"), [0, *ends]
+
+
+def _dealt_run(each: Run) -> Iterator[tuple[int, Run]]:
+    order, cuts = _deal_order(each.keys)
+    keys, counts = each.keys.take(pa.array(order)), each.counts[order]
     place = np.empty(len(order), dtype=np.int64)
     place[order] = np.arange(len(order))
     place_key = place[each.place_key]
     by_key = np.argsort(place_key, kind="stable")
     place_key, place_file, place_row = place_key[by_key], each.place_file[by_key], each.place_row[by_key]
-    counts = each.counts[order]
-    cuts = np.searchsorted(place_key, [0, *ends]).tolist()
-    for part, (start, end) in enumerate(zip(starts, ends, strict=True)):
+    place_cuts = np.searchsorted(place_key, cuts).tolist()
+    for part, (start, end) in enumerate(pairwise(cuts)):
         if end > start:
-            first, last = cuts[part], cuts[part + 1]
+            first, last = place_cuts[part : part + 2]
             yield (
                 part,
                 Run(

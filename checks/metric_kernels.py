@@ -214,9 +214,9 @@ class FindExtremes:
     def measure(self, view: BatchView) -> Iterator[tuple[str, pa.Array]]:
         """See `Kernel`."""
         column = view.column(self.column)
-        if family(column.data_type) == "float" and len(column.present):
-            numbers = column.present_floats
-            yield "", pa.array(np.array([numbers.min(), numbers.max()]) + 0.0)  # -0.0 becomes 0.0
+        if family(column.data_type) == "float":
+            ends = column.float_ends
+            yield "", pa.array([] if ends is None else np.array(ends) + 0.0, pa.float64())  # -0.0 becomes 0.0
         else:
             yield "", _extremes(column.present if column.encoded is None else column.encoded.values)
 

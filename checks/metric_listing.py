@@ -52,11 +52,17 @@ def merge_listings(limit: int, listings: Iterable[Listing]) -> Listing:
     full = [listing for listing in listings if listing.files]
     if len(full) <= 1:
         return full[0] if full else NOTHING
+    if len(full) == 2 and len(full[0].files) == limit and _end(full[0], -1) < _end(full[1], 0):
+        return full[0]  # as it is when a file is read on
     files = [file for listing in full for file in listing.files]
     rows = np.concatenate([listing.rows for listing in full])
     order = sort_places(files, rows)[:limit]
     values = pa.concat_arrays([listing.content for listing in full if listing.content is not None])
     return Listing(tuple(files[i] for i in order), rows[order], values.take(pa.array(order)))
+
+
+def _end(listing: Listing, at: int) -> tuple[str, int]:
+    return listing.files[at], int(listing.rows[at])
 
 
 def sort_places(files: Sequence[str], rows: np.ndarray) -> np.ndarray:

@@ -77,13 +77,9 @@ def shapes_of(pattern: str, texts: pa.Array) -> tuple[pa.Array, np.ndarray | Non
     table = folding(pattern)
     if table is None or not repeats(_folded(sample(texts, _MIN_TEXTS), table)):
         return None
-    folded = _folded(texts, table)
-    lengths = np.diff(offsets_of(folded))
-    if lengths.min() == lengths.max():
-        rows = bytes_of(folded).reshape(len(folded), -1)
-        if bool((rows == rows[0]).all()):
-            return folded.slice(0, 1), None
-    encoded = folded.dictionary_encode()
+    if _is_one_shape(texts, table):
+        return _folded(texts.slice(0, 1), table), None
+    encoded = _folded(texts, table).dictionary_encode()
     return encoded.dictionary, encoded.indices.to_numpy(zero_copy_only=False)
 
 
@@ -105,6 +101,22 @@ def folding(pattern: str) -> bytes | None:
     for code in range(128):
         table[code] = first.setdefault(tuple(chr(code) in each for each in sets), code)
     return bytes(table) if len(first) < 128 else None
+
+
+def _is_one_shape(texts: pa.Array, table: bytes) -> bool:
+    """Return whether all texts are of one length and fold to one text; stops at the first chunk that says no."""
+    offsets = offsets_of(texts)
+    length = int(offsets[1] - offsets[0])
+    if not length or not bool((np.diff(offsets) == length).all()):
+        return False
+    rows = bytes_of(texts).reshape(len(texts), length)
+    step = max(1, _CHUNK_BYTES // length)
+    first = np.frombuffer(rows[0].tobytes().translate(table) * step, dtype=np.uint8)
+    for start in range(0, len(rows), step):
+        chunk = rows[start : start + step].tobytes().translate(table)
+        if not bool((np.frombuffer(chunk, dtype=np.uint8) == first[: len(chunk)]).all()):
+            return False
+    return True
 
 
 def _folded(texts: pa.Array, table: bytes) -> pa.Array:
