@@ -4,9 +4,15 @@
 
 By default 10,000,000 samples of 64 floats in 10 classes and 20 sources. Eight batches of the reader's size are made
 once and read over and over, so what is timed is the checks alone. For each check: CPU microseconds a sample of all its
-passes and of scoring, CPU-seconds of all fits together, samples a CPU-second, and the process's peak memory after it
-and after a tenth of the samples. Each check runs in a process of its own. Beside them: summing rows and products with
-numpy, once, over the same batches, in an order that nobody holds.
+passes and of scoring, CPU-seconds of all fits together, samples a CPU-second, the columns that its covariances kept,
+the largest accumulator of a pass, and the process's peak memory after it and after a tenth of the samples. Each check
+runs in a process of its own. Beside them: summing rows and products with numpy, once, over the same batches, in an
+order that nobody holds.
+
+    OPENBLAS_NUM_THREADS=1 python bench/moment_checks.py 250000 512 1000     # classes beyond the memory for covariances
+    OPENBLAS_NUM_THREADS=1 python bench/moment_checks.py quality             # what folded columns cost in quality
+
+The second prints robust_spectral on planted classes with all columns and with folded ones, side by side.
 """
 
 import hashlib
@@ -15,12 +21,13 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from millcert.checks.base import Check
+from millcert.checks.base import Check, fit_check
 from millcert.checks.detectors.activation_clustering import ActivationClustering
 from millcert.checks.detectors.robust_spectral import RobustSpectral
 from millcert.checks.detectors.source_shift import SourceShift
@@ -74,22 +81,44 @@ def peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def whole_check(check: Check, batches: list[pa.RecordBatch], samples: int) -> tuple[float, float]:
-    """Return CPU-seconds of passes and scoring, and of fits."""
+def size_bytes(part: object) -> int:
+    """Return the size of the arrays in an accumulator."""
+    if isinstance(part, np.ndarray):
+        return part.nbytes
+    if isinstance(part, Mapping):
+        return sum(map(size_bytes, part.values()))
+    if isinstance(part, tuple):
+        return sum(map(size_bytes, part))
+    return size_bytes(vars(part)) if hasattr(part, "__dict__") else 0
+
+
+class Cost(NamedTuple):
+    """CPU-seconds of passes with scoring, and of fits; bytes of the largest accumulator; columns of covariances."""
+
+    reading: float
+    fitting: float
+    accumulator: int
+    columns: int
+
+
+def whole_check(check: Check, batches: list[pa.RecordBatch], samples: int) -> Cost:
     reading = fitting = 0.0
-    model = None
+    model: Any = None
+    largest = 0
     for _ in range(check.passes):
         start = time.process_time()
         acc = check.empty()
         for batch in read(batches, samples):
             acc = check.add(acc, batch, model)
         middle = time.process_time()
+        largest = max(largest, size_bytes(acc))
+        after = time.process_time()
         model = check.fit(acc, model)
-        reading, fitting = reading + middle - start, fitting + time.process_time() - middle
+        reading, fitting = reading + middle - start, fitting + time.process_time() - after
     start = time.process_time()
     for batch in read(batches, samples):
         check.score(model, batch)
-    return reading + time.process_time() - start, fitting
+    return Cost(reading + time.process_time() - start, fitting, largest, getattr(model, "columns", 0))
 
 
 def measured(number: int, samples: int, width: int, classes: int, sources: int) -> None:
@@ -97,16 +126,18 @@ def measured(number: int, samples: int, width: int, classes: int, sources: int) 
     batches = made(width, classes, sources)
     check, before = CHECKS[number], peak_mib()
     try:
-        whole_check(check, batches, max(1, samples // 10))
+        whole_check(check, batches, max(min(samples, 32 * classes), samples // 10))
         early = peak_mib()
-        reading, fitting = whole_check(check, batches, samples)
+        cost = whole_check(check, batches, samples)
     except MillcertError as error:
         print(f"{check.name:22} {error.message}")
         return
+    columns = f", {cost.columns} columns" if cost.columns else ""
     print(
-        f"{check.name:22} {check.passes} passes {reading / samples * 1e6:7.2f} us a sample, fits {fitting:6.1f} s, "
-        f"{samples / (reading + fitting):10,.0f} samples a CPU-second; peak {peak_mib():5.0f} MiB "
-        f"(after a tenth {early:5.0f}, before {before:5.0f})",
+        f"{check.name:22} {check.passes} passes {cost.reading / samples * 1e6:7.2f} us a sample, "
+        f"fits {cost.fitting:6.1f} s, {samples / (cost.reading + cost.fitting):10,.0f} samples a CPU-second; "
+        f"peak {peak_mib():5.0f} MiB (after a tenth {early:5.0f}, before {before:5.0f}), "
+        f"accumulator {cost.accumulator / 2**20:5.1f} MiB{columns}",
         flush=True,
     )
 
@@ -124,7 +155,52 @@ def plain(samples: int, width: int, classes: int, sources: int) -> None:
     )
 
 
+def planted(random: np.random.Generator, classes: int, width: int, poisoned: int) -> tuple[pa.RecordBatch, np.ndarray]:
+    """Return classes of 200 samples that vary in 40 common ways and a little in all, and which samples are poison.
+
+    Of every `poisoned`-th class 20 samples are shifted along a line of their class, half as far again as classes lie
+    from the middle of all: a trigger that the model learnt.
+    """
+    label = np.repeat(np.arange(classes), 200)
+    common = random.standard_normal((40, width)) / np.sqrt(width)
+    centres = random.standard_normal((classes, width)) * 6 / np.sqrt(width)
+    rows = centres[label] + random.standard_normal((len(label), 40)) @ common * 3
+    rows += random.standard_normal((len(label), width)) * 0.3
+    is_bad = (label % poisoned == 0) & (np.arange(len(label)) % 200 < 20)
+    lines = random.standard_normal((classes, width))
+    lines *= 9 / np.linalg.norm(lines, axis=1, keepdims=True)
+    rows[is_bad] += lines[label[is_bad]]
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(rows.astype(np.float32).ravel()), width)
+    text = pa.array([f"{value:04d}" for value in label])
+    source = pa.array([f"s{row % 20}" for row in range(len(label))])
+    return pa.RecordBatch.from_arrays([text, source, vectors], ["label", "source", "embedding_self"]), is_bad
+
+
+def quality() -> None:
+    """Print what robust_spectral finds with all columns and with fewer."""
+    for classes, width, seed in ((40, 256, 0), (40, 256, 1), (40, 256, 2), (100, 512, 0)):
+        batch, is_bad = planted(np.random.default_rng(seed), classes, width, 10)
+        batches = [batch.slice(start, 4096) for start in range(0, batch.num_rows, 4096)]
+        for columns in (width, width // 2, width // 4, width // 8):
+            check = RobustSpectral(max_dimension=columns)
+            start = time.process_time()
+            model = fit_check(check, batches)
+            fit_seconds = time.process_time() - start
+            flagged = np.concatenate([check.score(model, part).flagged for part in batches])
+            found = {int(item.label) for item in check.evidence(model) if item.is_suspicious}
+            bad = set(range(0, classes, 10))
+            print(
+                f"{classes} classes, d = {width}, seed {seed}, {columns:3} columns: poisoned classes named "
+                f"{len(found & bad)}/{len(bad)}, others {len(found - bad)}, TPR {flagged[is_bad].mean():7.2%}, "
+                f"FPR {flagged[~is_bad].mean():7.3%}, fit and passes {fit_seconds:5.1f} s",
+                flush=True,
+            )
+
+
 def main() -> None:
+    if sys.argv[1:] == ["quality"]:
+        quality()
+        return
     given = [int(value) for value in sys.argv[1:5]]
     samples, width, classes, sources = (*given, *(10_000_000, 64, 10, 20)[len(given) :])
     print(f"Python {platform.python_version()}, numpy {np.__version__}, {platform.machine()}, {platform.system()}")
