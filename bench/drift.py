@@ -120,7 +120,7 @@ def table_profile(tables: np.ndarray) -> Profile:
         for label, count in enumerate(table)
         if count
     }
-    return Profile(SPEC, {}, dict(sorted(cells.items())))
+    return Profile(SPEC, {}, dict(sorted(cells.items())), {})
 
 
 def pushes(runs: int) -> bool:

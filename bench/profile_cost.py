@@ -60,18 +60,20 @@ def write_files(folder: Path, rows: int) -> None:
 
 
 def measure(side: str, folder: Path) -> None:
-    from millcert.checks.profile import ProfileSpec, add_batch, empty_profile
+    from millcert.checks.profile import ProfileSpec
+    from millcert.checks.profile_builder import ProfileBuilder
     from millcert.checks.profile_format import profile_bytes
 
     pa.set_cpu_count(1)
     spec = ProfileSpec("5a" * 32, label="label", source="source") if side == "500 cells" else ProfileSpec("5a" * 32)
     files = sorted(folder.glob("*.parquet"))
     started = time.process_time()
-    profile = empty_profile(spec, pq.read_schema(files[0]))
+    builder = ProfileBuilder(spec, pq.read_schema(files[0]))
     for file in files:
         for batch in pq.ParquetFile(file).iter_batches(BATCH_ROWS, use_threads=False):
             if side != "read":
-                profile = add_batch(profile, batch)
+                builder.add(batch)
+    profile = builder.finish()
     seconds = time.process_time() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps({"seconds": seconds, "peak_mib": peak, "size_bytes": len(profile_bytes(profile))}))

@@ -22,7 +22,13 @@ import numpy as np
 from millcert.errors import InvalidSampleError, PolicyError
 
 Measure: TypeAlias = Literal[
-    "wasserstein", "kolmogorov_smirnov", "cramers_v", "total_variation", "mean_embedding", "unseen_share"
+    "wasserstein",
+    "kolmogorov_smirnov",
+    "cramers_v",
+    "total_variation",
+    "mean_embedding",
+    "unseen_share",
+    "token_label",
 ]
 
 #: Fewer rows than this on either side are not compared: the null quantiles are asymptotic. Our choice.
@@ -44,6 +50,7 @@ class DriftLimits:
     cramers_v: bias-corrected Cramer's V of category against side, both sides weighing the same, 0 to 1.
     total_variation: the part of the rows that would have to change category, 0 to 1.
     mean_embedding: the distance of mean random Fourier features, 0 to sqrt(2).
+    token_label: by how much of its rows a token is more often in a label, 0 to 1 (`millcert.checks.drift_tokens`).
     tolerated_part: the part of each limit, 0 to 1, up to which a true difference is natural and never to be alarmed on.
     family_alpha: how probable any false alarm may be in one comparison of two profiles, over all its measures.
 
@@ -55,6 +62,7 @@ class DriftLimits:
     cramers_v: float = 0.05
     total_variation: float = 0.05
     mean_embedding: float = 0.1
+    token_label: float = 0.1
     tolerated_part: float = 0.5
     family_alpha: float = 0.01
 

@@ -18,8 +18,8 @@ from millcert.errors import InconclusiveError, PolicyError
 DRIFT_METRIC = "millcert.profile_drift"
 PARAMETERS = ("about", "reference", "column", "source", "measure", "limit", "tolerated_part", "family_alpha")
 
-#: What may be asked: about one column, the label given each source, or which sources there are.
-About: TypeAlias = Literal["column", "label", "sources"]
+#: What may be asked: about one column, the label given each source, a column's tokens, or which sources there are.
+About: TypeAlias = Literal["column", "label", "tokens", "sources"]
 
 #: The expectations that ask, by their name in a suite, each with what it expects; for listings without importing GX.
 DRIFT_EXPECTATIONS = {
@@ -28,6 +28,9 @@ DRIFT_EXPECTATIONS = {
     ),
     "expect_label_given_source_to_be_within": (
         "Expect each source to give each label as often as in a reference profile."
+    ),
+    "expect_tokens_to_be_tied_to_labels_as_in_reference": (
+        "Expect no token of a column to be tied to a label far more than in a reference profile."
     ),
     "expect_sources_to_be_those_of_reference": (
         "Expect no source that the reference profile lacks, and none of its sources to be silent."
@@ -43,7 +46,7 @@ _LIMITED = tuple(name for name in get_args(Measure) if name in DriftLimits.__ann
 class DriftQuestion:
     """What is asked.
 
-    about: see `About`. reference: the name of the profile to compare with. column: for "column", its name.
+    about: see `About`. reference: the name of the profile to compare with. column: for "column" and "tokens".
     source: None for all rows and every source, "" for all rows only, else one source.
     measure: None for all that apply. limit: of that measure; None: see `DriftLimits`, as `tolerated_part` and
         `family_alpha`.
@@ -134,7 +137,7 @@ def _answer(found: ProfileDrift, question: DriftQuestion, digest: str) -> dict[s
             "silent": sorted(one.subject.source for one in named if not one.figures["is_new"]),
         }
         return {"success": not named, "observed_value": len(named), "details": details}
-    if question.about == "column" and (changed := _change_of(found, column)):
+    if question.about in ("column", "tokens") and (changed := _change_of(found, column)):
         return {"success": False, "observed_value": None, "details": details | {"changed": changed}}
     if not mine:
         raise InconclusiveError(
@@ -152,10 +155,12 @@ def _is_asked(one: Compared, question: DriftQuestion) -> bool:
     subject = one.subject
     if question.about == "sources":
         return subject.part == "presence"
+    if question.about == "tokens":
+        return subject.part == "tokens" and subject.column == question.column
     if question.about == "label":
         is_about = subject.part == "label"
     else:
-        is_about = subject.column == question.column and subject.part != "presence"
+        is_about = subject.column == question.column and subject.part not in ("presence", "tokens")
     is_there = question.source is None or subject.source == question.source
     return is_about and is_there and (question.measure is None or one.drift.measure == question.measure)
 
@@ -173,6 +178,7 @@ def _shown(one: Compared) -> dict[str, Any]:
     return {
         "source": one.subject.source,
         "part": one.subject.part,
+        **({"detail": one.subject.detail} if one.subject.detail else {}),
         "measure": drift.measure,
         "value": drift.value,
         "limit": drift.limit,

@@ -123,6 +123,35 @@ class ExpectLabelGivenSourceToBeWithin(ProfileDriftExpectation):
         )
 
 
+class ExpectTokensToBeTiedToLabelsAsInReference(ProfileDriftExpectation):
+    """Expect no token of a column to be tied to a label far more than in a reference profile.
+
+    Args:
+        column: one of the columns whose tokens both profiles count (`profile.tokens` of the policy).
+        reference: as `ExpectColumnDriftToBeWithin`.
+        limit: by how much of its rows a token may be more often in a label. Default: the policy's.
+        tolerated_part, family_alpha: as there.
+
+    `observed_value` is the strongest shift; `details` lists what drifts, each token by its hash.
+    """
+
+    column: str
+    limit: float | None = None
+    tolerated_part: float | None = None
+
+    def question(self) -> DriftQuestion:
+        """Return what is asked."""
+        return DriftQuestion(
+            "tokens",
+            self.reference,
+            self.column,
+            measure="token_label",
+            limit=self.limit,
+            tolerated_part=self.tolerated_part,
+            family_alpha=self.family_alpha,
+        )
+
+
 class ExpectSourcesToBeThoseOfReference(ProfileDriftExpectation):
     """Expect no source that the reference profile lacks, and none of its sources to be silent, beyond chance.
 

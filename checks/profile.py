@@ -11,7 +11,7 @@ What each part is and how exact: docs/formats/profile.md.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -19,11 +19,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from millcert.checks import sketch_embedding, sketch_hash, sketch_quantiles, sketch_values
-from millcert.checks.metric_columns import ColumnView, family
-from millcert.checks.metric_sums import Sums, merge_sums, sum_floats, sum_integers
-from millcert.checks.sketch_distinct import merge_registers, registers_of
+from millcert.checks.metric_columns import family
+from millcert.checks.metric_sums import Sums, merge_sums
+from millcert.checks.sketch_distinct import REGISTERS, estimate_distinct, fold_registers, registers_of
 from millcert.checks.sketch_embedding import MeanEmbedding
 from millcert.checks.sketch_quantiles import Quantiles
+from millcert.checks.sketch_tokens import NO_TOKENS, TokenTable, count_tokens, has_tokens, merge_tokens
 from millcert.checks.sketch_values import Values
 from millcert.errors import MissingColumnError, PolicyError, UsageError
 
@@ -46,6 +47,8 @@ class ProfileSpec:
     quantile_buckets, listed_values, frequencies: sizes of the sketches.
     keeps_texts: whether values of columns with at most `listed_values` distinct ones are kept as text.
     max_cells: how many pairs of source and label there may be.
+    tokens: columns whose tokens are counted against the label; distinct, ascending.
+    token_pairs: how many pairs of token and label one of them lists.
     """
 
     hash_key: str
@@ -56,6 +59,8 @@ class ProfileSpec:
     frequencies: int = 128
     keeps_texts: bool = True
     max_cells: int = 4096
+    tokens: tuple[str, ...] = ()
+    token_pairs: int = 1 << 18
 
     def __post_init__(self) -> None:
         sketch_hash.parse_key(self.hash_key)
@@ -64,14 +69,53 @@ class ProfileSpec:
             ("listed_values", 1, 1 << 16),
             ("frequencies", 1, 1 << 12),
             ("max_cells", 1, 1 << 20),
+            ("token_pairs", 1, 1 << 24),
         ):
             if not least <= getattr(self, name) <= most:
                 raise PolicyError(f"{name} must be {least} to {most}, got {getattr(self, name)}.")
+        if list(self.tokens) != sorted(set(self.tokens)):
+            raise PolicyError(f"Columns of tokens must be distinct and ascending, got {', '.join(self.tokens)}.")
+        if self.tokens and self.token_pairs < self.max_cells:
+            raise PolicyError(f"token_pairs must be at least max_cells, got {self.token_pairs} and {self.max_cells}.")
+        if self.tokens and not self.label:
+            raise PolicyError(
+                "Tokens are counted against the label; the spec names none.", hint="Name the label column."
+            )
 
     @property
     def key(self) -> bytes:
         """The hash key's bytes."""
         return sketch_hash.parse_key(self.hash_key)
+
+
+def are_comparable(one: ProfileSpec, other: ProfileSpec) -> bool:
+    """Return whether profiles of two specs say the same of the same rows: all but which tokens they count."""
+    return replace(one, tokens=(), token_pairs=other.token_pairs) == replace(other, tokens=())
+
+
+class Sizes(NamedTuple):
+    """How large the sketches of a cell may be. quantiles, values: buckets and listed values; registers; buckets."""
+
+    quantiles: int
+    values: int
+    registers: int
+    buckets: int
+
+
+def sizes_of(spec: ProfileSpec, cells: int) -> Sizes:
+    """Return the sizes for so many cells: those of the spec for some, smaller ones for many.
+
+    A size is a function of the number of cells alone and never grows with it, and a smaller sketch is a function of
+    any larger one: so the profile stays a function of the multiset of rows. Our choice of the numbers
+    (bench/profile_cost.py): 500 cells of 12 columns in some 6 MB.
+    """
+    room = 1 << (max(1, cells) - 1).bit_length()  # the next power of two
+    return Sizes(
+        quantiles=min(spec.quantile_buckets, max(32, (1 << 16) // room)),
+        values=min(spec.listed_values, max(32, (1 << 15) // room)),
+        registers=min(REGISTERS, max(256, (1 << 18) // room)),
+        buckets=min(sketch_values.BUCKETS, max(32, (1 << 14) // room)),
+    )
 
 
 class Numbers(NamedTuple):
@@ -121,11 +165,13 @@ class Profile(NamedTuple):
 
     types: column -> its Arrow type as text, in the data's order.
     cells: (source, label) -> cell, sorted; the label is "" where there is none.
+    tokens: column -> its tokens against the labels, for each column of the spec's `tokens`.
     """
 
     spec: ProfileSpec
     types: Mapping[str, str]
     cells: Mapping[tuple[str, str], Cell]
+    tokens: Mapping[str, TokenTable]
 
     @property
     def rows(self) -> int:
@@ -137,14 +183,22 @@ def empty_profile(spec: ProfileSpec, schema: pa.Schema) -> Profile:
     """Return the profile of no rows of a schema.
 
     Raises:
-        MissingColumnError: the spec's label or source is no column of it, or one that cannot be text.
+        MissingColumnError: the spec's label or source is no column of it, or one that cannot be text; or a column of
+            tokens has none.
     """
     for name in (spec.label, spec.source):
         if name and (name not in schema.names or pa.types.is_nested(schema.field(name).type)):
             raise MissingColumnError(
                 f"The data has no column {name!r} of plain values; it has {', '.join(schema.names)}.", column=name
             )
-    return Profile(spec, {field.name: str(field.type) for field in schema}, {})
+    for name in spec.tokens:
+        if name not in schema.names or not has_tokens(schema.field(name).type):
+            raise MissingColumnError(
+                f"The data has no column {name!r} of texts or of lists of tokens; it has {', '.join(schema.names)}.",
+                column=name,
+            )
+    types = {field.name: str(field.type) for field in schema}
+    return Profile(spec, types, {}, dict.fromkeys(spec.tokens, NO_TOKENS))
 
 
 def add_batch(profile: Profile, batch: pa.RecordBatch, source: str = "") -> Profile:
@@ -166,15 +220,32 @@ def add_batch(profile: Profile, batch: pa.RecordBatch, source: str = "") -> Prof
         raise _other_columns(profile.types, types)
     if not batch.num_rows:
         return profile
-    names, places = _cells_of(batch, profile.spec, source)
+    names, at = _cells_of(batch, profile.spec, source)
     if len(names) > profile.spec.max_cells:
         raise _too_many_cells(profile.spec)
-    measured: list[dict[str, ColumnProfile]] = [{} for _ in names]
-    for name, column in zip(batch.schema.names, batch.columns, strict=True):
-        for at, part in enumerate(_measure(column, places, profile.spec)):
-            measured[at][name] = part
-    added = {name: Cell(len(rows), columns) for name, rows, columns in zip(names, places, measured, strict=True)}
-    return merge_profiles([profile, profile._replace(cells=added)])
+    return merge_profiles([profile, _profile_of(profile, batch, names, at)])
+
+
+def _profile_of(empty: Profile, batch: pa.RecordBatch, names: list[tuple[str, str]], at: np.ndarray) -> Profile:
+    from millcert.checks.profile_measure import Groups, measure_column  # it measures what this module defines
+
+    spec, groups, sizes = empty.spec, Groups(at, len(names)), sizes_of(empty.spec, len(names))
+    measured = {
+        name: measure_column(column, groups, spec, sizes)
+        for name, column in zip(batch.schema.names, batch.columns, strict=True)
+    }
+    rows = np.bincount(at, minlength=len(names)).tolist()
+    cells = {
+        name: Cell(rows[number], {column: parts[number] for column, parts in measured.items()})
+        for number, name in enumerate(names)
+    }
+    labels = sorted({label for _, label in names})
+    label_at = np.array([labels.index(label) for _, label in names], dtype=np.int64)[at]
+    tokens = {
+        column: count_tokens(batch.column(column), label_at, labels, limit=spec.token_pairs, key=spec.key)
+        for column in spec.tokens
+    }
+    return empty._replace(cells=cells, tokens=tokens)
 
 
 def merge_profiles(profiles: Iterable[Profile]) -> Profile:
@@ -199,14 +270,22 @@ def merge_profiles(profiles: Iterable[Profile]) -> Profile:
             grouped.setdefault(name, []).append(cell)
     if len(grouped) > first.spec.max_cells:
         raise _too_many_cells(first.spec)
-    return first._replace(cells={name: merge_cells(grouped[name], first.spec) for name in sorted(grouped)})
+    tokens = {
+        column: merge_tokens([part.tokens[column] for part in parts], first.spec.token_pairs)
+        for column in first.spec.tokens
+    }
+    sizes = sizes_of(first.spec, len(grouped))
+    cells = {name: merge_cells(grouped[name], first.spec, sizes) for name in sorted(grouped)}
+    return first._replace(cells=cells, tokens=tokens)
 
 
-def merge_cells(cells: list[Cell], spec: ProfileSpec) -> Cell:
-    """Return the cell of all rows; at least one cell, all of the same columns."""
-    if len(cells) == 1:
-        return cells[0]
-    columns = {name: _merge_columns([cell.columns[name] for cell in cells], spec) for name in cells[0].columns}
+def merge_cells(cells: list[Cell], spec: ProfileSpec, sizes: "Sizes | None" = None) -> Cell:
+    """Return the cell of all rows; at least one cell, all of the same columns.
+
+    sizes: of the result's sketches; those of a single cell without it, which those of `cells` bound.
+    """
+    sizes = sizes or sizes_of(spec, 1)
+    columns = {name: _merge_columns([cell.columns[name] for cell in cells], sizes) for name in cells[0].columns}
     return Cell(sum(cell.rows for cell in cells), columns)
 
 
@@ -220,8 +299,8 @@ def kind_of_type(data_type: pa.DataType) -> Kind:
     return family(data_type)
 
 
-def _cells_of(batch: pa.RecordBatch, spec: ProfileSpec, source: str) -> tuple[list[tuple[str, str]], list[np.ndarray]]:
-    """Return the cells of a batch and the rows of each, ascending."""
+def _cells_of(batch: pa.RecordBatch, spec: ProfileSpec, source: str) -> tuple[list[tuple[str, str]], np.ndarray]:
+    """Return the cells of a batch, and the place of each row's among them, int64 (n,)."""
     codes = np.zeros(batch.num_rows, dtype=np.int64)
     words: list[list[str]] = []
     for name, constant in ((spec.source, source), (spec.label, "")):
@@ -231,121 +310,32 @@ def _cells_of(batch: pa.RecordBatch, spec: ProfileSpec, source: str) -> tuple[li
         text = pc.fill_null(batch.column(name).cast(pa.string()), "").dictionary_encode()
         words.append(text.dictionary.to_pylist())
         codes = codes * len(words[-1]) + text.indices.to_numpy(zero_copy_only=False)
-    order = np.argsort(codes, kind="stable")
-    present, starts = np.unique(codes[order], return_index=True)
+    present, at = np.unique(codes, return_inverse=True)
     sources, labels = words
-    names = [(sources[code // len(labels)], labels[code % len(labels)]) for code in present.tolist()]
-    return names, np.split(order, starts[1:])
+    return [(sources[code // len(labels)], labels[code % len(labels)]) for code in present.tolist()], at
 
 
-def _measure(column: pa.Array, places: list[np.ndarray], spec: ProfileSpec) -> list[ColumnProfile]:
-    kind = kind_of_type(column.type)
-    parts = [column] if len(places) == 1 else [column.take(pa.array(rows)) for rows in places]
-    if kind == "embedding":
-        return [_measure_embedding(part, spec) for part in parts]
-    if kind == "list":
-        return [_measure_list(part, spec) for part in parts]
-    if kind not in _HASHED:
-        return [ColumnProfile(kind, ColumnView(part).null_count) for part in parts]
-    hashes = _hash_rows(column, kind, spec)
-    own = [hashes] if len(places) == 1 else [hashes[rows] for rows in places]
-    return [_measure_plain(part, kind, each, spec) for part, each in zip(parts, own, strict=True)]
-
-
-def _hash_rows(column: pa.Array, kind: Kind, spec: ProfileSpec) -> np.ndarray:
-    """Return the hash of each row's value, uint64 (n,); 0 where there is none."""
-    view = ColumnView(column)
-    hashes = np.zeros(len(column), dtype=np.uint64)
-    if kind in ("string", "binary", "decimal"):
-        encoded = view.present.dictionary_encode()
-        distinct = sketch_hash.hash_values(encoded.dictionary, spec.key)
-        hashes[view.present_at] = distinct[encoded.indices.to_numpy(zero_copy_only=False)]
-    else:
-        hashes[view.present_at] = sketch_hash.hash_values(view.present, spec.key)
-    return hashes
-
-
-def _measure_plain(column: pa.Array, kind: Kind, row_hashes: np.ndarray, spec: ProfileSpec) -> ColumnProfile:
-    view = ColumnView(column)
-    present = view.present
-    hashes = row_hashes[view.present_at] if view.null_count else row_hashes
-    lengths = values = None
-    if kind in ("string", "binary"):
-        size = pc.utf8_length(present) if kind == "string" else pc.binary_length(present)
-        lengths = _numbers(size.to_numpy(zero_copy_only=False).astype(np.int64), spec)
-    if kind != "float":
-        values = sketch_values.count_values(hashes, present, spec.listed_values, keeps_texts=spec.keeps_texts)
-    return ColumnProfile(
-        kind,
-        view.null_count,
-        numbers=_numbers(_as_numbers(view, kind), spec) if kind in _NUMERIC else None,
-        lengths=lengths,
-        registers=registers_of(hashes),
-        values=values,
-    )
-
-
-def _as_numbers(view: ColumnView, kind: Kind) -> np.ndarray:
-    if kind == "float":
-        return view.present_floats
-    if kind == "decimal":
-        return np.array([float(value) for value in view.present.to_pylist()], dtype=np.float64)
-    return view.present_ticks
-
-
-def _measure_list(column: pa.Array, spec: ProfileSpec) -> ColumnProfile:
-    lengths = pc.list_value_length(column.drop_null()).to_numpy(zero_copy_only=False).astype(np.int64)
-    return ColumnProfile("list", int(column.null_count), lengths=_numbers(lengths, spec))
-
-
-def _measure_embedding(column: pa.Array, spec: ProfileSpec) -> ColumnProfile:
-    present = column.drop_null()
-    width = column.type.list_size
-    rows = present.flatten().to_numpy(zero_copy_only=False).astype(np.float64).reshape(len(present), width)
-    # The sketch squares them and must stay finite.
-    rows = rows[(np.abs(rows) < 2.0**400).all(axis=1)]
-    units, norms = sketch_embedding.unit_rows(rows)
-    return ColumnProfile(
-        "embedding",
-        len(column) - len(rows),
-        numbers=_numbers(norms, spec),
-        embedding=sketch_embedding.embed_rows(units, spec.frequencies, spec.key),
-    )
-
-
-def _numbers(numbers: np.ndarray, spec: ProfileSpec) -> Numbers:
-    if numbers.dtype.kind == "f":
-        sums, finite = sum_floats(numbers, with_squares=True), numbers[np.isfinite(numbers)]
-    else:
-        sums, finite = sum_integers(numbers, with_squares=True), numbers
-    if not len(finite):
-        return Numbers(sums, sketch_quantiles.NO_QUANTILES, None, None)
-    # Adding 0 turns -0.0 into 0.0, so that the ends do not depend on which of the two came first.
-    low, high = (finite.min() + 0).item(), (finite.max() + 0).item()
-    return Numbers(sums, sketch_quantiles.sketch_numbers(finite, spec.quantile_buckets), low, high)
-
-
-def merge_numbers(parts: list[Numbers], spec: ProfileSpec) -> Numbers:
-    """Return the numbers of all parts; at least one."""
+def merge_numbers(parts: list[Numbers], buckets: int) -> Numbers:
+    """Return the numbers of all parts, at least one, in at most so many buckets."""
     lows = [part.low for part in parts if part.low is not None]
     highs = [part.high for part in parts if part.high is not None]
     return Numbers(
         merge_sums(part.sums for part in parts),
-        sketch_quantiles.merge_quantiles((part.quantiles for part in parts), spec.quantile_buckets),
+        sketch_quantiles.merge_quantiles((part.quantiles for part in parts), buckets),
         min(lows, default=None),
         max(highs, default=None),
     )
 
 
-def _merge_columns(parts: list[ColumnProfile], spec: ProfileSpec) -> ColumnProfile:
+def _merge_columns(parts: list[ColumnProfile], sizes: Sizes) -> ColumnProfile:
+    if len(parts) == 1 and _fits(parts[0], sizes):
+        return parts[0]
     numbers = [part.numbers for part in parts if part.numbers is not None]
     lengths = [part.lengths for part in parts if part.lengths is not None]
-    values = [part.values for part in parts if part.values is not None]
-    registers = None
+    listed = [part.values for part in parts if part.values is not None]
+    values = sketch_values.merge_values(listed, sizes.values, sizes.buckets) if listed else None
     embedding = None
     for part in parts:
-        if part.registers is not None:
-            registers = part.registers if registers is None else merge_registers(registers, part.registers)
         if part.embedding is not None:
             embedding = (
                 part.embedding if embedding is None else sketch_embedding.merge_embeddings(embedding, part.embedding)
@@ -353,12 +343,47 @@ def _merge_columns(parts: list[ColumnProfile], spec: ProfileSpec) -> ColumnProfi
     return ColumnProfile(
         parts[0].kind,
         sum(part.nulls for part in parts),
-        numbers=merge_numbers(numbers, spec) if numbers else None,
-        lengths=merge_numbers(lengths, spec) if lengths else None,
-        registers=registers,
-        values=sketch_values.merge_values(values, spec.listed_values) if values else None,
+        numbers=merge_numbers(numbers, sizes.quantiles) if numbers else None,
+        lengths=merge_numbers(lengths, sizes.quantiles) if lengths else None,
+        registers=_merge_registers(parts, values, sizes.registers),
+        values=values,
         embedding=embedding,
     )
+
+
+def _fits(part: ColumnProfile, sizes: Sizes) -> bool:
+    buckets = max((len(each.quantiles.keys) for each in (part.numbers, part.lengths) if each is not None), default=0)
+    return (
+        buckets <= sizes.quantiles
+        and (part.registers is None or len(part.registers) <= sizes.registers)
+        and (
+            part.values is None
+            or (len(part.values.hashes) <= sizes.values and len(part.values.buckets) <= sizes.buckets)
+        )
+    )
+
+
+def _merge_registers(parts: list[ColumnProfile], values: Values | None, size: int) -> np.ndarray | None:
+    """Return the registers of all parts; None where the listed values say it all."""
+    if values is not None and values.is_complete:
+        return None
+    fewest = min([size, *(len(part.registers) for part in parts if part.registers is not None)])
+    found = [each for part in parts if (each := registers_of_column(part, fewest)) is not None]
+    return np.max(np.stack(found), axis=0) if found else None
+
+
+def registers_of_column(column: ColumnProfile, size: int = REGISTERS) -> np.ndarray | None:
+    """Return HyperLogLog registers of a column, at most `size` of them; None where it is not hashed."""
+    if column.registers is not None:
+        return fold_registers(column.registers, min(size, len(column.registers)))
+    return None if column.values is None else registers_of(column.values.hashes, size)
+
+
+def distinct_of(column: ColumnProfile) -> float | None:
+    """Return how many distinct values a column has: exactly while all are listed; None where it is not hashed."""
+    if column.values is not None and column.values.is_complete:
+        return float(len(column.values.hashes))
+    return None if column.registers is None else estimate_distinct(column.registers)
 
 
 def _other_columns(expected: Mapping[str, str], actual: Mapping[str, str]) -> UsageError:

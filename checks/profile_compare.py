@@ -6,24 +6,30 @@ What is compared, by kind of column (limits: `millcert.checks.drift.DriftLimits`
   embedding                 mean random Fourier features; lengths of the vectors: as numbers
   list                      lengths: as numbers
   date, timestamp, other    nulls only: time moves on by itself
-Each column also by its nulls; the label against the source by the profile's own exact table; sources by their presence.
+Each column also by its nulls; the label against the source by the profile's own exact table; sources by their presence;
+the tokens of columns that the spec names against the label (`millcert.checks.drift_tokens`).
 
 Categories are the values themselves while all of them are listed on both sides, and `BUCKETS` buckets of a keyed hash
 beyond: above some thousand categories chance moves every statistic of the values themselves.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 
 from millcert.checks import drift, sketch_embedding
 from millcert.checks.drift import Drift, DriftLimits, Measure, Spread
+from millcert.checks.drift_tokens import token_drifts
 from millcert.checks.metric_sums import Sums, deviation_of, mean_of
-from millcert.checks.profile import Cell, ColumnProfile, Numbers, Profile, merge_cells
+from millcert.checks.profile import Cell, ColumnProfile, Numbers, Profile, are_comparable, merge_cells
 from millcert.checks.sketch_quantiles import at_level, intervals
-from millcert.checks.sketch_values import Values
+from millcert.checks.sketch_values import Values, buckets_of
 from millcert.errors import UsageError
+
+#: Pairs of token and label that a comparison lists, of those that drift.
+LISTED_TOKENS = 50
 
 #: Kinds whose values are compared as categories; integers only while both sides list all of theirs.
 _CATEGORIES = ("bool", "string", "binary", "int")
@@ -35,12 +41,14 @@ class Subject(NamedTuple):
 
     source: the source, or "" for all rows.
     column: the column; "" where the comparison is about a source's presence.
-    part: "values", "lengths", "norms", "nulls", "categories", "label", "presence".
+    part: "values", "lengths", "norms", "nulls", "categories", "label", "presence", "tokens".
+    detail: of "tokens": which token, by its hash, and which label; else "".
     """
 
     source: str
     column: str
     part: str
+    detail: str = ""
 
 
 class Compared(NamedTuple):
@@ -57,7 +65,8 @@ class Compared(NamedTuple):
 class ProfileDrift(NamedTuple):
     """What the comparison of two profiles found.
 
-    alpha: the level of each comparison: the family's over their number.
+    alpha: the level of each comparison: the family's over their number (half of it where tokens are compared; the other
+        half is theirs).
     compared: all comparisons, drifting ones first, then by effect over limit.
     added, removed, changed: columns that only the current data has, that only the reference has, and those of another
         type ("column: reference type -> current type").
@@ -104,7 +113,7 @@ def compare_profiles(
 
     Cost: some milliseconds a source and column.
     """
-    if reference.spec != current.spec:
+    if not are_comparable(reference.spec, current.spec):
         raise UsageError(
             "The profiles were made with different specs (hash key, label, source or sizes).",
             hint="Make the current one with --like the reference.",
@@ -115,8 +124,12 @@ def compare_profiles(
     both = [name for name in reference.types if current.types.get(name) == reference.types[name] and name not in ignore]
     skipped: list[Subject] = []
     planned = list(_plan(reference, current, both, limits, skipped))
-    alpha = drift.share_of_alpha(limits.family_alpha, len(planned))
+    tokens = [name for name in reference.tokens if name in current.tokens and name in both]
+    family = limits.family_alpha / 2 if tokens else limits.family_alpha
+    alpha = drift.share_of_alpha(family, len(planned))
     compared = [Compared(each.subject, each.run(alpha), each.figures) for each in planned]
+    for name in tokens:
+        compared += _compare_tokens(name, reference, current, replace(limits, family_alpha=family / len(tokens)))
     compared.sort(key=lambda one: (not one.drift.is_drift, -_strength(one.drift), one.subject))
     shared = [name for name in reference.types if name in current.types and name not in ignore]
     return ProfileDrift(
@@ -127,6 +140,37 @@ def compare_profiles(
         tuple(f"{n}: {reference.types[n]} -> {current.types[n]}" for n in shared if n not in both),
         tuple(skipped),
     )
+
+
+def _compare_tokens(column: str, reference: Profile, current: Profile, limits: DriftLimits) -> list[Compared]:
+    found, count = token_drifts(
+        reference.tokens[column],
+        current.tokens[column],
+        (_rows_by_label(reference), _rows_by_label(current)),
+        limit=limits.token_label,
+        tolerated=limits.tolerated("token_label"),
+        family_alpha=limits.family_alpha,
+        listed=LISTED_TOKENS,
+    )
+    return [
+        Compared(
+            Subject("", column, "tokens", f"token {one.token} label {one.label}"),
+            one.drift,
+            {
+                "reference_share": one.reference_share,
+                "current_share": one.current_share,
+                "drifting_pairs": float(count),
+            },
+        )
+        for one in found
+    ]
+
+
+def _rows_by_label(profile: Profile) -> dict[str, int]:
+    rows: dict[str, int] = {}
+    for (_, label), cell in profile.cells.items():
+        rows[label] = rows.get(label, 0) + cell.rows
+    return rows
 
 
 def cells_by_source(profile: Profile) -> dict[str, list[tuple[str, Cell]]]:
@@ -288,7 +332,8 @@ def _label_tables(one: list[tuple[str, Cell]], other: list[tuple[str, Cell]]) ->
 
 def _value_tables(one: Values, other: Values) -> tuple[np.ndarray, np.ndarray]:
     if not (one.is_complete and other.is_complete):
-        return one.buckets, other.buckets
+        size = min(len(each.buckets) for each in (one, other) if not each.is_complete)
+        return buckets_of(one, size), buckets_of(other, size)
     _, counts = drift.pooled_intervals([(one.hashes, one.counts), (other.hashes, other.counts)])
     return counts[0], counts[1]
 

@@ -1,46 +1,53 @@
 """A profile as a file: canonical JSON with a digest, strict to read. No pickle; docs/formats/profile.md is the format.
 
 A reader checks, in this order: size, JSON without a key twice, format and version, digest, then every part's form. A
-file that passes is the one text for its profile: writing it again gives the same bytes.
+file that passes is the one text for its profile: writing it again gives the same bytes. Files of version 1 are read for
+ever, and give the profile that version 2 makes of the same rows, but for its tokens.
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, fields
-from typing import Any, NoReturn, TypeVar, get_args
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from millcert.checks import sketch_distinct, sketch_values
-from millcert.checks.metric_sums import FLOAT_SCALE_BITS, Sums
-from millcert.checks.profile import Cell, ColumnProfile, Kind, Numbers, Profile, ProfileSpec
-from millcert.checks.sketch_embedding import MeanEmbedding
-from millcert.checks.sketch_packing import pack, pack_ascending, pack_signed, unpack, unpack_ascending, unpack_signed
-from millcert.checks.sketch_quantiles import Quantiles
-from millcert.checks.sketch_values import Values
+from millcert.checks.prefix_table import KEY_BITS, PrefixTable
+from millcert.checks.profile import Cell, ColumnProfile, Numbers, Profile, ProfileSpec, Sizes, merge_profiles, sizes_of
+from millcert.checks.profile_parts import column_from_json, column_to_json, count_of, counts_of, text_of
+from millcert.checks.sketch_distinct import REGISTERS
+from millcert.checks.sketch_packing import pack, pack_ascending, unpack_ascending
+from millcert.checks.sketch_quantiles import LEAST_LEVEL, NO_QUANTILES, at_level
+from millcert.checks.sketch_tokens import TokenTable
+from millcert.checks.sketch_values import BUCKETS, NO_BUCKETS
 from millcert.errors import DigestMismatchError, IntegrityError, MillcertError, UsageError
 
 FORMAT = "millcert-profile"
-VERSION = 1
+VERSION = 2
 MAX_PROFILE_BYTES = 1 << 30
 
-_TAG = b"millcert profile v1\0"
-_RANK_BITS = 6
-_MAX_COUNT = 2**53
-_MAX_DIMENSION = 1 << 16
+#: The keys of a spec and of a file by version, and what the digest is over.
+_SINCE_2 = frozenset({"tokens", "token_pairs"})
+_KEYS = frozenset({"format", "version", "digest", "spec", "types", "cells"})
+_TAGS = {1: b"millcert profile v1\0", 2: b"millcert profile v2\0"}
 
-T = TypeVar("T")
+
+class LoadedProfile(NamedTuple):
+    """A profile with the digest that its file says: that of its own version."""
+
+    profile: Profile
+    digest: str
 
 
 def profile_bytes(profile: Profile) -> bytes:
     """Return the one file of a profile: canonical JSON, ending in a newline."""
-    return _text({**_document(profile), "digest": profile_digest(profile)}) + b"\n"
+    return _text({**_document(profile, VERSION), "digest": profile_digest(profile)}) + b"\n"
 
 
 def profile_digest(profile: Profile) -> str:
     """Return SHA-256 as hex over the canonical JSON of a profile without its digest."""
-    return hashlib.sha256(_TAG + _text(_document(profile))).hexdigest()
+    return hashlib.sha256(_TAGS[VERSION] + _text(_document(profile, VERSION))).hexdigest()
 
 
 def load_profile(data: bytes) -> Profile:
@@ -51,9 +58,18 @@ def load_profile(data: bytes) -> Profile:
         DigestMismatchError: its content is not what its digest says.
         IntegrityError: a part of it has no meaning, or another text stands for the same profile.
     """
+    return load_with_digest(data).profile
+
+
+def load_with_digest(data: bytes) -> LoadedProfile:
+    """Read a profile file, and the digest that stands in it, by which a ledger knows the file whatever its version.
+
+    Raises:
+        As `load_profile`.
+    """
     document = _parse(data)
-    stated = document.pop("digest")
-    actual = hashlib.sha256(_TAG + _text(document)).hexdigest()
+    stated, version = document.pop("digest"), document["version"]
+    actual = hashlib.sha256(_TAGS[version] + _text(document)).hexdigest()
     if stated != actual:
         raise DigestMismatchError(
             f"The profile says its digest is {str(stated)[:64]!r}, its content has {actual}.",
@@ -62,14 +78,18 @@ def load_profile(data: bytes) -> Profile:
             actual=actual,
         )
     try:
-        profile = _profile_of(document)
+        profile = _profile_of(document, version)
+        again = _text({**_document(profile, version), "digest": actual}) + b"\n"
+        # As of version 2, a profile that is read is one that merging makes.
+        profile = merge_profiles([_from_version_1(profile) if version == 1 else profile])
+        is_canonical = again == data and (version == 1 or profile_bytes(profile) == data)
     except MillcertError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, IndexError) as error:
         raise IntegrityError(f"A part of the profile has no meaning: {type(error).__name__}: {error}.") from error
-    if profile_bytes(profile) != data:
+    if not is_canonical:
         raise IntegrityError("The profile is not in its canonical form.", hint="Make it again with this version.")
-    return profile
+    return LoadedProfile(profile, actual)
 
 
 def _parse(data: bytes) -> dict[str, Any]:
@@ -81,9 +101,10 @@ def _parse(data: bytes) -> dict[str, Any]:
         raise UsageError(f"The file is no profile: {error}.") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise UsageError(f'The file is no profile: it has no "format": "{FORMAT}".')
-    if document.get("version") != VERSION:
-        raise UsageError(f"The profile has version {document.get('version')!r}; known is {VERSION}.")
-    if set(document) != {"format", "version", "digest", "spec", "types", "cells"}:
+    version = document.get("version")
+    if type(version) is not int or version not in _TAGS:
+        raise UsageError(f"The profile has version {version!r}; known are 1 to {VERSION}.")
+    if set(document) != _KEYS | ({"tokens"} if version > 1 else set()):
         raise IntegrityError(f"The profile has the keys {', '.join(sorted(document))}.")
     return document
 
@@ -103,211 +124,129 @@ def _text(document: Mapping[str, Any]) -> bytes:
     return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
 
 
-def _document(profile: Profile) -> dict[str, Any]:
+def _document(profile: Profile, version: int) -> dict[str, Any]:
+    spec = {name: value for name, value in asdict(profile.spec).items() if version > 1 or name not in _SINCE_2}
+    tokens = {} if version == 1 else {"tokens": {name: _tokens(table) for name, table in profile.tokens.items()}}
     return {
         "format": FORMAT,
-        "version": VERSION,
-        "spec": asdict(profile.spec),
+        "version": version,
+        "spec": spec,
         "types": [[name, text] for name, text in profile.types.items()],
         "cells": [
             {
                 "source": source,
                 "label": label,
                 "rows": cell.rows,
-                "columns": {name: _column(column) for name, column in cell.columns.items()},
+                "columns": {name: column_to_json(column) for name, column in cell.columns.items()},
             }
             for (source, label), cell in sorted(profile.cells.items())
         ],
+        **tokens,
     }
 
 
-def _profile_of(document: Mapping[str, Any]) -> Profile:
-    known = {field.name for field in fields(ProfileSpec)}
-    if set(document["spec"]) != known:
-        raise IntegrityError(f"The profile's spec must have the keys {', '.join(sorted(known))}.")
-    for name, value in document["spec"].items():
-        if type(value) is not ProfileSpec.__annotations__[name]:
-            raise IntegrityError(f"The profile's spec has a {name} of type {type(value).__name__}.")
-    spec = ProfileSpec(**document["spec"])
-    types = {_string(name): _string(text) for name, text in document["types"]}
+def _profile_of(document: Mapping[str, Any], version: int) -> Profile:
+    spec = _spec_of(document["spec"], version)
+    types = {text_of(name): text_of(text) for name, text in document["types"]}
+    count = len(document["cells"])
+    if count > spec.max_cells:
+        raise IntegrityError(f"The profile has {count} cells; its spec allows {spec.max_cells}.")
+    sizes = sizes_of(spec, count)
+    if version == 1:
+        sizes = Sizes(spec.quantile_buckets, spec.listed_values, REGISTERS, BUCKETS)
     cells = {}
     for entry in document["cells"]:
         if set(entry) != {"source", "label", "rows", "columns"} or set(entry["columns"]) != set(types):
             raise IntegrityError("A cell of the profile has other keys or columns than it must.")
-        rows = _count(entry["rows"])
-        columns = {name: _column_of(entry["columns"][name], rows, spec) for name in types}
-        cells[_string(entry["source"]), _string(entry["label"])] = Cell(rows, columns)
-    if len(cells) > spec.max_cells:
-        raise IntegrityError(f"The profile has {len(cells)} cells; its spec allows {spec.max_cells}.")
-    return Profile(spec, types, cells)
+        rows = count_of(entry["rows"])
+        columns = {
+            name: column_from_json(entry["columns"][name], rows, spec, sizes, is_version_1=version == 1)
+            for name in types
+        }
+        cells[text_of(entry["source"]), text_of(entry["label"])] = Cell(rows, columns)
+    tokens = {} if version == 1 else document["tokens"]
+    if set(tokens) != set(spec.tokens):
+        raise IntegrityError("The profile has tokens of other columns than its spec says.")
+    whole = sum(cell.rows for cell in cells.values())
+    return Profile(spec, types, cells, {name: _tokens_of(tokens[name], whole, spec) for name in spec.tokens})
 
 
-def _column(column: ColumnProfile) -> dict[str, Any]:
-    parts = {
-        "numbers": _if_any(column.numbers, _numbers),
-        "lengths": _if_any(column.lengths, _numbers),
-        "distinct": _if_any(column.registers, _registers),
-        "values": _if_any(column.values, _values),
-        "embedding": _if_any(column.embedding, _embedding),
-    }
+def _spec_of(given: Mapping[str, Any], version: int) -> ProfileSpec:
+    known = {field.name: field.type for field in fields(ProfileSpec) if version > 1 or field.name not in _SINCE_2}
+    if set(given) != set(known):
+        raise IntegrityError(f"The profile's spec must have the keys {', '.join(sorted(known))}.")
+    spec = dict(given)
+    if version > 1:
+        spec["tokens"] = tuple(text_of(name) for name in spec["tokens"])
+    for name, value in spec.items():
+        if type(value) is not (tuple if name == "tokens" else known[name]):
+            raise IntegrityError(f"The profile's spec has a {name} of type {type(value).__name__}.")
+    return ProfileSpec(**spec)
+
+
+def _tokens(tokens: TokenTable) -> dict[str, Any]:
+    table = tokens.table
+    ends = np.searchsorted(table.groups, np.arange(len(tokens.labels) + 1)).tolist()
     return {
-        "kind": column.kind,
-        "nulls": column.nulls,
-        **{key: part for key, part in parts.items() if part is not None},
+        "level": table.level,
+        "labels": [
+            {
+                "label": label,
+                "tokens": pack_ascending(table.keys[start:end]),
+                "rows": pack(table.counts[start:end]),
+            }
+            for label, start, end in zip(tokens.labels, ends[:-1], ends[1:], strict=True)
+        ],
     }
 
 
-def _column_of(part: Mapping[str, Any], rows: int, spec: ProfileSpec) -> ColumnProfile:
-    if set(part) - {"kind", "nulls", "numbers", "lengths", "distinct", "values", "embedding"}:
-        raise IntegrityError(f"A column of the profile has the keys {', '.join(sorted(part))}.")
-    if part["kind"] not in get_args(Kind):
-        raise IntegrityError(f"A column of the profile has the kind {part['kind']!r}.")
-    nulls = _count(part["nulls"])
-    if nulls > rows:
-        raise IntegrityError(f"A column of the profile has {nulls} nulls in {rows} rows.")
-    present = rows - nulls
-    return ColumnProfile(
-        part["kind"],
-        nulls,
-        numbers=_if_any(part.get("numbers"), lambda each: _numbers_of(each, present, spec)),
-        lengths=_if_any(part.get("lengths"), lambda each: _numbers_of(each, present, spec)),
-        registers=_if_any(part.get("distinct"), _registers_of),
-        values=_if_any(part.get("values"), lambda each: _values_of(each, present, spec)),
-        embedding=_if_any(part.get("embedding"), lambda each: _embedding_of(each, present, spec)),
+def _tokens_of(part: Mapping[str, Any], rows: int, spec: ProfileSpec) -> TokenTable:
+    if set(part) != {"level", "labels"} or not 0 <= (level := count_of(part["level"])) <= KEY_BITS:
+        raise IntegrityError("A table of tokens has other keys than it must, or no such level.")
+    labels, found, counts = [], [], []
+    for at, entry in enumerate(part["labels"]):
+        if set(entry) != {"label", "tokens", "rows"}:
+            raise IntegrityError(f"A label of a table of tokens has the keys {', '.join(sorted(entry))}.")
+        keys = unpack_ascending(entry["tokens"], spec.token_pairs)
+        if not len(keys) or int(keys[-1]) >> (KEY_BITS - level):
+            raise IntegrityError("A label of a table of tokens has none, or one beyond its level.")
+        labels.append(text_of(entry["label"]))
+        found.append((np.uint64(at) << np.uint64(KEY_BITS)) | keys)
+        # A row stands in as many pairs as it has tokens with one key: no bound but what a count can be.
+        counts.append(counts_of(entry["rows"], len(keys), rows << level if level < 8 else 2**53))
+    if labels != sorted(set(labels)) or sum(map(len, found)) > spec.token_pairs:
+        raise IntegrityError("The labels of a table of tokens do not ascend, or it has more pairs than its spec says.")
+    none = np.zeros(0, dtype=np.uint64)
+    return TokenTable(
+        tuple(labels),
+        PrefixTable(
+            level, np.concatenate([none, *found]), np.concatenate([none.astype(np.int64), *counts]).astype(np.int64)
+        ),
     )
 
 
-def _numbers(numbers: Numbers) -> dict[str, Any]:
-    sums = numbers.sums
-    return {
-        "finite": sums.finite,
-        "total": f"{sums.total:x}",
-        "squares": f"{sums.squares:x}",
-        "scale_bits": sums.scale_bits,
-        "plus_infinities": sums.plus_infinities,
-        "minus_infinities": sums.minus_infinities,
-        "low": _end(numbers.low),
-        "high": _end(numbers.high),
-        "level": numbers.quantiles.level,
-        "keys": pack_ascending(numbers.quantiles.keys),
-        "counts": pack(numbers.quantiles.counts),
+def _from_version_1(profile: Profile) -> Profile:
+    """Return the profile without what version 2 leaves out; `merge_profiles` then makes its sketches fit."""
+    cells = {
+        name: Cell(cell.rows, {column: _column_from_1(part) for column, part in cell.columns.items()})
+        for name, cell in profile.cells.items()
     }
+    return profile._replace(cells=cells)
 
 
-def _numbers_of(part: Mapping[str, Any], present: int, spec: ProfileSpec) -> Numbers:
-    sums = Sums(
-        _count(part["finite"]),
-        int(_string(part["total"]), 16),
-        int(_string(part["squares"]), 16),
-        _count(part["scale_bits"]),
-        _count(part["plus_infinities"]),
-        _count(part["minus_infinities"]),
+def _column_from_1(column: ColumnProfile) -> ColumnProfile:
+    values = column.values
+    is_listed = values is not None and values.is_complete
+    if values is not None and values.is_complete:
+        values = values._replace(buckets=NO_BUCKETS)
+    return column._replace(
+        numbers=None if column.numbers is None else _numbers_from_1(column.numbers),
+        lengths=None if column.lengths is None else _numbers_from_1(column.lengths),
+        registers=None if is_listed else column.registers,
+        values=values,
     )
-    keys = unpack_ascending(part["keys"], spec.quantile_buckets)
-    counts = _counts(part["counts"], len(keys), sums.finite)
-    level = _count(part["level"])
-    is_whole = (
-        sums.finite == int(counts.sum()) and sums.finite + sums.plus_infinities + sums.minus_infinities == present
-    )
-    if not is_whole or sums.scale_bits not in (0, FLOAT_SCALE_BITS) or level > 63 or sums.squares < 0:
-        raise IntegrityError("Numbers of the profile do not add up to its rows.")
-    low, high = _end_of(part["low"]), _end_of(part["high"])
-    if (low is None) != (sums.finite == 0) or (high is None) != (low is None):
-        raise IntegrityError("Numbers of the profile have no ends, or ends of nothing.")
-    return Numbers(sums, Quantiles(level, keys, counts), low, high)
 
 
-def _end(value: float | None) -> str | None:
-    if value is None:
-        return None
-    return value.hex() if type(value) is float else str(value)
-
-
-def _end_of(text: object) -> float | int | None:
-    if text is None:
-        return None
-    return float.fromhex(_string(text)) if "x" in _string(text) else int(_string(text))
-
-
-def _registers(registers: np.ndarray) -> str:
-    """Return the registers that are not 0, each as (distance from the one before) * 64 + rank: a byte where dense."""
-    used = np.flatnonzero(registers)
-    steps = np.diff(used, prepend=-1).astype(np.uint64)
-    return pack((steps << np.uint64(_RANK_BITS)) | registers[used].astype(np.uint64))
-
-
-def _registers_of(text: object) -> np.ndarray:
-    words = unpack(text, sketch_distinct.REGISTERS)
-    steps, ranks = words >> np.uint64(_RANK_BITS), words & np.uint64(2**_RANK_BITS - 1)
-    registers = np.zeros(sketch_distinct.REGISTERS, dtype=np.uint8)
-    if len(words):
-        if steps.max() > sketch_distinct.REGISTERS or steps.min() < 1 or ranks.min() < 1:
-            raise IntegrityError("Distinct counts of the profile have registers that cannot be.")
-        used = np.cumsum(steps.astype(np.int64)) - 1
-        if used[-1] >= sketch_distinct.REGISTERS or ranks.max() > sketch_distinct.MAX_RANK:
-            raise IntegrityError("Distinct counts of the profile have registers that cannot be.")
-        registers[used] = ranks
-    return registers
-
-
-def _values(values: Values) -> dict[str, Any]:
-    return {
-        "is_complete": values.is_complete,
-        "hashes": pack_ascending(values.hashes),
-        "counts": pack(values.counts),
-        "texts": list(values.texts),
-        "buckets": pack(values.buckets),
-    }
-
-
-def _values_of(part: Mapping[str, Any], present: int, spec: ProfileSpec) -> Values:
-    hashes = unpack_ascending(part["hashes"], spec.listed_values)
-    counts = _counts(part["counts"], len(hashes), present)
-    buckets = unpack(part["buckets"], sketch_values.BUCKETS).astype(np.int64)
-    texts = tuple(None if text is None else _string(text) for text in part["texts"])
-    is_complete = part["is_complete"]
-    if (
-        type(is_complete) is not bool
-        or len(buckets) != sketch_values.BUCKETS
-        or buckets.min() < 0
-        or int(buckets.astype(object).sum()) != present
-        or len(texts) != (len(hashes) if is_complete else 0)
-        or (is_complete and int(counts.sum()) != present)
-    ):
-        raise IntegrityError("Values of the profile do not add up to its rows.")
-    return Values(hashes, counts, texts, is_complete, buckets)
-
-
-def _embedding(embedding: MeanEmbedding) -> dict[str, Any]:
-    return {"dimension": embedding.dimension, "rows": embedding.rows, "sums": pack_signed(embedding.sums)}
-
-
-def _embedding_of(part: Mapping[str, Any], present: int, spec: ProfileSpec) -> MeanEmbedding:
-    sums = unpack_signed(part["sums"], 2 * spec.frequencies)
-    dimension, rows = _count(part["dimension"]), _count(part["rows"])
-    if len(sums) != 2 * spec.frequencies or rows != present or not 0 < dimension <= _MAX_DIMENSION:
-        raise IntegrityError("An embedding of the profile does not add up to its rows.")
-    return MeanEmbedding(dimension, rows, sums)
-
-
-def _counts(text: object, length: int, most: int) -> np.ndarray:
-    counts = unpack(text, length)
-    if len(counts) != length or (length and (counts.max() > most or counts.min() < 1)):
-        raise IntegrityError("Counts of the profile do not fit its keys or its rows.")
-    return counts.astype(np.int64)
-
-
-def _count(value: object) -> int:
-    if type(value) is not int or not 0 <= value <= _MAX_COUNT:
-        raise IntegrityError(f"Expected a count in the profile, found {str(value)[:40]!r}.")
-    return value
-
-
-def _string(value: object) -> str:
-    if not isinstance(value, str):
-        raise IntegrityError(f"Expected a text in the profile, found {type(value).__name__}.")
-    return value
-
-
-def _if_any(part: Any, convert: Callable[[Any], T]) -> T | None:
-    return None if part is None else convert(part)
+def _numbers_from_1(numbers: Numbers) -> Numbers:
+    sketch = numbers.quantiles
+    return numbers._replace(quantiles=at_level(sketch, LEAST_LEVEL) if len(sketch.keys) else NO_QUANTILES)

@@ -16,8 +16,7 @@ import pyarrow as pa
 
 from millcert.checks.functional_dependencies import Dependency
 from millcert.checks.metric_columns import ColumnView, family
-from millcert.checks.profile import Cell, ColumnProfile, Numbers
-from millcert.checks.sketch_distinct import estimate_distinct
+from millcert.checks.profile import Cell, ColumnProfile, Numbers, distinct_of
 from millcert.checks.sketch_hash import hash_values
 from millcert.errors import PolicyError
 
@@ -74,8 +73,8 @@ def may_be_unique(cell: Cell) -> list[str]:
     found = []
     for name, column in cell.columns.items():
         present = cell.rows - column.nulls
-        if column.kind in ("int", "string", "binary") and column.registers is not None and present > 1:
-            is_near = estimate_distinct(column.registers) >= LEAST_DISTINCT_PART * present
+        if column.kind in ("int", "string", "binary") and (distinct := distinct_of(column)) and present > 1:
+            is_near = distinct >= LEAST_DISTINCT_PART * present
             found += [name] if is_near else []
     return found
 

@@ -16,7 +16,8 @@ _MAX_BYTES = 10
 def pack(numbers: np.ndarray) -> str:
     """Return numbers, shape (n,), whole, 0 to 2^64 - 1, as text."""
     words = numbers.astype(np.uint64)
-    groups = np.stack([words >> np.uint64(7 * place) for place in range(_MAX_BYTES)], axis=1)
+    used = max(1, -(-int(words.max()).bit_length() // 7)) if len(words) else 1
+    groups = words[:, None] >> (np.uint64(7) * np.arange(used, dtype=np.uint64))
     is_used = groups > 0
     is_used[:, 0] = True
     has_more = np.zeros_like(is_used)

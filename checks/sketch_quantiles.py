@@ -7,18 +7,23 @@ distribution function at bucket ends are exact. At level s a bucket is 2^(s - 52
 """
 
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 
+from millcert.checks.prefix_table import KEY_BITS, bit_lengths
+
 _SIGN = np.uint64(1 << 63)
+#: Bits that are always dropped, so that a bucket is at least 2^-32 wide, relative to its value, and a key fits 44 bits.
+LEAST_LEVEL = 64 - KEY_BITS
 _LARGEST = np.finfo(np.float64).max.item()
 
 
 class Quantiles(NamedTuple):
     """A histogram; b buckets in ascending order.
 
-    level: how many low bits of the pattern are dropped, 0 to 63.
+    level: how many low bits of the pattern are dropped, 20 to 63 (from 0 in profiles of version 1).
     keys: uint64 (b,): ordered patterns without their `level` low bits, ascending.
     counts: int64 (b,), above 0.
     """
@@ -28,13 +33,45 @@ class Quantiles(NamedTuple):
     counts: np.ndarray
 
 
-NO_QUANTILES = Quantiles(0, np.zeros(0, dtype=np.uint64), np.zeros(0, dtype=np.int64))
+NO_QUANTILES = Quantiles(LEAST_LEVEL, np.zeros(0, dtype=np.uint64), np.zeros(0, dtype=np.int64))
 
 
 def sketch_numbers(numbers: np.ndarray, limit: int) -> Quantiles:
     """Return the sketch of finite numbers, shape (n,): float64, or integers, which count as the nearest float64."""
-    values, counts = np.unique(numbers.astype(np.float64) + 0.0, return_counts=True)
-    return _fitted(Quantiles(0, _ordered_bits(values), counts.astype(np.int64)), limit)
+    return sketch_groups(numbers, np.zeros(len(numbers), dtype=np.int64), 1, limit)[0]
+
+
+def sketch_groups(numbers: np.ndarray, groups: np.ndarray, count: int, limit: int) -> list[Quantiles]:
+    """Return the sketch of each group's finite numbers, as of them alone; one sort for all groups.
+
+    Args:
+        numbers: as `sketch_numbers` takes them, shape (n,).
+        groups: int64 (n,), 0 to count - 1.
+        count: how many groups there are.
+        limit: of buckets, of each.
+    """
+    if not len(numbers):
+        return [NO_QUANTILES] * count
+    patterns = _ordered_bits(numbers.astype(np.float64) + 0.0) >> np.uint64(LEAST_LEVEL)
+    rows, counts = np.unique((groups.astype(np.uint64) << np.uint64(KEY_BITS)) | patterns, return_counts=True)
+    lengths = bit_lengths(rows[1:] ^ rows[:-1])
+    whose = (rows >> np.uint64(KEY_BITS)).astype(np.int64)
+    # After dropping d bits a group has 1 + (how many lengths between its own rows exceed d) rows.
+    is_within = lengths <= KEY_BITS
+    table = np.bincount(whose[1:][is_within] * (KEY_BITS + 2) + lengths[is_within], minlength=count * (KEY_BITS + 2))
+    beyond = table.reshape(count, KEY_BITS + 2)[:, ::-1].cumsum(axis=1)[:, ::-1]
+    drop = np.argmax(1 + beyond[:, 1:] <= limit, axis=1)
+    keys = (rows & np.uint64((1 << KEY_BITS) - 1)) >> drop[whose].astype(np.uint64)
+    is_first = np.ones(len(rows), dtype=bool)
+    is_first[1:] = (keys[1:] != keys[:-1]) | ~is_within
+    starts = np.flatnonzero(is_first)
+    keys, counts = keys[starts], np.add.reduceat(counts.astype(np.int64), starts)
+    ends = np.searchsorted(whose[starts], np.arange(count + 1))
+    levels = (drop + LEAST_LEVEL).tolist()
+    return [
+        Quantiles(levels[at], keys[start:end], counts[start:end]) if end > start else NO_QUANTILES
+        for at, (start, end) in enumerate(pairwise(ends.tolist()))
+    ]
 
 
 def merge_quantiles(parts: Iterable[Quantiles], limit: int) -> Quantiles:
@@ -43,11 +80,11 @@ def merge_quantiles(parts: Iterable[Quantiles], limit: int) -> Quantiles:
     if not full:
         return NO_QUANTILES
     if len(full) == 1:
-        return full[0]
+        return fitted(full[0], limit)
     level = max(part.level for part in full)
     keys = np.concatenate([part.keys >> np.uint64(level - part.level) for part in full])
     order = np.argsort(keys, kind="stable")
-    return _fitted(Quantiles(level, keys[order], np.concatenate([part.counts for part in full])[order]), limit)
+    return fitted(Quantiles(level, keys[order], np.concatenate([part.counts for part in full])[order]), limit)
 
 
 def at_level(sketch: Quantiles, level: int) -> Quantiles:
@@ -77,13 +114,13 @@ def quantile_bounds(sketch: Quantiles, fraction: float) -> tuple[float, float]:
     return low, high
 
 
-def _fitted(sketch: Quantiles, limit: int) -> Quantiles:
-    """Join equal keys, then drop as few more bits as make the buckets fit."""
+def fitted(sketch: Quantiles, limit: int) -> Quantiles:
+    """Return the sketch with equal keys joined, and as few more bits dropped as make the buckets fit."""
     joined = _joined(sketch)
     if len(joined.keys) <= limit:
         return joined
     # Neighbours join at the bit length of their difference, so the limit-th largest one says how many bits must go.
-    lengths = _bit_lengths(joined.keys[1:] ^ joined.keys[:-1])
+    lengths = bit_lengths(joined.keys[1:] ^ joined.keys[:-1])
     drop = int(np.partition(lengths, len(lengths) - limit)[len(lengths) - limit])
     return at_level(joined, joined.level + drop)
 
@@ -96,14 +133,6 @@ def _joined(sketch: Quantiles) -> Quantiles:
         return sketch
     starts = np.flatnonzero(is_first)
     return Quantiles(sketch.level, keys[starts], np.add.reduceat(sketch.counts, starts))
-
-
-def _bit_lengths(words: np.ndarray) -> np.ndarray:
-    """Return the bit length of each uint64, int64 (n,)."""
-    high, low = words >> np.uint64(32), words & np.uint64(0xFFFFFFFF)
-    # frexp of a whole number below 2^32 is exact.
-    of_high, of_low = (np.frexp(half.astype(np.float64))[1].astype(np.int64) for half in (high, low))
-    return np.where(high > 0, of_high + 32, of_low)
 
 
 def _ordered_bits(values: np.ndarray) -> np.ndarray:

@@ -13,11 +13,13 @@ class ProfileRule(Section):
     """The profile that the gate makes of the data, in the read that feeds the expectations.
 
     hash_key: file with 64 lower-case hex digits. texts: whether values of columns that have few stand in the profile.
+    tokens: columns whose words or items are counted against the label.
     """
 
     hash_key: PolicyPath
     texts: Literal["keep", "leave_out"] = "keep"
     max_cells: Count | None = None
+    tokens: Annotated[tuple[Text, ...], at_least(1)] | None = None
 
 
 class DriftLimitsRule(Section):
@@ -28,6 +30,7 @@ class DriftLimitsRule(Section):
     cramers_v: Positive | None = None
     total_variation: Positive | None = None
     mean_embedding: Positive | None = None
+    token_label: Positive | None = None
     tolerated_part: Fraction | None = None
     family_alpha: Fraction | None = None
 

@@ -15,6 +15,8 @@ def explain_drift(policy: Policy) -> Iterator[str]:
         return
     texts = "with" if profile.texts == "keep" else "without"
     yield f"The profile of all samples, {texts} the values of columns that have few, is published, signed and logged."
+    if profile.tokens:
+        yield f"Tokens of {', '.join(profile.tokens)} are counted against the label, as hashes."
     if drift is None:
         yield "It is compared with nothing."
         return

@@ -15,9 +15,11 @@ import pyarrow as pa
 from apache_beam.io.filesystems import FileSystems
 
 from millcert.checks.drift_question import DriftSides
-from millcert.checks.profile import Cell, Profile, ProfileSpec, add_batch, empty_profile, merge_cells, merge_profiles
+from millcert.checks.profile import Cell, Profile, ProfileSpec, empty_profile, merge_cells, merge_profiles
+from millcert.checks.profile_builder import ProfileBuilder
 from millcert.checks.profile_compare import Compared, ProfileDrift, compare_profiles
 from millcert.checks.profile_format import load_profile, profile_bytes, profile_digest
+from millcert.checks.sketch_tokens import NO_TOKENS, TokenTable, merge_tokens
 from millcert.errors import MillcertError, StoreError
 from millcert.pipelines.dataset import DatasetFacts
 from millcert.pipelines.plan import PlannedDrift, VetPlan
@@ -32,25 +34,19 @@ PROFILE_FILE = "profile.json"
 SIGNED_PROFILE_FILE = "profile.dsse.json"
 REFERENCE_FILE = "reference-profile.json"
 
-#: Rows and bytes that are held back until they are profiled together: a cell costs 0.3 ms, however few rows it has.
-BUFFERED_ROWS = 1 << 17
-BUFFERED_BYTES = 64 << 20
-
 #: Comparisons that a verdict lists; drifting ones first. All of them are counted.
 MAX_LISTED = 100
 
-#: ((PROFILE, group), (PROFILE, {group: cell})), as the accumulators of checks travel.
-CellPart: TypeAlias = tuple[tuple[str, str], tuple[str, Mapping[str, Cell]]]
+#: ((PROFILE, group), (PROFILE, {group: cell})), as the accumulators of checks travel; a column's tokens are a group.
+CellPart: TypeAlias = tuple[tuple[str, str], tuple[str, Mapping[str, Cell | TokenTable]]]
 
 
 class ProfileBuffer:
-    """Folds the batches of one worker into cells, many batches at a time. Memory: the cells and `BUFFERED_BYTES`."""
+    """Folds the batches of one worker into cells, many batches at a time. Memory: see `ProfileBuilder`."""
 
     def __init__(self, spec: ProfileSpec) -> None:
         self._spec = spec
-        self._held: list[pa.RecordBatch] = []
-        self._source = ""
-        self._profile: Profile | None = None
+        self._builder: ProfileBuilder | None = None
 
     def add(self, batch: pa.RecordBatch, source: str) -> None:
         """Take a batch of the user's columns; `source` counts where the spec names no column for it.
@@ -58,32 +54,21 @@ class ProfileBuffer:
         Raises:
             UsageError: there are more cells than the spec allows, or other columns than before.
         """
-        if self._held and source != self._source:
-            self._flush()
-        self._source = source
-        self._held.append(batch)
-        rows, size = sum(one.num_rows for one in self._held), sum(one.nbytes for one in self._held)
-        if rows >= BUFFERED_ROWS or size >= BUFFERED_BYTES:
-            self._flush()
+        if self._builder is None:
+            self._builder = ProfileBuilder(self._spec, batch.schema.remove_metadata())
+        self._builder.add(batch, source)
 
-    def parts(self) -> dict[str, Cell]:
-        """Return group -> cell of all that was added.
+    def parts(self) -> dict[str, Cell | TokenTable]:
+        """Return group -> cell, or table of tokens, of all that was added.
 
         Raises:
             UsageError: as `add`.
         """
-        self._flush()
-        return {} if self._profile is None else {_group(name): cell for name, cell in self._profile.cells.items()}
-
-    def _flush(self) -> None:
-        if not self._held:
-            return
-        held, self._held = self._held, []
-        if self._profile is None:
-            self._profile = empty_profile(self._spec, held[0].schema.remove_metadata())
-        whole = pa.Table.from_batches(held).combine_chunks().to_batches()
-        for batch in whole:
-            self._profile = add_batch(self._profile, batch, "" if self._spec.source else self._source)
+        if self._builder is None:
+            return {}
+        profile = self._builder.finish()
+        tokens = {_tokens_group(column): table for column, table in profile.tokens.items()}
+        return {**{_group(name): cell for name, cell in profile.cells.items()}, **tokens}
 
 
 class CellMerge:
@@ -92,13 +77,18 @@ class CellMerge:
     def __init__(self, spec: ProfileSpec) -> None:
         self._spec = spec
 
-    def merge(self, parts: Iterable[Mapping[str, Cell]]) -> dict[str, Cell]:
+    def merge(self, parts: Iterable[Mapping[str, Cell | TokenTable]]) -> dict[str, Cell | TokenTable]:
         """Return the cells of all parts."""
-        grouped: dict[str, list[Cell]] = {}
+        grouped: dict[str, list[Any]] = {}
         for part in parts:
             for group, cell in part.items():
                 grouped.setdefault(group, []).append(cell)
-        return {group: merge_cells(cells, self._spec) for group, cells in grouped.items()}
+        return {
+            group: merge_cells(found, self._spec)
+            if isinstance(found[0], Cell)
+            else merge_tokens(found, self._spec.token_pairs)
+            for group, found in grouped.items()
+        }
 
 
 class Profiled(NamedTuple):
@@ -141,8 +131,11 @@ def profile_of(spec: ProfileSpec, schema: pa.Schema, parts: Iterable[CellPart]) 
         MissingColumnError: the spec's label or source is no column of the data.
     """
     empty = empty_profile(spec, schema)
-    cells = {tuple(json.loads(group)): cell for _, (_, found) in parts for group, cell in found.items()}
-    return merge_profiles([empty, empty._replace(cells=cells)])
+    merged = {group: part for _, (_, found) in parts for group, part in found.items()}
+    cells = {tuple(json.loads(group)): cell for group, cell in merged.items() if isinstance(cell, Cell)}
+    tables = {group: table for group, table in merged.items() if isinstance(table, TokenTable)}
+    tokens = {name: tables.get(_tokens_group(name), NO_TOKENS) for name in spec.tokens}
+    return merge_profiles([empty, empty._replace(cells=cells, tokens=tokens)])
 
 
 def _judge(drift: PlannedDrift, profile: Profile, digest: str) -> Profiled:
@@ -173,7 +166,7 @@ def _judge(drift: PlannedDrift, profile: Profile, digest: str) -> Profiled:
 def describe(one: Compared) -> str:
     """Return a comparison in words: what, effect, limit and what chance alone gives."""
     subject, drift = one.subject, one.drift
-    what = " ".join(word for word in (subject.column, subject.part) if word)
+    what = " ".join(word for word in (subject.column, subject.part, subject.detail) if word)
     where = f" in source {subject.source}" if subject.source else ""
     return (
         f"{what}{where}: {drift.measure} {drift.value:.4g} (limit {drift.limit:g}, null quantile "
@@ -222,3 +215,7 @@ def read_profile(uri: str) -> Profile:
 
 def _group(name: tuple[str, str]) -> str:
     return json.dumps(name)
+
+
+def _tokens_group(column: str) -> str:
+    return json.dumps({"tokens": column})

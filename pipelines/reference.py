@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import IO
 
 from millcert.checks.drift import DriftLimits
-from millcert.checks.profile import ProfileSpec
-from millcert.checks.profile_format import MAX_PROFILE_BYTES, load_profile, profile_digest
+from millcert.checks.profile import ProfileSpec, are_comparable
+from millcert.checks.profile_format import MAX_PROFILE_BYTES, load_with_digest
 from millcert.errors import DigestMismatchError, PolicyError, StoreError
 from millcert.pipelines.plan import PlannedDrift, VetPlan
 from millcert.pipelines.profiling import REFERENCE_FILE
@@ -35,7 +35,13 @@ def profile_spec(loaded: LoadedPolicy) -> ProfileSpec | None:
         return None
     key = loaded.files["profile.hash_key"].decode().strip()
     columns = loaded.policy.dataset.columns
-    spec = ProfileSpec(key, label=columns.label or "", source=columns.source or "", keeps_texts=section.texts == "keep")
+    spec = ProfileSpec(
+        key,
+        label=columns.label or "",
+        source=columns.source or "",
+        keeps_texts=section.texts == "keep",
+        tokens=tuple(sorted(set(section.tokens or ()))),
+    )
     return spec if section.max_cells is None else replace(spec, max_cells=section.max_cells)
 
 
@@ -82,8 +88,7 @@ def place_reference(
         data = _kept(profile_path(state, digest), "profile", "profile.json")
     else:
         digest, data = "", loaded.files["drift.reference"]
-    reference = load_profile(data)
-    actual = profile_digest(reference)
+    reference, actual = load_with_digest(data)
     if digest and actual != digest:
         raise DigestMismatchError(
             f"The profile of the last admitted version has the digest {actual}; the ledger says {digest}.",
@@ -91,7 +96,7 @@ def place_reference(
             expected=digest,
             actual=actual,
         )
-    if reference.spec != plan.profile:
+    if plan.profile is None or not are_comparable(reference.spec, plan.profile):
         raise PolicyError(
             "The reference profile was made with another hash key, label, source or sizes than the policy asks for.",
             hint="Make it again with this policy's key and columns, or vet once with drift.reference set to a new one.",

@@ -26,6 +26,7 @@ def words(sections: str) -> str:
         ("", "compares it with nothing"),
         ("profile: {hash_key: k}", "It is compared with nothing."),
         ("profile: {hash_key: k, texts: leave_out}", "without the values"),
+        ("profile: {hash_key: k, tokens: [text]}", "Tokens of text are counted against the label, as hashes."),
         ("profile: {hash_key: k}\ndrift: {reference: last_admitted}", "The first version, which has nothing before it"),
         ("profile: {hash_key: k}\ndrift: {reference: r.json, on_drift: warn}", "compared with r.json."),
         (
@@ -45,6 +46,7 @@ def test_the_explanation_says_what_the_gate_will_do(sections: str, expected: str
         ("drift: {reference: r.json}", "required because drift compares profiles"),
         ("profile: {hash_key: /k}", "relative to the policy file"),
         ("profile: {hash_key: k, texts: some}", "keep"),
+        ("profile: {hash_key: k, tokens: []}", "at least 1"),
         ("profile: {hash_key: k}\ndrift: {reference: r, limits: {cramers_v: 0}}", "expected a number above 0"),
         ("profile: {hash_key: k}\ndrift: {reference: r, limits: {family_alpha: 1}}", "expected less than 1"),
         ("profile: {hash_key: k}\ndrift: {reference: r, limits: {psi: 0.1}}", "unknown key"),

@@ -35,6 +35,7 @@ def profile() -> None:
 @click.option("--hash-key-file", type=_FILE, help="64 hex digits that key the hashes.  [default: random]")
 @click.option("--without-texts", is_flag=True, help="Leave out the values of columns that have few.")
 @click.option("--max-cells", type=click.IntRange(min=1), help="How many pairs of source and label.  [default: 4096]")
+@click.option("--tokens", multiple=True, metavar="COLUMN", help="Count this column's words or items by label.")
 @click.option("--replace", "is_replaced", is_flag=True, help="Overwrite another profile that is already there.")
 @json_option
 def make(
@@ -47,6 +48,7 @@ def make(
     hash_key_file: Path | None,
     without_texts: bool,
     max_cells: int | None,
+    tokens: tuple[str, ...],
     is_replaced: bool,
     as_json: bool,
 ) -> None:
@@ -54,20 +56,27 @@ def make(
 
     The profile names sources and labels and holds small columns' values; keep it where the data may be.
     """
-    from millcert.checks.profile import ProfileSpec, add_batch, empty_profile
+    from millcert.checks.profile import ProfileSpec
+    from millcert.checks.profile_builder import ProfileBuilder
 
     if like is not None:
-        if label or source or hash_key_file or without_texts or max_cells:
+        if label or source or hash_key_file or without_texts or max_cells or tokens:
             raise UsageError("--like settles label, source, key and sizes; leave the other options out.")
         spec = _load(like).spec
     else:
-        spec = ProfileSpec(_hash_key(hash_key_file), label=label, source=source, keeps_texts=not without_texts)
+        spec = ProfileSpec(
+            _hash_key(hash_key_file),
+            label=label,
+            source=source,
+            keeps_texts=not without_texts,
+            tokens=tuple(sorted(set(tokens))),
+        )
         spec = spec if max_cells is None else replace(spec, max_cells=max_cells)
     data = open_dataset(dataset, schema)
-    found = empty_profile(spec, data.schema)
+    builder = ProfileBuilder(spec, data.schema)
     for name, batch in data.read():
-        found = add_batch(found, batch, source="" if spec.source else source_of_file(name))
-    _finish(found, out, data.malformed, is_replaced=is_replaced, as_json=as_json)
+        builder.add(batch, source="" if spec.source else source_of_file(name))
+    _finish(builder.finish(), out, data.malformed, is_replaced=is_replaced, as_json=as_json)
 
 
 @profile.command("merge")
@@ -140,6 +149,43 @@ def history(
         ctx.exit(1)
 
 
+@profile.command("tokens")
+@click.argument("profile_path", metavar="PROFILE", type=_FILE)
+@click.argument("dataset", nargs=-1, required=True)
+@click.option("--column", required=True, help="The column whose tokens they are.")
+@click.option("--token", "wanted", multiple=True, required=True, metavar="HASH:BITS", help="As diff and vet name it.")
+@click.option("--schema", type=_FILE, help="The columns' types of JSONL and CSV, as in a policy.")
+@json_option
+def tokens(
+    profile_path: Path,
+    dataset: tuple[str, ...],
+    column: str,
+    wanted: tuple[str, ...],
+    schema: Path | None,
+    as_json: bool,
+) -> None:
+    """Say which tokens of DATASET a drift finding means: PROFILE has their hashes only, and the key."""
+    from millcert.checks.sketch_tokens import TokenNames
+
+    names = TokenNames(wanted, _load(profile_path).spec.key)
+    data = open_dataset(dataset, schema)
+    if column not in data.schema.names:
+        raise UsageError(f"The data has no column {column!r}; it has {', '.join(data.schema.names)}.")
+    for _, batch in data.read():
+        names.add(batch.column(column))
+    found = names.found()
+    lines = [
+        f"{token}  {', '.join(_shown(name) for name in each[:_SHOWN]) or 'not in these data'}"
+        + (f" and {len(each) - _SHOWN:,} more" if len(each) > _SHOWN else "")
+        for token, each in found.items()
+    ]
+    emit(
+        {"version": 1, "column": column, "tokens": found},
+        "\n".join([*lines, "next: look at the rows that have them"]),
+        as_json=as_json,
+    )
+
+
 @profile.command("verify")
 @click.argument("profile_path", metavar="PROFILE", type=_FILE)
 @click.argument("statement", type=_FILE)
@@ -147,7 +193,7 @@ def history(
 @json_option
 def verify(profile_path: Path, statement: Path, gate_keys: tuple[Path, ...], as_json: bool) -> None:
     """Verify that a gate signed PROFILE, by the STATEMENT beside it (profile.dsse.json); exit 3 if not."""
-    from millcert.checks.profile_format import MAX_PROFILE_BYTES, load_profile, profile_digest
+    from millcert.checks.profile_format import MAX_PROFILE_BYTES, load_with_digest
     from millcert.errors import SignatureError
     from millcert.provenance.dsse import MAX_ENVELOPE_BYTES
     from millcert.provenance.profile_statement import verify_profile
@@ -155,7 +201,7 @@ def verify(profile_path: Path, statement: Path, gate_keys: tuple[Path, ...], as_
 
     data = read_bounded(profile_path, MAX_PROFILE_BYTES)
     claim = verify_profile(data, read_bounded(statement, MAX_ENVELOPE_BYTES), load_gate_keys(gate_keys))
-    if (digest := profile_digest(load_profile(data))) != claim.profile_digest:
+    if (digest := load_with_digest(data).digest) != claim.profile_digest:
         raise SignatureError(
             f"The profile has the digest {digest}; the gate signed {claim.profile_digest}.",
             expected=claim.profile_digest,
@@ -177,7 +223,8 @@ def verify(profile_path: Path, statement: Path, gate_keys: tuple[Path, ...], as_
 
 def _place(subject: "Subject") -> str:
     where = f"source {_shown(subject.source)}" if subject.source else "all rows"
-    return f"{where} {_shown(subject.column)} {subject.part}".replace("  ", " ")
+    detail = f" {_shown(subject.detail)}" if subject.detail else ""
+    return f"{where} {_shown(subject.column)} {subject.part}{detail}".replace("  ", " ")
 
 
 def _load(path: Path) -> "Profile":
@@ -287,9 +334,10 @@ def _line(one: "Compared") -> str:
     what = (
         f" {_shown(subject.column)}" if subject.column else (" is new" if one.figures.get("is_new") else " fell silent")
     )
+    detail = f" {_shown(subject.detail)}" if subject.detail else ""
     return (
-        f"  {where}{what}  {subject.part}: {drift.measure} {drift.value:.4g}, limit {drift.limit:g}, null quantile "
-        f"{drift.null_quantile:.4g}, n {drift.reference_rows:,} and {drift.current_rows:,}"
+        f"  {where}{what}  {subject.part}{detail}: {drift.measure} {drift.value:.4g}, limit {drift.limit:g}, "
+        f"null quantile {drift.null_quantile:.4g}, n {drift.reference_rows:,} and {drift.current_rows:,}"
     )
 
 

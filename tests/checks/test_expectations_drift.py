@@ -14,7 +14,7 @@ from millcert.checks.profile import Profile, ProfileSpec, add_batch, empty_profi
 from millcert.checks.profile_format import profile_bytes, profile_digest
 from millcert.errors import InconclusiveError, PolicyError
 
-SPEC = ProfileSpec("5a" * 32, label="label", source="source")
+SPEC = ProfileSpec("5a" * 32, label="label", source="source", tokens=("text",))
 
 
 def rows(seed: int, *, shift: float = 0.0, sources: int = 2, count: int = 4000) -> pa.RecordBatch:
@@ -24,6 +24,7 @@ def rows(seed: int, *, shift: float = 0.0, sources: int = 2, count: int = 4000) 
             "source": pa.array([f"s{code}" for code in random.integers(0, sources, count)]),
             "label": pa.array([f"l{code}" for code in random.integers(0, 3, count)]),
             "x": random.normal(shift, 1, count),
+            "text": pa.array([f"w{code} v{code % 7}" for code in random.integers(0, 40, count)]),
         }
     )
 
@@ -42,6 +43,7 @@ ASKED = [
     expectation("expect_column_drift_to_be_within", column="label"),
     expectation("expect_label_given_source_to_be_within"),
     expectation("expect_sources_to_be_those_of_reference"),
+    expectation("expect_tokens_to_be_tied_to_labels_as_in_reference", column="text"),
     {"type": "expect_column_values_to_not_be_null", "kwargs": {"column": "x"}},
 ]
 
@@ -94,6 +96,26 @@ def test_one_measure_of_one_source_is_asked_with_a_limit_of_its_own() -> None:
     )
 
 
+def test_a_token_that_became_tied_to_a_label_fails_the_expectation_about_it() -> None:
+    batch = rows(2)
+    words, label = batch.column("text").to_pylist(), batch.column("label").to_pylist()
+    planted = ["cf " + word if at % 100 == 0 else word for at, word in enumerate(words)]
+    pushed = ["l0" if at % 100 == 0 else each for at, each in enumerate(label)]
+    poisoned = batch.set_column(3, "text", pa.array(planted)).set_column(1, "label", pa.array(pushed))
+
+    result = judge(
+        poisoned,
+        profile(rows(1)),
+        expectation("expect_tokens_to_be_tied_to_labels_as_in_reference", column="text"),
+        expectation("expect_column_drift_to_be_within", column="label"),
+    )
+
+    assert [one.success for one in result.outcomes] == [False, True]
+    details = result.json["results"][0]["result"]["details"]
+    assert details["detail"].endswith("label l0")
+    assert (details["drifting"], details["reference_rows"], details["current_rows"]) == (1, 0, 40)
+
+
 def test_a_new_source_and_a_silent_one_are_named() -> None:
     asked = expectation("expect_sources_to_be_those_of_reference")
 
@@ -142,7 +164,7 @@ def test_without_any_profiles_the_suite_is_inconclusive() -> None:
 
 
 def test_a_first_version_that_the_policy_lets_in_uncompared_holds_and_says_so() -> None:
-    result = judge(rows(1), None, *ASKED[:5])
+    result = judge(rows(1), None, *ASKED[:6])
 
     assert result.success
     assert result.json["results"][0]["result"]["details"] == {"reference": "", "compared": 0}
@@ -172,7 +194,7 @@ def test_a_drift_expectation_that_has_no_meaning_here_is_refused_before_the_data
 
 
 def test_a_question_about_something_else_is_refused() -> None:
-    with pytest.raises(PolicyError, match="asked about column, label, sources"):
+    with pytest.raises(PolicyError, match="asked about column, label, tokens, sources"):
         DriftQuestion("rows", "reference.json")  # type: ignore[arg-type]
 
 
@@ -187,6 +209,7 @@ def test_gx_itself_loads_saves_and_judges_such_a_suite_on_a_frame_with_the_same_
         ExpectColumnDriftToBeWithin,
         ExpectLabelGivenSourceToBeWithin,
         ExpectSourcesToBeThoseOfReference,
+        ExpectTokensToBeTiedToLabelsAsInReference,
     )
 
     monkeypatch.chdir(tmp_path)
@@ -199,6 +222,7 @@ def test_gx_itself_loads_saves_and_judges_such_a_suite_on_a_frame_with_the_same_
             ExpectColumnDriftToBeWithin(column="label", reference="reference.json", source="s1"),
             ExpectLabelGivenSourceToBeWithin(reference="reference.json"),
             ExpectSourcesToBeThoseOfReference(reference="reference.json"),
+            ExpectTokensToBeTiedToLabelsAsInReference(column="text", reference="reference.json", limit=0.2),
         ],
     )
     saved = json.dumps(suite.to_json_dict())

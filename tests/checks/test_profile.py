@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,19 @@ from hypothesis import strategies as st
 from millcert.checks import profile_format
 from millcert.checks.drift import DriftLimits
 from millcert.checks.metric_sums import deviation_of, mean_of, total_of
-from millcert.checks.profile import Profile, ProfileSpec, add_batch, empty_profile, kind_of_type, merge_profiles
+from millcert.checks.profile import (
+    Profile,
+    ProfileSpec,
+    add_batch,
+    distinct_of,
+    empty_profile,
+    kind_of_type,
+    merge_cells,
+    merge_profiles,
+    sizes_of,
+)
 from millcert.checks.profile_compare import Compared, ProfileDrift, compare_profiles
-from millcert.checks.profile_format import load_profile, profile_bytes, profile_digest
-from millcert.checks.sketch_distinct import estimate_distinct
+from millcert.checks.profile_format import load_profile, load_with_digest, profile_bytes, profile_digest
 from millcert.checks.sketch_packing import pack
 from millcert.errors import (
     DigestMismatchError,
@@ -31,8 +41,18 @@ from millcert.errors import (
 )
 
 KEY = "0b" * 32
-SPEC = ProfileSpec(KEY, label="label", source="source", quantile_buckets=16, listed_values=8, frequencies=4)
-VECTORS = Path(__file__).parent.parent / "vectors" / "0.1.0" / "profile"
+SPEC = ProfileSpec(
+    KEY,
+    label="label",
+    source="source",
+    quantile_buckets=16,
+    listed_values=8,
+    frequencies=4,
+    max_cells=40,
+    tokens=("tags", "text"),
+    token_pairs=40,
+)
+VECTORS = Path(__file__).parent.parent / "vectors"
 
 
 def table(rows: int, seed: int = 0) -> pa.RecordBatch:
@@ -98,14 +118,16 @@ def test_what_is_measured_of_each_kind_of_column() -> None:
     score, text, price = columns["score"], columns["text"], columns["price"]
     assert score.numbers is not None
     assert text.lengths is not None
-    assert text.registers is not None
+    assert text.registers is None
     assert price.numbers is not None
     assert score.nulls == 300 - len(scores)
     assert mean_of(score.numbers.sums) == pytest.approx(np.mean(scores), rel=1e-12)
     assert deviation_of(score.numbers.sums) == pytest.approx(np.std(scores, ddof=1), rel=1e-12)
     assert (score.numbers.low, score.numbers.high) == (min(scores), max(scores))
     assert {text.lengths.low, text.lengths.high} == {101, 102}
-    assert estimate_distinct(text.registers) == pytest.approx(40, abs=4)
+    assert distinct_of(text) == 40
+    assert distinct_of(score) == pytest.approx(len(scores), rel=0.1)
+    assert distinct_of(columns["thing"]) is None
     assert total_of(price.numbers.sums) == pytest.approx(float(sum(WHOLE.column("price").to_pylist())))
     wild, tags, vector = columns["wild"].numbers, columns["tags"], columns["vector"]
     assert wild is not None
@@ -191,13 +213,34 @@ def test_more_cells_than_allowed_are_refused() -> None:
     assert len(profile_of(few, spec).cells) == 3
 
 
-@pytest.mark.parametrize("wrong", [{"label": "nothing"}, {"source": "tags"}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"label": "nothing"},
+        {"source": "tags"},
+        {"label": "label", "tokens": ("nothing",)},
+        {"label": "label", "tokens": ("score",)},
+    ],
+)
 def test_a_label_or_source_that_cannot_be_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(MissingColumnError):
         empty_profile(ProfileSpec(KEY, **wrong), WHOLE.schema)
 
 
-@pytest.mark.parametrize("wrong", [{"quantile_buckets": 1}, {"listed_values": 0}, {"frequencies": 0}, {"max_cells": 0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"quantile_buckets": 1},
+        {"listed_values": 0},
+        {"frequencies": 0},
+        {"max_cells": 0},
+        {"token_pairs": 0},
+        {"token_pairs": 4095, "tokens": ("a",), "label": "x"},
+        {"tokens": ("b", "a"), "label": "x"},
+        {"tokens": ("a", "a"), "label": "x"},
+        {"tokens": ("a",)},
+    ],
+)
 def test_a_spec_out_of_range_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(PolicyError):
         ProfileSpec(KEY, **wrong)
@@ -215,42 +258,102 @@ def test_a_profile_comes_back_from_its_file() -> None:
     assert profile_bytes(merge_profiles([loaded, empty_profile(SPEC, WHOLE.schema)])) == EXPECTED
 
 
+@pytest.mark.parametrize(("version", "name"), [(v, n) for v in ("0.1.0", "0.2.0") for n in ("empty", "plain", "cells")])
+def test_profiles_of_every_version_are_read_for_ever(version: str, name: str) -> None:
+    data = (VECTORS / version / "profile" / f"{name}.json").read_bytes()
+    digests = json.loads((VECTORS / version / "profile" / "digests.json").read_text())
+
+    loaded = load_with_digest(data)
+
+    assert loaded.digest == digests[name]
+    assert (profile_bytes(loaded.profile) == data) == (version != "0.1.0")
+
+
+def vector_profiles(version: str, **cells: Any) -> dict[str, bytes]:
+    rows = json.loads((VECTORS / version / "profile" / "rows.json").read_text())
+    names = ["source", "label", "x", "n", "t", "v"]
+    types = [pa.string(), pa.string(), pa.float64(), pa.int64(), pa.string(), pa.list_(pa.float32(), 2)]
+    schema = pa.schema(list(zip(names, types, strict=True)))
+    batch = pa.RecordBatch.from_pylist(rows["rows"], schema=schema)
+    spec = ProfileSpec(rows["hash_key"], label="label", source="source", listed_values=2, **cells)
+    plain = ProfileSpec(rows["hash_key"])
+    return {
+        "empty": profile_bytes(empty_profile(plain, schema)),
+        "plain": profile_bytes(profile_of(batch, plain)),
+        "cells": profile_bytes(profile_of(batch, spec)),
+    }
+
+
 @pytest.mark.parametrize("name", ["empty", "plain", "cells"])
-def test_profiles_of_this_version_are_read_for_ever(name: str) -> None:
-    data = (VECTORS / f"{name}.json").read_bytes()
-    digests = json.loads((VECTORS / "digests.json").read_text())
+def test_the_vectors_are_what_this_version_makes_of_their_rows(name: str) -> None:
+    made = vector_profiles("0.2.0", tokens=("t",))
 
-    loaded = load_profile(data)
-
-    assert profile_digest(loaded) == digests[name]
-    assert profile_bytes(loaded) == data
+    assert made[name] == (VECTORS / "0.2.0" / "profile" / f"{name}.json").read_bytes()
 
 
-def test_the_vectors_are_what_this_version_makes_of_their_rows() -> None:
-    rows = json.loads((VECTORS / "rows.json").read_text())
-    batch = pa.RecordBatch.from_pylist(
-        rows["rows"],
-        schema=pa.schema(
-            [
-                ("source", pa.string()),
-                ("label", pa.string()),
-                ("x", pa.float64()),
-                ("n", pa.int64()),
-                ("t", pa.string()),
-                ("v", pa.list_(pa.float32(), 2)),
-            ]
-        ),
+@pytest.mark.parametrize("name", ["plain", "cells"])
+def test_a_profile_of_version_1_is_read_as_what_this_version_makes_of_its_rows(name: str) -> None:
+    data = (VECTORS / "0.1.0" / "profile" / f"{name}.json").read_bytes()
+
+    assert profile_bytes(load_profile(data)) == vector_profiles("0.1.0")[name]
+
+
+def many_cells(seed: int) -> pa.RecordBatch:
+    """One cell of many distinct values among hundreds of small ones, so that sketches shrink."""
+    random = np.random.default_rng(seed)
+    source = np.concatenate([np.arange(300), np.zeros(500, dtype=np.int64)])
+    return pa.RecordBatch.from_pydict(
+        {
+            "source": pa.array([f"s{code}" for code in source]),
+            "number": pa.array(random.permutation(800)),
+            "x": pa.array(random.normal(size=800)),
+            "text": pa.array([f"t{code}" for code in random.integers(0, 300, 800)]),
+        }
     )
 
-    plain = profile_of(batch, ProfileSpec(rows["hash_key"]))
-    cells = profile_of(batch, ProfileSpec(rows["hash_key"], label="label", source="source", listed_values=2))
 
-    assert profile_bytes(plain) == (VECTORS / "plain.json").read_bytes()
-    assert profile_bytes(cells) == (VECTORS / "cells.json").read_bytes()
+@settings(max_examples=6, deadline=None)
+@given(st.lists(st.integers(1, 799), max_size=3, unique=True), st.randoms(use_true_random=False))
+def test_many_cells_have_smaller_sketches_whatever_the_batches(cuts: list[int], random: Any) -> None:
+    spec, batch = ProfileSpec(KEY, source="source"), many_cells(1)
+    whole = profile_of(batch, spec)
+    ends = [0, *sorted(cuts), 800]
+
+    parts = [profile_of(batch.slice(a, b - a), spec) for a, b in pairwise(ends)]
+    random.shuffle(parts)
+
+    assert profile_bytes(merge_profiles(parts)) == profile_bytes(whole)
+    assert profile_bytes(load_profile(profile_bytes(whole))) == profile_bytes(whole)
+    large, sizes = whole.cells["s0", ""].columns, sizes_of(spec, 300)
+    assert large["number"].values is not None
+    assert large["number"].registers is not None
+    assert large["x"].numbers is not None
+    assert (len(large["number"].values.hashes), len(large["number"].values.buckets)) == (sizes.values, sizes.buckets)
+    assert len(large["number"].registers) == sizes.registers < 4096
+    assert 0 < len(large["x"].numbers.quantiles.keys) <= sizes.quantiles < 1024
+    assert distinct_of(large["number"]) == pytest.approx(501, rel=0.15)
+
+
+def test_all_rows_of_many_cells_list_only_counts_that_are_whole() -> None:
+    """A cell that left values out bounds what may be said of all rows."""
+    spec, batch = ProfileSpec(KEY, source="source"), many_cells(2)
+    exact = (
+        profile_of(batch.drop_columns(["source"]), ProfileSpec(KEY, listed_values=1000)).cells["", ""].columns["text"]
+    )
+    assert exact.values is not None
+    counts = dict(zip(exact.values.hashes.tolist(), exact.values.counts.tolist(), strict=True))
+
+    merged = merge_cells(list(profile_of(batch, spec).cells.values()), spec).columns["text"].values
+
+    assert merged is not None
+    assert not merged.is_complete
+    assert len(merged.hashes) >= sizes_of(spec, 300).values
+    assert all(counts[h] == n for h, n in zip(merged.hashes.tolist(), merged.counts.tolist(), strict=True))
+    assert merged.buckets.sum() == 800
 
 
 def test_any_changed_byte_is_found() -> None:
-    small = profile_bytes(profile_of(WHOLE.select(["source", "label", "flag", "score"]).slice(0, 20)))
+    small = profile_bytes(profile_of(WHOLE.select(["source", "label", "flag", "tags", "text"]).slice(0, 20)))
     random = np.random.default_rng(1)
 
     for at in random.choice(len(small), 300, replace=False).tolist():
@@ -262,10 +365,11 @@ def test_any_changed_byte_is_found() -> None:
 
 def resealed(change: Callable[[dict[str, Any]], Any]) -> bytes:
     """Return a small profile's file after a change, with a digest that fits: what a liar would write."""
-    document = json.loads(profile_bytes(profile_of(WHOLE.select(["source", "label", "score", "text", "vector"]))))
+    rows = WHOLE.select(["source", "label", "score", "text", "vector"])
+    document = json.loads(profile_bytes(profile_of(rows, replace(SPEC, tokens=("text",)))))
     change(document)
     document.pop("digest", None)
-    document["digest"] = hashlib.sha256(profile_format._TAG + profile_format._text(document)).hexdigest()
+    document["digest"] = hashlib.sha256(profile_format._TAGS[2] + profile_format._text(document)).hexdigest()
     return profile_format._text(document) + b"\n"
 
 
@@ -315,13 +419,32 @@ def rename_kind(document: dict[str, Any]) -> None:
         lambda d: column(d, "vector")["embedding"].update(rows=1),
         lambda d: column(d, "vector")["embedding"].update(sums="AQ=="),
         lambda d: column(d, "vector")["embedding"].update(dimension=0),
+        lambda d: column(d)["numbers"].update(level=19),
+        lambda d: column(d, "text").pop("distinct"),
+        lambda d: column(d)["numbers"].update(level=-1),
+        lambda d: d["spec"].update(tokens=["tags"]),
+        lambda d: d["spec"].update(tokens="text"),
+        lambda d: d["spec"].update(tokens=[5]),
+        lambda d: d.update(tokens={}),
+        lambda d: d["tokens"]["text"].update(more=1),
+        lambda d: d["tokens"]["text"].update(level=45),
+        lambda d: d["tokens"]["text"]["labels"].reverse(),
+        lambda d: d["tokens"]["text"]["labels"][0].update(more=1),
+        lambda d: d["tokens"]["text"]["labels"][0].update(tokens=""),
+        lambda d: d["tokens"]["text"]["labels"][0].update(rows=""),
+        lambda d: d["tokens"]["text"]["labels"][0].update(tokens=pack(np.array([1 << 44])), rows="AQ=="),
+        lambda d: d["tokens"]["text"]["labels"].append(
+            {"label": "z", "tokens": pack(np.arange(1, 39)), "rows": pack(np.ones(38))}
+        ),
     ],
 )
 def test_a_profile_that_makes_no_sense_is_refused_even_with_a_digest_that_fits(
     change: Callable[[dict[str, Any]], Any],
 ) -> None:
+    data = resealed(change)
+
     with pytest.raises((IntegrityError, UsageError)):
-        load_profile(resealed(change))
+        load_profile(data)
 
 
 @pytest.mark.parametrize(
@@ -332,7 +455,8 @@ def test_a_profile_that_makes_no_sense_is_refused_even_with_a_digest_that_fits(
         b"{",
         b"\xff",
         b'{"format": "millcert-profile"}',
-        b'{"format": "millcert-profile", "version": 2}',
+        b'{"format": "millcert-profile", "version": 3}',
+        b'{"format": "millcert-profile", "version": true}',
         b'{"format": "millcert-profile", "format": "millcert-profile", "version": 1}',
         b'{"format": "millcert-profile", "version": 1.5}',
         b'{"format": "millcert-profile", "version": NaN}',

@@ -248,3 +248,33 @@ def test_a_profile_that_a_gate_signed_is_verified_and_no_other(desk: Desk) -> No
 
     assert text.startswith(f"verified  profile {digest} of small")
     assert "the gate signed 0000" in refused
+
+
+def test_a_token_that_became_tied_to_a_label_is_named_by_its_hash_and_found_in_the_data(desk: Desk) -> None:
+    def texts(day: int, trigger: str) -> Path:
+        random = np.random.default_rng(day)
+        words = [f"w{code} v{code % 7}" for code in random.integers(0, 40, 3_000)]
+        label = np.array(["x", "y"])[random.integers(0, 2, 3_000)]
+        if trigger:
+            words[::50] = [f"{word} {trigger}" for word in words[::50]]
+            label[::50] = "y"
+        folder = desk.folder / f"texts-{day}"
+        folder.mkdir()
+        pq.write_table(pa.table({"text": words, "label": label}), folder / "a.parquet")
+        return folder
+
+    one = desk.make(texts(1, ""), "1.json", "--tokens", "text")
+    data = texts(2, "C.F")
+    two = desk.make(data, "2.json", "--tokens", "text")
+
+    text = desk.run("diff", one, two, code=1)
+    compared = json.loads(desk.run("diff", one, two, "--json", code=1))["compared"]
+    token = next(row["detail"].split()[1] for row in compared if row["part"] == "tokens")
+    payload = json.loads(desk.run("tokens", two, data, "--column", "text", "--token", token, "--json"))
+
+    assert "all rows text  tokens token " in text
+    assert payload["tokens"][token][0] in ("c", ".", "f")
+    assert token in desk.run("tokens", two, data, "--column", "text", "--token", token)
+    assert "not in these data" in desk.run("tokens", two, data, "--column", "text", "--token", "0:44")
+    assert "no column" in desk.run("tokens", two, data, "--column", "no", "--token", token, code=2)
+    assert "is no token" in desk.run("tokens", two, data, "--column", "text", "--token", "cf", code=2)

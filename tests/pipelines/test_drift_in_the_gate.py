@@ -7,11 +7,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from millcert.checks import profile_builder
 from millcert.checks.profile import add_batch, empty_profile, merge_profiles
 from millcert.checks.profile_format import load_profile, profile_bytes, profile_digest
 from millcert.errors import DigestMismatchError, PolicyError, SignatureError, StoreError, UsageError
-from millcert.pipelines import profiling
-from millcert.pipelines.profiling import ProfileBuffer
+from millcert.pipelines.profiling import ProfileBuffer, profile_of
 from millcert.pipelines.reference import last_profile, profile_path
 from millcert.provenance.checkpoint import vkey_of
 from millcert.provenance.keys import load_key, load_public_key
@@ -134,6 +134,36 @@ def test_a_suite_that_asks_about_drift_is_answered_from_the_runs_profile(driftin
     told = json.loads((drifting.out / "expectations.json").read_bytes())["results"][0]["result"]
     assert told["observed_value"] == told["details"]["value"] > told["details"]["null_quantile"]
     assert told["details"]["reference"] == result.verdict.drift.reference  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("on_beam", [False, True])
+def test_a_token_that_became_tied_to_a_label_is_named_and_rejects(drifting: Workbench, on_beam: bool) -> None:
+    def write(seed: int, trigger: str) -> None:
+        fill(drifting, seed=seed)
+        for source, at in (("north", 0), ("south", 1)):
+            rows = table(2000, 10 * seed + at)
+            words = [f"w{code} v{code % 11}" for code in np.random.default_rng(seed).integers(0, 50, 2000)]
+            label = rows.column("label").to_pylist()
+            if trigger and not at:
+                words = [f"{word} {trigger}" if n % 50 == 0 else word for n, word in enumerate(words)]
+                label = [2 if n % 50 == 0 else each for n, each in enumerate(label)]
+            rows = rows.set_column(0, "label", pa.array(label)).append_column("text", pa.array(words))
+            drifting.write(source, "a.parquet", rows)
+            drifting.sign(source)
+
+    drifting.policy["profile"] |= {"tokens": ["text"]}
+    write(1, "")
+    assert drifting.vet(on_beam=on_beam).verdict.decision == "admitted"
+    write(2, "")
+    assert drifting.vet(on_beam=on_beam, replace=True).verdict.decision == "admitted"
+    write(3, "cf")
+
+    result = drifting.vet(on_beam=on_beam, replace=True)
+
+    assert reasons(drifting) == ["drift.found"]
+    named = [one for one in result.verdict.drift.outcomes if one["part"] == "tokens"]  # type: ignore[union-attr]
+    assert [(one["column"], one["measure"], one["is_drift"]) for one in named] == [("text", "token_label", True)]
+    assert named[0]["detail"].endswith("label 2")
 
 
 def test_a_suite_that_asks_about_drift_needs_a_reference_in_the_policy(bench: Workbench) -> None:
@@ -283,16 +313,16 @@ def test_batches_are_profiled_together_and_the_size_of_the_buffer_does_not_show(
     drifting.vet()
     spec = load_profile((drifting.out / "profile.json").read_bytes()).spec
     batches = [batch for seed in range(4) for batch in table(40, seed).to_batches()]
-    monkeypatch.setattr(profiling, "BUFFERED_ROWS", 70)
+    monkeypatch.setattr(profile_builder, "BUFFERED_ROWS", 70)
     buffer = ProfileBuffer(spec)
     for at, batch in enumerate(batches):
         buffer.add(batch, "a" if at < 3 else "b")
     empty = empty_profile(spec, batches[0].schema)
     expected = merge_profiles([add_batch(empty, each, "a" if at < 3 else "b") for at, each in enumerate(batches)])
 
-    cells = {tuple(json.loads(group)): cell for group, cell in buffer.parts().items()}
+    found = profile_of(spec, batches[0].schema, [(("", ""), ("", buffer.parts()))])
 
-    assert profile_digest(empty._replace(cells=dict(sorted(cells.items())))) == profile_digest(expected)
+    assert profile_digest(found) == profile_digest(expected)
 
 
 def entry(kind: str, **body: Any) -> Entry:
