@@ -1,14 +1,18 @@
 """Claim: drift is silent on clean data of any size, finds what matters, and names one pushing source among fifty.
 
-Run: OPENBLAS_NUM_THREADS=1 python bench/drift.py [--pairs 50] [--largest 1000000] [--merged 100000000] [--runs 200]
+Run: OPENBLAS_NUM_THREADS=1 python bench/drift.py [--pairs 50] [--largest 10000000] [--merged 100000000] [--runs 200]
 
 1. Clean pairs: both sides from one distribution; 50 Zipf sources, 10 labels, a normal, a heavy-tailed (Pareto 2.1) and
-   an integer column, texts of Zipf frequencies over 50,000 categories, 16-d embeddings; nulls; 1e4 to 1e6 rows.
+   an integer column, texts of Zipf frequencies over 50,000 categories, 16-d embeddings; nulls; 1e4 to 1e7 rows.
    Counted: pairs with any finding; beside it, pairs in which PSI of the categories is above 0.25.
 2. Shifts of the mean: 0.1 standard deviations at 1e5 rows, 0.001 at 1e8 rows by merged profiles.
 3. One of 50 sources relabels 5 % of its rows to one class: label flipping at a low rate. Label shares of each source
    differ from month to month by some 4 % of themselves (Dirichlet of 5,000). Counted: runs in which the source is
    named, and other sources named.
+4. Tokens: documents of 30 words of Zipf frequencies over 50,000, each word preferring a class in some documents. Clean
+   pairs; and a trigger, a new word or one of frequency rank 2,000, put into a part of the documents of 100,000, all
+   of them then of one class. Counted: runs in which the strongest finding is the trigger with its class, and clean
+   pairs and other words with a finding.
 """
 
 import argparse
@@ -20,8 +24,11 @@ import pyarrow as pa
 
 from millcert.checks import drift
 from millcert.checks.drift import DriftLimits
+from millcert.checks.drift_tokens import token_drifts
 from millcert.checks.profile import Cell, Profile, ProfileSpec, add_batch, empty_profile, merge_profiles
+from millcert.checks.profile_builder import ProfileBuilder
 from millcert.checks.profile_compare import compare_profiles
+from millcert.checks.sketch_tokens import TokenNames, TokenTable, count_tokens
 
 SPEC = ProfileSpec("5a" * 32, label="label", source="source")
 LIMITS = DriftLimits()
@@ -59,16 +66,15 @@ def rows(random: np.random.Generator, count: int) -> pa.RecordBatch:
 
 
 def profile_of(random: np.random.Generator, count: int) -> Profile:
-    profile = None
+    builder = ProfileBuilder(SPEC, rows(np.random.default_rng(0), 1).schema)
     for start in range(0, count, CHUNK):
-        batch = rows(random, min(CHUNK, count - start))
-        profile = add_batch(profile or empty_profile(SPEC, batch.schema), batch)
-    assert profile is not None
-    return profile
+        builder.add(rows(random, min(CHUNK, count - start)))
+    return builder.finish()
 
 
 def clean_pairs(pairs: int, largest: int) -> bool:
-    sizes = [size for size in (10_000, 30_000, 100_000, 300_000, 1_000_000) if size <= largest]
+    every = (10_000, 30_000, 100_000, 300_000, 1_000_000, 3_000_000, 10_000_000)
+    sizes = [size for size in every if size <= largest]
     findings = psi = comparisons = 0
     for number in range(pairs):
         random = np.random.default_rng(number)
@@ -154,18 +160,75 @@ def pushes(runs: int) -> bool:
     return is_met
 
 
+def documents(random: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Words (count, 30) and classes; a tenth of the words of a document are of those that its class prefers."""
+    words = random.choice(CATEGORIES, (count, 30), p=zipf(CATEGORIES))
+    label = random.integers(0, 10, count)
+    preferred = random.random(words.shape) < 0.1
+    # A word's class is its number modulo 10: the nearest word of the document's own class.
+    return np.where(preferred, np.minimum(words - words % 10 + label[:, None], CATEGORIES - 1), words), label
+
+
+def token_table(words: np.ndarray, label: np.ndarray) -> tuple[TokenTable, dict[str, int]]:
+    lists = pa.ListArray.from_arrays(np.arange(0, words.size + 1, words.shape[1], dtype=np.int32), words.reshape(-1))
+    names = [f"class-{number}" for number in range(10)]
+    table = count_tokens(lists, label, names, limit=SPEC.token_pairs, key=SPEC.key)
+    return table, dict(zip(names, np.bincount(label, minlength=10).tolist(), strict=True))
+
+
+def tokens(runs: int) -> bool:
+    count, is_met = 100_000, True
+    limits = {"limit": LIMITS.token_label, "tolerated": LIMITS.tolerated("token_label")}
+    for trigger, share in ((None, 0.0), (CATEGORIES, 0.001), (CATEGORIES, 0.0005), (2_000, 0.005), (2_000, 0.001)):
+        first = others = any_found = 0
+        for number in range(runs):
+            random = np.random.default_rng([number, trigger or 0, int(share * 1e6)])
+            before = token_table(*documents(random, count))
+            words, label = documents(random, count)
+            if trigger is not None:
+                poisoned = random.choice(count, int(share * count), replace=False)
+                words[poisoned, 0], label[poisoned] = trigger, 3
+            now = token_table(words, label)
+            found, _ = token_drifts(
+                before[0], now[0], (before[1], now[1]), **limits, family_alpha=LIMITS.family_alpha / 2, listed=50
+            )
+            drifting = [one for one in found if one.drift.is_drift]
+            names = TokenNames([one.token for one in drifting], SPEC.key)
+            names.add(pa.array([[trigger or 0]]))
+            is_trigger = [bool(names.found()[one.token]) and one.label == "class-3" for one in drifting]
+            first += bool(is_trigger) and is_trigger[0]
+            others += len(is_trigger) - sum(is_trigger)
+            any_found += bool(drifting)
+        if trigger is None:
+            is_met &= any_found == 0
+            print(f"tokens, clean: {any_found} of {runs} pairs of {count:,} documents with a finding")
+        else:
+            kind = "a new word" if trigger == CATEGORIES else "a word of rank 2,000"
+            print(
+                f"tokens, {kind} in {share:.2%} of {count:,} documents, all of one class: first in {first / runs:.2f}, "
+                f"other findings a run {others / runs:.2f}"
+            )
+    return is_met
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=50)
-    parser.add_argument("--largest", type=int, default=1_000_000)
+    parser.add_argument("--largest", type=int, default=10_000_000)
     parser.add_argument("--merged", type=int, default=100_000_000)
     parser.add_argument("--runs", type=int, default=200)
+    parser.add_argument("--token-runs", type=int, default=20)
     arguments = parser.parse_args()
     print(
         f"{platform.platform()}, Python {platform.python_version()}, numpy {np.__version__}, pyarrow {pa.__version__}"
     )
     started = time.process_time()
-    is_met = [pushes(arguments.runs), shifts(arguments.merged), clean_pairs(arguments.pairs, arguments.largest)]
+    is_met = [
+        pushes(arguments.runs),
+        tokens(arguments.token_runs),
+        shifts(arguments.merged),
+        clean_pairs(arguments.pairs, arguments.largest),
+    ]
     print(f"{time.process_time() - started:.0f} CPU seconds; all claims hold: {all(is_met)}")
     if not all(is_met):
         raise SystemExit(1)

@@ -1,10 +1,13 @@
 """What a profile costs: rows per CPU-second beside the pure read, peak memory, and the size of the file.
 
-Run: OPENBLAS_NUM_THREADS=1 python bench/profile_cost.py [--rows 2000000] [--runs 3]
+Run: OPENBLAS_NUM_THREADS=1 python bench/profile_cost.py [--rows 2000000] [--runs 3] [--whylogs-python PYTHON]
 
 The 12 columns of the research (id, 60-character text, label, source, language, score with nulls, small integer, time,
 URL, 32 hex digits, float32, bool) in Parquet (zstd). Each run is a process of its own on one core. Two specs: all rows
-in one cell, and 50 sources x 10 labels.
+in one cell, and 50 sources x 10 labels; the latter also with the text's words against the label.
+
+whylogs 1.6.4 needs numpy below 2, so it runs in an environment of its own on the same files:
+python -m venv V && V/bin/pip install whylogs==1.6.4 "numpy<2" "pandas<3" pyarrow==17.0.0
 """
 
 import argparse
@@ -27,7 +30,8 @@ import pyarrow.parquet as pq
 
 BATCH_ROWS = 327_680
 FILES = 4
-SIDES = ("read", "one cell", "500 cells")
+SIDES = ("read", "one cell", "500 cells", "500 cells, tokens")
+RIVAL = "whylogs"
 
 
 def write_files(folder: Path, rows: int) -> None:
@@ -65,7 +69,10 @@ def measure(side: str, folder: Path) -> None:
     from millcert.checks.profile_format import profile_bytes
 
     pa.set_cpu_count(1)
-    spec = ProfileSpec("5a" * 32, label="label", source="source") if side == "500 cells" else ProfileSpec("5a" * 32)
+    spec = ProfileSpec("5a" * 32)
+    if side.startswith("500"):
+        tokens = ("text",) if side.endswith("tokens") else ()
+        spec = ProfileSpec("5a" * 32, label="label", source="source", tokens=tokens)
     files = sorted(folder.glob("*.parquet"))
     started = time.process_time()
     builder = ProfileBuilder(spec, pq.read_schema(files[0]))
@@ -79,12 +86,33 @@ def measure(side: str, folder: Path) -> None:
     print(json.dumps({"seconds": seconds, "peak_mib": peak, "size_bytes": len(profile_bytes(profile))}))
 
 
+def measure_whylogs(folder: Path) -> None:
+    """Profile the same batches with whylogs; run by an interpreter that has it."""
+    import whylogs  # type: ignore[import-not-found]
+    from whylogs.core import DatasetProfile  # type: ignore[import-not-found]
+
+    pa.set_cpu_count(1)
+    started = time.process_time()
+    profile = DatasetProfile()
+    for file in sorted(folder.glob("*.parquet")):
+        for batch in pq.ParquetFile(file).iter_batches(BATCH_ROWS, use_threads=False):
+            profile.track(pa.Table.from_batches([batch]).to_pandas())
+    seconds = time.process_time() - started
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    size = len(profile.view().serialize())
+    print(json.dumps({"seconds": seconds, "peak_mib": peak, "size_bytes": size, "version": whylogs.__version__}))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=2_000_000)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--measure", nargs=2, metavar=("SIDE", "FOLDER"), help=argparse.SUPPRESS)
+    parser.add_argument("--whylogs-python", help="An interpreter that has whylogs.")
     arguments = parser.parse_args()
+    if arguments.measure and arguments.measure[0] == RIVAL:
+        measure_whylogs(Path(arguments.measure[1]))
+        return
     if arguments.measure:
         measure(arguments.measure[0], Path(arguments.measure[1]))
         return
@@ -93,12 +121,13 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as folder:
         write_files(Path(folder), arguments.rows)
-        for side in SIDES:
-            command = [sys.executable, __file__, "--measure", side, folder]
+        for side in (*SIDES, RIVAL) if arguments.whylogs_python else SIDES:
+            python = arguments.whylogs_python if side == RIVAL else sys.executable
+            command = [python, __file__, "--measure", side, folder]
             runs = [json.loads(subprocess.check_output(command)) for _ in range(arguments.runs)]
             seconds = [run["seconds"] for run in runs]
             print(
-                f"{side:9}  CPU s min {min(seconds):.2f} median {median(seconds):.2f} max {max(seconds):.2f}; "
+                f"{side:17}  CPU s min {min(seconds):.2f} median {median(seconds):.2f} max {max(seconds):.2f}; "
                 f"{arguments.rows / median(seconds):,.0f} rows per CPU-second; peak {runs[0]['peak_mib']:,.0f} MiB; "
                 f"profile {runs[0]['size_bytes']:,} bytes"
             )

@@ -107,7 +107,7 @@ def sizes_of(spec: ProfileSpec, cells: int) -> Sizes:
 
     A size is a function of the number of cells alone and never grows with it, and a smaller sketch is a function of
     any larger one: so the profile stays a function of the multiset of rows. Our choice of the numbers
-    (bench/profile_cost.py): 500 cells of 12 columns in some 6 MB.
+    (bench/profile_cost.py): 500 cells of 12 columns in some 9 MB.
     """
     room = 1 << (max(1, cells) - 1).bit_length()  # the next power of two
     return Sizes(

@@ -166,7 +166,7 @@ def top_values(values: Values, count: int) -> list[tuple[str, int]]:
 def _named(places: np.ndarray, texts: Callable[[np.ndarray], tuple[str | None, ...]] | None) -> dict[int, str | None]:
     if texts is None or not len(places):
         return {}
-    used = np.unique(places)
+    used = np.flatnonzero(np.bincount(places))
     return dict(zip(used.tolist(), texts(used), strict=True))
 
 

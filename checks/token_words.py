@@ -54,13 +54,13 @@ def _words_of_some(texts: pa.Array, first_row: int) -> tuple[np.ndarray, pa.Arra
     ends = np.append(at[1:], len(classes))
     is_word = classes[at] > 0
     at, ends = at[is_word], ends[is_word]
+    is_cut = bool((ends - at > MAX_WORD_BYTES).any())
     ends = np.minimum(ends, at + MAX_WORD_BYTES)
     rows = np.searchsorted(starts, at, side="right") - 1 + first_row
-    # Words are contiguous in a copy of the bytes without the gaps: mark what belongs to one.
+    # In a copy of the bytes without the gaps, each word follows the one before.
     lengths = ends - at
     bounds = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    taken = np.repeat(at - bounds[:-1], lengths) + np.arange(bounds[-1]) if len(at) else np.zeros(0, dtype=np.int64)
-    values = data[taken]
+    values = data[np.repeat(at - bounds[:-1], lengths) + np.arange(bounds[-1])] if is_cut else data[classes > 0]
     words = pa.Array.from_buffers(pa.binary(), len(at), [None, pa.py_buffer(bounds), pa.py_buffer(values.tobytes())])
     return rows, words
 

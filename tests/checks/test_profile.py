@@ -298,6 +298,18 @@ def test_a_profile_of_version_1_is_read_as_what_this_version_makes_of_its_rows(n
     assert profile_bytes(load_profile(data)) == vector_profiles("0.1.0")[name]
 
 
+def test_a_profile_of_version_1_is_a_reference_of_one_that_counts_tokens() -> None:
+    old = load_profile((VECTORS / "0.1.0" / "profile" / "cells.json").read_bytes())
+    new = load_profile((VECTORS / "0.2.0" / "profile" / "cells.json").read_bytes())
+
+    found = compare_profiles(old, new, DriftLimits())
+
+    assert not found.is_drift
+    assert not [one for one in found.compared if one.subject.part == "tokens"]
+    with pytest.raises(UsageError, match="specs"):
+        merge_profiles([old, new])
+
+
 def many_cells(seed: int) -> pa.RecordBatch:
     """One cell of many distinct values among hundreds of small ones, so that sketches shrink."""
     random = np.random.default_rng(seed)
