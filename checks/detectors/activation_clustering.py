@@ -85,7 +85,7 @@ class ActivationClustering:
     """
 
     name: ClassVar[str] = "activation_clustering"
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     columns: ClassVar[frozenset[Role]] = frozenset({"label", "embedding_self", "sample_digest"})
     severity: ClassVar[Severity] = "warn"
     covers: ClassVar[frozenset[str]] = frozenset({"backdoor_dirty_label"})

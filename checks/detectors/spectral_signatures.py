@@ -79,7 +79,7 @@ class SpectralSignatures:
     """
 
     name: ClassVar[str] = "spectral_signatures"
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     columns: ClassVar[frozenset[Role]] = frozenset({"label", "embedding_self"})
     severity: ClassVar[Severity] = "reject"
     covers: ClassVar[frozenset[str]] = frozenset({"backdoor_dirty_label"})

@@ -107,3 +107,21 @@ def test_checks_beyond_the_budget_fold_and_say_so(check: Check) -> None:
     if check.name == "robust_spectral":
         assert [name for name, item in evidence.items() if item.is_suspicious] == ["010"]
         assert set(np.flatnonzero(scores.flagged)) == set(hidden)
+
+
+def test_beyond_the_budget_the_published_rule_reads_the_folded_columns() -> None:
+    """Version 2 of `spectral_signatures`: its scores are the paper's of folded rows, not of the rows as they came."""
+    random = np.random.default_rng(3)
+    label = np.repeat(np.arange(4), 150)
+    rows = random.standard_normal((600, 40)) * np.linspace(1, 3, 40)
+    check = SpectralSignatures(epsilon=0.02)
+    with mock.patch.object(class_moments, "BUDGET_BYTES", 8 * 4 * 20**2):
+        fold = fold_for(40, 4)
+        found = check.score(fit_check(check, [batch_of(rows, label)]), batch_of(rows, label))
+
+    folded = rows.astype(np.float32) @ fold.matrix()
+    for value in range(4):
+        centred = folded[label == value] - folded[label == value].mean(axis=0)
+        expected = (centred @ np.linalg.svd(centred, full_matrices=False)[2][0]) ** 2
+        assert found.score[label == value] == pytest.approx(expected, rel=1e-3, abs=1e-2)
+    assert check.version == "2"
