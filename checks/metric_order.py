@@ -166,17 +166,33 @@ def interpolate(buckets: Buckets, n: int, quantile: float, how: str, finer: Fine
     first, last = ranks_of(n, quantile, how)
     before = value_at(buckets, first, finer)
     if first == last:
-        return before
+        return before if how not in ("linear", "midpoint") else _on_a_rank(buckets, n, first, before)
     after = value_at(buckets, last, finer)
     if how == "median":  # the mean of the two in the middle, which stays infinite beside an infinity
-        return (float(before[0]) + float(after[0])) / 2, (float(before[1]) + float(after[1])) / 2
+        return _one_nan((float(before[0]) + float(after[0])) / 2, (float(before[1]) + float(after[1])) / 2)
     part = 0.5 if how == "midpoint" else place - first
-    return _between(before[0], after[0], part), _between(before[1], after[1], part)
+    return _one_nan(_between(before[0], after[0], part), _between(before[1], after[1], part))
+
+
+def _on_a_rank(buckets: Buckets, n: int, rank: int, own: tuple[float | int, float | int]) -> tuple[float, float]:
+    """Return what numpy makes of a quantile on one number: NaN beside an infinity, of which it adds 0 times.
+
+    Args:
+        buckets: the histogram of all values.
+        n: how many they are.
+        rank: of the number; behind the last one comes itself.
+        own: the bounds of the number.
+    """
+    behind = value_at(buckets, min(rank + 1, n - 1))[1]
+    return (math.nan, math.nan) if math.isinf(own[0]) or math.isinf(behind) else (float(own[0]), float(own[1]))
+
+
+def _one_nan(low: float, high: float) -> tuple[float, float]:
+    """Return bounds that are the same object where both are NaN, so that lists of them are equal."""
+    return (math.nan, math.nan) if math.isnan(low) and math.isnan(high) else (low, high)
 
 
 def _between(low: float, high: float, part: float) -> float:
-    if part == 0.0 or low == high:
-        return low
     step = high - low
     return high - step * (1 - part) if part >= 0.5 else low + step * part
 

@@ -52,8 +52,6 @@ class FindOutliers:
     def _conditions(self, measured: Sums | Buckets | None) -> tuple[Condition, ...]:
         if isinstance(measured, Sums):
             center, spread = mean_of(measured), deviation_of(measured)
-            if spread * spread == 0:  # the variance is below the least float64, and 0 to Great Expectations
-                spread = 0.0
             if self.method == "z_score":
                 return (ZScoreBelow(center, spread, self.amount, self.is_double_sided),)
             return (_around_mean(center, spread, self.amount),)
@@ -69,7 +67,7 @@ class FindOutliers:
 
 @dataclass(frozen=True)
 class ZScoreBelow:
-    """Expects values whose z-score is below a threshold; where there is no deviation, every value.
+    """Expects values whose z-score is below a threshold, or no number; where there is no deviation, every value.
 
     Source: `column_values.z_score` of Great Expectations on pandas; the deviation is the sample's (n - 1).
     """
@@ -83,10 +81,11 @@ class ZScoreBelow:
         """See `Condition`."""
         if self.deviation == 0 or math.isnan(self.deviation):
             return Verdicts(np.ones(len(values), dtype=bool))
-        scores = (values.to_numpy(zero_copy_only=False) - self.mean) / self.deviation
+        with np.errstate(invalid="ignore", over="ignore"):  # beside a sum beyond float64, whose mean is infinite
+            scores = (values.to_numpy(zero_copy_only=False) - self.mean) / self.deviation
         if self.is_double_sided:
-            return Verdicts(np.abs(scores) < abs(self.threshold))
-        return Verdicts(scores < self.threshold)
+            return Verdicts((np.abs(scores) < abs(self.threshold)) | np.isnan(scores))
+        return Verdicts((scores < self.threshold) | np.isnan(scores))
 
 
 @dataclass(frozen=True)

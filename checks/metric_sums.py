@@ -108,19 +108,27 @@ def total_of(sums: Sums) -> float | int:
 
 
 def mean_of(sums: Sums) -> float:
-    """Return the nearest float64 to the mean; NaN of nothing."""
-    infinite = _infinite(sums)
-    if infinite is not None:
-        return infinite
+    """Return the nearest float64 to the mean; NaN of nothing, infinite (as to pandas) where the sum is."""
+    total = total_of(sums) if sums.scale_bits else 0.0
+    if not math.isfinite(total):
+        return total
     return ratio(sums.total, sums.finite << sums.scale_bits) if sums.finite else math.nan
 
 
 def deviation_of(sums: Sums) -> float:
-    """Return the nearest float64 to the sample standard deviation (n - 1); NaN below two numbers or with infinities."""
+    """Return the nearest float64 to the sample standard deviation (n - 1); NaN below two numbers or with infinities.
+
+    It is infinite or 0 where it is to pandas, whose way to it is the sum of the numbers and that of squares of what
+    they differ from the mean: beyond float64's range either is infinite, and below its least number the latter is 0.
+    """
     n = sums.finite
     if n < 2 or sums.plus_infinities or sums.minus_infinities:
         return math.nan
-    return root_of_ratio(n * sums.squares - sums.total**2, (n * (n - 1)) << (2 * sums.scale_bits))
+    differences = n * sums.squares - sums.total**2  # n times the sum of squared differences
+    squared = ratio(differences, n << (2 * sums.scale_bits))
+    if math.isinf(squared) or math.isinf(ratio(sums.total, 1 << sums.scale_bits)):
+        return math.inf
+    return root_of_ratio(differences, (n * (n - 1)) << (2 * sums.scale_bits)) if squared else 0.0
 
 
 def ratio(numerator: int, denominator: int) -> float:

@@ -4,6 +4,7 @@ import math
 from fractions import Fraction
 
 import numpy as np
+import pandas as pd  # noqa: TID253 - the oracle
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -86,7 +87,11 @@ def test_the_deviation_is_the_nearest_float(numbers: list[float]) -> None:
     deviation = deviation_of(sum_floats(np.array(numbers), with_squares=True))
 
     mean = sum(map(Fraction, numbers)) / len(numbers)
-    variance = sum((Fraction(number) - mean) ** 2 for number in numbers) / (len(numbers) - 1)
+    squared = sum((Fraction(number) - mean) ** 2 for number in numbers)
+    variance = squared / (len(numbers) - 1)
+    if float(squared) == 0.0:  # below the least float, as the squares of pandas are
+        assert deviation == 0.0
+        return
     below = (Fraction(deviation) + Fraction(math.nextafter(deviation, 0.0))) / 2
     above = (Fraction(deviation) + Fraction(math.nextafter(deviation, math.inf))) / 2
     assert below**2 <= variance <= above**2
@@ -94,10 +99,11 @@ def test_the_deviation_is_the_nearest_float(numbers: list[float]) -> None:
 
 @given(FLOATS.filter(bool))
 def test_the_mean_is_the_nearest_float(numbers: list[float]) -> None:
-    """The mean is the rational mean rounded once."""
-    mean = mean_of(sum_floats(np.array(numbers), with_squares=False))
+    """The mean is the rational mean rounded once, where the sum is a float at all."""
+    sums = sum_floats(np.array(numbers), with_squares=False)
 
-    assert mean == float(sum(map(Fraction, numbers)) / len(numbers))
+    nearest = float(sum(map(Fraction, numbers)) / len(numbers))
+    assert mean_of(sums) == (nearest if math.isfinite(total_of(sums)) else total_of(sums))
 
 
 @pytest.mark.parametrize(
@@ -110,6 +116,31 @@ def test_infinities_and_nothing_add_up_as_floats_do(numbers: list[float], total:
     assert total_of(sums) == pytest.approx(total, nan_ok=True)
     assert mean_of(sums) == pytest.approx(total if numbers else math.nan, nan_ok=True)
     assert math.isnan(deviation_of(sums))
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        [1.7e308, 1.7e308],  # the sum
+        [1e308, 0.0, -1e308],  # a square
+        [1.3e154, -1.3e154, 1.3e154, -1.3e154],  # the sum of squares
+    ],
+)
+def test_a_deviation_is_infinite_where_a_sum_on_its_way_is(numbers: list[float]) -> None:
+    """As in pandas, whatever the order, though the deviation itself would be a float."""
+    sums = sum_floats(np.array(numbers), with_squares=True)
+
+    with np.errstate(over="ignore"):
+        theirs = pd.Series(numbers)
+        assert deviation_of(sums) == theirs.std() == math.inf
+        assert mean_of(sums) == theirs.mean()
+
+
+def test_integers_have_a_mean_however_large_their_sum() -> None:
+    sums = sum_integers(np.full(4, 2**63 - 1), with_squares=True)
+
+    assert mean_of(sums) == 2.0**63
+    assert deviation_of(sums) == 0.0
 
 
 def test_beyond_the_largest_float_there_is_infinity() -> None:
