@@ -111,10 +111,10 @@ class Cluster(NamedTuple):
     figures: Mapping[str, Mapping[str, float]]
 
 
-def voter_of(check: Check, evidence: Iterable[GroupEvidence]) -> Voter:
-    """Return a fitted check as fusion sees it."""
+def voter_of(check: Check, evidence: Iterable[GroupEvidence], name: str = "") -> Voter:
+    """Return a fitted check as fusion sees it; `name`: its own in this run, "" for the check's."""
     suspicious = tuple(group for group in evidence if group.is_suspicious)
-    return Voter(check.name, signal_of(check), check.severity == "reject", suspicious)
+    return Voter(name or check.name, signal_of(check), check.severity == "reject", suspicious)
 
 
 def signal_of(check: Check) -> Signal:

@@ -78,6 +78,9 @@ _MAX_BYTES: Mapping[KeyPath, int] = {("drift", "reference"): 1 << 30, ("profile"
 
 _NO_VALUE = "the key has no value"
 
+#: What the findings of a suite are called.
+_EXPECTATIONS = "expectations"
+
 #: Roles that the gate fills itself.
 _OWN_ROLES = frozenset({"source", "sample_digest"})
 
@@ -202,7 +205,7 @@ def _empty_values(node: object, place: KeyPath) -> Iterator[KeyPath]:
 
 def _check_faults(tree: object) -> Iterator[tuple[KeyPath, str]]:
     """Yield what the registered checks say against the policy: names, configuration, columns that they need."""
-    from millcert.checks.registry import get_check
+    from millcert.checks.registry import get_check, list_checks
 
     checks = tree.get("checks") if isinstance(tree, dict) else None
     if not isinstance(checks, list):
@@ -214,6 +217,8 @@ def _check_faults(tree: object) -> Iterator[tuple[KeyPath, str]]:
             rule = None
         if rule is None:
             continue
+        if rule.called in (*list_checks(), _EXPECTATIONS):
+            yield ("checks", position, "as"), f"{rule.called} is the name of a check itself; choose another one"
         try:
             check = get_check(rule.check, dict(rule.config))
         except UnknownCheckError as error:

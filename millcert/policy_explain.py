@@ -59,7 +59,7 @@ def explain_policy(policy: Policy, checks: Mapping[int, "Check"]) -> tuple[Parag
         Paragraph("fields", tuple(explain_fields(policy))),
         Paragraph("profile and drift", tuple(explain_drift(policy))),
         *(
-            Paragraph(f"check {rule.check}", tuple(_check(rule, checks[position])))
+            Paragraph(_heading(rule), tuple(_check(rule, checks[position])))
             for position, rule in enumerate(policy.checks)
         ),
         Paragraph("verdict", tuple(_verdict(policy))),
@@ -230,6 +230,10 @@ def _expectations(policy: Policy) -> Iterator[str]:
     }
     outcome = outcomes[policy.expectations.on_failure]
     yield f"The suite {policy.expectations.suite} is evaluated over all samples; {outcome}"
+
+
+def _heading(rule: CheckRule) -> str:
+    return f"check {rule.check}" if rule.called is None else f"check {rule.name} ({rule.check})"
 
 
 def _check(rule: CheckRule, check: "Check") -> Iterator[str]:

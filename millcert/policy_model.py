@@ -152,21 +152,31 @@ class Expectations(Section):
     on_failure: Literal["reject", "quarantine_rows", "warn"] = "reject"
 
 
+_CHECK_NAME = r"^[a-z][a-z0-9_]{0,63}$"
+
+
 class CheckRule(Section):
     """One check, its limit, and what becomes of what it flags.
 
+    called: its own name, `as` in the file, so that a check can stand several times; None means by the check's.
     over_limit: None means by the check's own severity.
     on_rise, tolerated_rise: what a rate that rose since the last admitted version means, and what it may grow by; of
         checks that keep rates alone. None means that nothing is compared, and 0.002.
     """
 
     check: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=128), PRINTABLE]
+    called: Annotated[Annotated[str, Field(pattern=_CHECK_NAME), PRINTABLE] | None, Field(alias="as")] = None
     max_flagged_fraction: Fraction
     over_limit: Literal["reject", "warn"] | None = None
     on_flagged: Literal["quarantine", "report"] = "quarantine"
     on_rise: Literal["reject", "warn"] | None = None
     tolerated_rise: Fraction | None = None
     config: FreeForm = Field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """What the verdict, the findings and overrides know it by."""
+        return self.called or self.check
 
 
 class VerdictLimits(Section):
@@ -212,7 +222,7 @@ class Policy(Section):
 
     @classmethod
     def rules(cls, raw: Mapping[str, Any]) -> Iterable[Fault]:
-        """Names and patterns are unique, no check stands twice, a trusted root is there exactly where it is used."""
+        """Names and patterns are unique, checks too, and a trusted root is there exactly where it is used."""
         sources = list(_sections(raw.get("sources")))
         for key in ("name", "path"):
             seen: dict[object, int] = {}
@@ -266,7 +276,7 @@ class Policy(Section):
         document: dict[str, Any] = self.model_dump(mode="json", by_alias=True, exclude={"checks"}, exclude_none=True)
         document["checks"] = []
         for rule in self.checks:
-            item = rule.model_dump(mode="json", exclude={"config"}, exclude_none=True)
+            item = rule.model_dump(mode="json", by_alias=True, exclude={"config"}, exclude_none=True)
             document["checks"].append({**item, "config": rule.model_dump(mode="json")["config"]})
         return document
 
@@ -311,9 +321,11 @@ def _repeats(values: Iterable[object], place: KeyPath, noun: str) -> Iterator[Fa
 def _repeated_checks(checks: Iterable[tuple[int, Mapping[str, Any]]]) -> Iterator[Fault]:
     seen: dict[object, int] = {}
     for position, rule in checks:
-        name = rule.get("check")
+        key = "check" if rule.get("as") is None else "as"
+        name = rule.get(key)
         if isinstance(name, str) and seen.setdefault(name, position) != position:
-            yield ("checks", position, "check"), f"{name} is checks[{seen[name]}] already; a check stands once"
+            message = f"{name} is checks[{seen[name]}] already; give this one a name of its own: `as: NAME`"
+            yield ("checks", position, key), message
 
 
 def _sections(value: object) -> Iterator[tuple[int, Mapping[str, Any]]]:

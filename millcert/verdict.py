@@ -82,6 +82,7 @@ class SourceSummary:
 class CheckSummary:
     """One check over the whole data set.
 
+    check: which one it is, where the policy gave it a name of its own; left out where `name` is the check's.
     flagged_fraction: flagged / scored samples, in [0, 1]. config_digest: SHA-256 of the check's canonical
     configuration.
     evidence: one mapping a group, suspicious groups first, at most `MAX_EVIDENCE`; `groups` counts all of them.
@@ -103,6 +104,7 @@ class CheckSummary:
     suspicious_groups: int
     estimated_count: float
     evidence: tuple[Mapping[str, Any], ...]
+    check: str = ""
 
 
 @dataclass(frozen=True)
@@ -268,6 +270,9 @@ class Verdict:
         for name in ("profile_digest", "drift", "dropped_columns", "rates_digest", "rates"):
             if not values[name]:
                 del values[name]
+        for check in values["checks"]:
+            if not check["check"]:
+                del check["check"]
         if self.version == 1:
             values = {name: value for name, value in values.items() if name not in _SINCE_VERSION_2}
             for source in values["sources"]:

@@ -240,10 +240,10 @@ class _Accumulate(beam.DoFn):
     def absorb(self, sums: FileSums, dataset: DatasetFacts) -> None:
         """Add what was added up elsewhere."""
         for planned in self._plan.checks:
-            check, new = planned.check, sums.checks.get(planned.check.name)
+            check, new = planned.check, sums.checks.get(planned.name)
             if new is not None:
-                known = self._accumulators.get(check.name)
-                self._accumulators[check.name] = new if known is None else check.merge([known, new])
+                known = self._accumulators.get(planned.name)
+                self._accumulators[planned.name] = new if known is None else check.merge([known, new])
         if sums.metrics is not None and dataset.metrics is not None:
             self._metrics, known = dataset.metrics, self._accumulators.get(EXPECTATIONS)
             parts = [sums.metrics] if known is None else [known, sums.metrics]
@@ -274,9 +274,9 @@ class _Accumulate(beam.DoFn):
     def _add_roles(self, roles: pa.RecordBatch) -> None:
         for planned in active_checks(self._plan, self._number, self._models):
             check = planned.check
-            model = None if self._models is None else self._models[check.name]
-            acc = self._accumulators.get(check.name)
-            self._accumulators[check.name] = check.add(check.empty() if acc is None else acc, roles, model)
+            model = None if self._models is None else self._models[planned.name]
+            acc = self._accumulators.get(planned.name)
+            self._accumulators[planned.name] = check.add(check.empty() if acc is None else acc, roles, model)
 
     def _flush(self) -> None:
         """Add the batches that wait, as one: sums are exact, so it makes no difference to them."""
@@ -293,7 +293,7 @@ class _Accumulate(beam.DoFn):
         try:
             for planned in active_checks(self._plan, self._number, self._models):
                 check = planned.check
-                check.add(check.empty(), roles, None if self._models is None else self._models[check.name])
+                check.add(check.empty(), roles, None if self._models is None else self._models[planned.name])
         except MillcertError:
             return True
         return False
@@ -327,7 +327,7 @@ class _Accumulate(beam.DoFn):
 class _MergeParts(beam.CombineFn):
     def __init__(self, plan: VetPlan) -> None:
         super().__init__()
-        self._checks: dict[str, Any] = {planned.check.name: planned.check for planned in plan.checks}
+        self._checks: dict[str, Any] = {planned.name: planned.check for planned in plan.checks}
         if plan.profile is not None:
             self._checks[PROFILE] = CellMerge(plan.profile)
 
@@ -409,13 +409,13 @@ def fit_models(plan: VetPlan, number: int, parts: list[tuple[PartKey, Any]], mod
         by_check.setdefault(name, {}).update(accumulator)
     for planned in active_checks(plan, number, models):
         check = planned.check
-        before = None if models is None else models[check.name]
+        before = None if models is None else models[planned.name]
         try:
-            fitted[check.name] = check.fit(by_check.get(check.name, check.empty()), before)
+            fitted[planned.name] = check.fit(by_check.get(planned.name, check.empty()), before)
         except MillcertError as error:
             if error.exit_code == InternalError.exit_code:
                 raise
-            fitted[check.name] = CheckFailure(error.code, error.message)
+            fitted[planned.name] = CheckFailure(error.code, error.message)
     if number == 1:
         fitted[EXPECTATIONS] = by_check.get(EXPECTATIONS)
     return fitted
@@ -427,5 +427,5 @@ def active_checks(plan: VetPlan, number: int, models: Models | None) -> list[Any
         planned
         for planned in plan.checks
         if planned.check.passes >= number
-        and not (models is not None and isinstance(models.get(planned.check.name), CheckFailure))
+        and not (models is not None and isinstance(models.get(planned.name), CheckFailure))
     ]

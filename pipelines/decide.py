@@ -169,7 +169,7 @@ def _rule(
         not_covered=not_covered(
             families_seen(planned.check, planned.check.evidence(model))
             for planned in plan.checks
-            if not isinstance(model := models.get(planned.check.name), CheckFailure)
+            if not isinstance(model := models.get(planned.name), CheckFailure)
         ),
         overrides=released_uses(plan, released, dataset.signers),
         clusters=listed,
@@ -197,10 +197,10 @@ def _refuse_gap(plan: VetPlan, sha256: str, models: Models, shard: ShardFacts, o
     if not outcome.output_row_tree_root and (outcome.admitted, outcome.output_sha256) != (shard.records, sha256):
         raise InternalError(f"{name}: all of it is said to be admitted, but something else was written.")
     for planned in plan.checks:
-        is_fitted = not isinstance(models[planned.check.name], CheckFailure)
-        scored = outcome.scored.get(planned.check.name, 0)
+        is_fitted = not isinstance(models[planned.name], CheckFailure)
+        scored = outcome.scored.get(planned.name, 0)
         if scored != (outcome.rows - outcome.malformed if is_fitted else 0):
-            raise InternalError(f"{name}: check {planned.check.name} scored {scored:,} of its {outcome.rows:,} rows.")
+            raise InternalError(f"{name}: check {planned.name} scored {scored:,} of its {outcome.rows:,} rows.")
 
 
 def _by_name(plan: VetPlan, records: Sequence[Any]) -> dict[str, Any]:
@@ -327,16 +327,16 @@ def _check(
     planned: PlannedCheck, models: Models, outcomes: Mapping[str, FileOutcome], judged: _Judged, rated: Rated
 ) -> CheckSummary:
     # 4. Checks.
-    check, model = planned.check, models.get(planned.check.name)
-    scored = sum(outcome.scored.get(check.name, 0) for outcome in outcomes.values())
-    flagged = sum(outcome.flagged.get(check.name, 0) for outcome in outcomes.values())
+    check, model = planned.check, models.get(planned.name)
+    scored = sum(outcome.scored.get(planned.name, 0) for outcome in outcomes.values())
+    flagged = sum(outcome.flagged.get(planned.name, 0) for outcome in outcomes.values())
     fraction = flagged / scored if scored else 0.0
     evidence: tuple[GroupEvidence, ...] = ()
     status: CheckStatus = "passed"
     message = ""
     if isinstance(model, CheckFailure):
         status, message = "inconclusive", model.message
-        judged.missing.append(Reason("check.inconclusive", f"{check.name}: {model.message}"))
+        judged.missing.append(Reason("check.inconclusive", f"{planned.name}: {model.message}"))
     else:
         evidence = check.evidence(model)
         if flagged:
@@ -345,16 +345,16 @@ def _check(
         if is_over_limit(planned, flagged, scored):
             message = f"{flagged:,} of {scored:,} samples flagged; the policy allows {planned.max_flagged_fraction:g}"
             status = "failed" if planned.over_limit == "reject" else status
-        told = [*rises_in_words(rated, check.name), *(check.notices(model) if isinstance(check, GivesNotice) else ())]
+        told = [*rises_in_words(rated, planned.name), *(check.notices(model) if isinstance(check, GivesNotice) else ())]
         if told:
             status = "warned" if status == "passed" else status
             message = "; ".join([message, *told] if message else told)
         if status == "failed":  # an override names the reason by the check's message
-            judged.rejects.append(Reason("check.over_limit", f"{check.name}: {message}"))
+            judged.rejects.append(Reason("check.over_limit", f"{planned.name}: {message}"))
     suspicious = [group for group in evidence if group.is_suspicious]
     shown = sorted(evidence, key=lambda group: (not group.is_suspicious, -group.estimated_count, group.group))
     return CheckSummary(
-        name=check.name,
+        name=planned.name,
         version=check.version,
         config_digest=planned.config_digest,
         severity=check.severity,
@@ -370,6 +370,7 @@ def _check(
         suspicious_groups=len(suspicious),
         estimated_count=sum(group.estimated_count for group in suspicious),
         evidence=tuple(group._asdict() for group in shown[:MAX_EVIDENCE]),
+        check=check.name if planned.called else "",
     )
 
 

@@ -23,11 +23,11 @@ MAX_CLUSTERS = 100
 def panel_of(plan: VetPlan, models: Models) -> Panel:
     """Return the checks of a run that could be fitted, as fusion sees them."""
     fitted = [
-        (planned.check, models[planned.check.name])
+        (planned, models[planned.name])
         for planned in plan.checks
-        if planned.check.name in models and not isinstance(models[planned.check.name], CheckFailure)
+        if planned.name in models and not isinstance(models[planned.name], CheckFailure)
     ]
-    return Panel(voter_of(check, check.evidence(model)) for check, model in fitted)
+    return Panel(voter_of(planned.check, planned.check.evidence(model), planned.name) for planned, model in fitted)
 
 
 def cells_of(
@@ -42,7 +42,7 @@ def cells_of(
         labels: of the whole batch; None without a label column.
     """
     taken = pa.array(flagged)
-    votes = [(planned.check.name, found.flagged[flagged]) for planned, found in scores]
+    votes = [(planned.name, found.flagged[flagged]) for planned, found in scores]
     source = sources.take(taken).to_pylist()
     label = [""] * len(flagged) if labels is None else labels.take(taken).to_pylist()
     return tuple(
@@ -116,9 +116,7 @@ def summarise(plan: Tolerance, clusters: Sequence[Cluster]) -> tuple[tuple[Clust
 
 def _is_waved_through(plan: Tolerance, cluster: Cluster) -> bool:
     grave = [
-        planned
-        for planned in plan.checks
-        if planned.check.name in cluster.founded_on and planned.check.severity == "reject"
+        planned for planned in plan.checks if planned.name in cluster.founded_on and planned.check.severity == "reject"
     ]
     return bool(grave) and all(planned.over_limit == "warn" for planned in grave)
 

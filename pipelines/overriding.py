@@ -76,7 +76,7 @@ def release(
             continue
         keeps = found.flagged.copy()
         for one in useful:
-            if planned.check.name in one.state.override.checks:
+            if planned.name in one.state.override.checks:
                 flagged = np.flatnonzero(found.flagged)
                 mine = np.zeros(count, dtype=bool)
                 mine[flagged] = [digests[at].tobytes() in one.digests for at in flagged]

@@ -86,7 +86,7 @@ class PassWork:
         plan, request = self._plan, self._request
         if not self._keeper.wants(item.size_bytes):
             return ""
-        used = {planned.check.name: (models or {}).get(planned.check.name) for planned in active}
+        used = {planned.name: (models or {}).get(planned.name) for planned in active}
         asked = (request.wants_columns, request.wants_digests, request.wants_shards, request.keeps_digests)
         is_first = request.number == 1
         policy = (

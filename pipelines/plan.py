@@ -21,6 +21,7 @@ from millcert.provenance.trust_history import SeenSigner
 class PlannedCheck:
     """A check with what the policy makes of its flags.
 
+    called: its own name in this run, "" where it goes by the check's: one check may stand several times.
     max_flagged_fraction: in [0, 1]; above it the check fails (over_limit "reject") or warns ("warn").
     on_flagged: "quarantine" holds a flagged sample back, "report" only lists it.
     on_rise: of a check that keeps rates, what a rate that rose since the last admitted version means: "reject" or
@@ -34,6 +35,12 @@ class PlannedCheck:
     on_flagged: str
     on_rise: str = ""
     tolerated_rise: float = 0.0
+    called: str = ""
+
+    @property
+    def name(self) -> str:
+        """What accumulators, models, findings and the verdict know it by; unique in a run."""
+        return self.called or self.check.name
 
 
 @dataclass(frozen=True)

@@ -193,12 +193,12 @@ def _planned_check(rule: CheckRule, policy: Policy, roles: Mapping[Role, str | t
     keeps_rates = isinstance(check, KeepsRates)
     if not keeps_rates and (rule.on_rise is not None or rule.tolerated_rise is not None):
         raise PolicyError(
-            f"{rule.check} keeps no rates, so on_rise and tolerated_rise mean nothing for it.",
+            f"{rule.name} keeps no rates, so on_rise and tolerated_rise mean nothing for it.",
             hint="Take them out of the policy; label_noise and annotator_quality keep rates.",
         )
     if rule.tolerated_rise is not None and rule.on_rise is None:
         raise PolicyError(
-            f"{rule.check} has tolerated_rise and no on_rise, so nothing is compared.",
+            f"{rule.name} has tolerated_rise and no on_rise, so nothing is compared.",
             hint="Say what a rise means: on_rise: warn, or reject.",
         )
     return PlannedCheck(
@@ -209,6 +209,7 @@ def _planned_check(rule: CheckRule, policy: Policy, roles: Mapping[Role, str | t
         on_flagged=rule.on_flagged,
         on_rise=rule.on_rise or "",
         tolerated_rise=TOLERATED_RISE if rule.tolerated_rise is None else rule.tolerated_rise,
+        called=rule.called or "",
     )
 
 
@@ -288,6 +289,6 @@ def refuse_unreadable(plan: VetPlan) -> None:
     """
     if not plan.items:
         raise UsageError("The data set has no data file.", hint="Name a file, a folder or a glob that has some.")
-    names = [planned.check.name for planned in plan.checks]
+    names = [planned.name for planned in plan.checks]
     if len(set(names)) != len(names):
-        raise PolicyError("A check stands in the policy twice.", hint="Give each check once.")
+        raise PolicyError("Two checks have one name.", hint="Give one of them a name of its own: `as: NAME`.")

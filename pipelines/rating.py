@@ -65,20 +65,18 @@ NOT_RATED = Rated("", None, ())
 def rate_run(plan: VetPlan, models: Models) -> Rated:
     """Return what the rates say, after they were written to the staging folder beside what is published."""
     found = {
-        planned.check.name: KeptRates(
-            planned.check.version, planned.config_digest, planned.check.rates(models[planned.check.name])
-        )
+        planned.name: KeptRates(planned.check.version, planned.config_digest, planned.check.rates(models[planned.name]))
         for planned in plan.checks
         if isinstance(planned.check, KeepsRates)
-        and planned.check.name in models
-        and not isinstance(models[planned.check.name], CheckFailure)
+        and planned.name in models
+        and not isinstance(models[planned.name], CheckFailure)
     }
     if not found:
         return NOT_RATED
     try:
         data = rates_bytes(found)
         write_file(f"{plan.staging}/publish/{RATES_FILE}", data)
-        asked = {planned.check.name for planned in plan.checks if planned.on_rise}
+        asked = {planned.name for planned in plan.checks if planned.on_rise}
         if not asked:  # the verdict then depends on the data alone, and not on what was admitted before
             return Rated(rates_digest(data), None, ())
         before = load_rates(_read(plan.rates_uri)) if plan.rates_uri else {}
@@ -145,7 +143,7 @@ def _judge(plan: VetPlan, before: Mapping[str, KeptRates], found: Mapping[str, K
         for name, kept in found.items()
     }
     comparisons = max(1, sum(count_comparisons(known[name], kept.rates) for name, kept in found.items()))
-    planned = {one.check.name: one for one in plan.checks}
+    planned = {one.name: one for one in plan.checks}
     changes = {
         name: compare_rates(
             known[name], kept.rates, comparisons=comparisons, tolerated_rise=planned[name].tolerated_rise
@@ -172,7 +170,7 @@ def _judge(plan: VetPlan, before: Mapping[str, KeptRates], found: Mapping[str, K
 def _reason(planned: PlannedCheck, change: RateChanges) -> tuple[PlannedCheck, Reason]:
     first = change.rises[0]
     more = f", and {len(change.rises) - 1} more" if len(change.rises) > 1 else ""
-    return planned, Reason("rates.risen", f"{planned.check.name}: {describe_rise(first)}{more}")
+    return planned, Reason("rates.risen", f"{planned.name}: {describe_rise(first)}{more}")
 
 
 def describe_rise(rise: Rise | Mapping[str, Any]) -> str:

@@ -245,6 +245,8 @@ def _check_entry(verdict: Verdict, check: CheckSummary, recorded_at: str) -> Ent
         "suspicious_groups": check.suspicious_groups,
         "version": check.version,
     }
+    if check.check:
+        body["check"] = check.check
     return Entry("check_summary", verdict.input_root, recorded_at, _plain(body))
 
 

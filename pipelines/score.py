@@ -276,14 +276,14 @@ def _score_batch(
     flagged_any = np.zeros(count, dtype=bool)
     scores = []
     for planned in plan.checks:
-        model = models[planned.check.name]
+        model = models[planned.name]
         if isinstance(model, CheckFailure) or not count:
             continue
         found = planned.check.score(model, roles)
         _refuse_wrong_shape(planned, found, count)
         scores.append((planned, found))
         flagged_any |= found.flagged
-        _count_scores(tally, planned.check.name, found)
+        _count_scores(tally, planned.name, found)
     positions = np.flatnonzero(view.usable)
     digests = np.zeros((count, 32), np.uint8)
     usable = decoded.batch if count == len(decoded.rows) else decoded.batch.filter(pa.array(view.usable))
@@ -328,7 +328,7 @@ def _refuse_wrong_shape(planned: PlannedCheck, scores: Scores, count: int) -> No
     lengths = {len(scores.score), len(scores.threshold), len(scores.flagged), len(scores.group)}
     if lengths != {count} or not np.isfinite(scores.score).all():
         raise InternalError(
-            f"Check {planned.check.name} returned {sorted(lengths)} scores for {count} samples, or scores that are not "
+            f"Check {planned.name} returned {sorted(lengths)} scores for {count} samples, or scores that are not "
             "finite.",
             hint=f"Run `millcert check conform {planned.check.name}`.",
         )
@@ -403,7 +403,7 @@ def _findings_batch(item: WorkItem, scored: _Scored, panel: Panel, failing: File
             digest_array(scored.digests[chosen]),
             scored.sources.take(taken),
             labels,
-            pa.array([planned.check.name] * count, pa.string()),
+            pa.array([planned.name] * count, pa.string()),
             scores.group.take(taken),
             pa.array(scores.score[chosen], pa.float64()),
             pa.array(scores.threshold[chosen], pa.float64()),
@@ -428,7 +428,7 @@ def _suggestion_columns(planned: PlannedCheck, scores: Scores, count: int) -> li
     found = [label, pa.array(given, pa.float64()), pa.array(likeliest, pa.float64()), neighbours]
     if {len(column) for column in found} != {count}:
         raise InternalError(
-            f"Check {planned.check.name} suggests something for {len(label)} samples and flags {count}.",
+            f"Check {planned.name} suggests something for {len(label)} samples and flags {count}.",
             hint=f"Run `millcert check conform {planned.check.name}`.",
         )
     return found
@@ -446,7 +446,7 @@ def _flagged_samples(
     reasons = [
         [
             {
-                "check": planned.check.name,
+                "check": planned.name,
                 "reason": scores.reason,
                 "group": scores.group[int(position)].as_py(),
                 "score": float(scores.score[position]),

@@ -47,7 +47,7 @@ class ScoreWork:
             plan.suite_on_failure,
             plan.overrides,
         )
-        used = {planned.check.name: models.get(planned.check.name) for planned in plan.checks}
+        used = {planned.name: models.get(planned.name) for planned in plan.checks}
         try:
             state = self._state.of((dataset, models), lambda: (shape_of(dataset), dataset.signers, used))
             rows = None if asked is None else (asked.second.kernels, asked.marker.state_of(item.name))

@@ -128,7 +128,7 @@ def run_selftest(
         "samples_seen": subject.seen,
         "classes": len(set(subject.samples.label.tolist())),
         "sources": len(set(subject.samples.source.tolist())),
-        "checks": [planned.check.name for planned in gate.checks],
+        "checks": [planned.name for planned in gate.checks],
         "left_out": [{"check": name, "reason": reason} for name, reason in sorted(gate.left_out.items())],
         "assumptions": list(gate.assumptions),
         "unplanted": {
@@ -163,7 +163,7 @@ class _Gate:
         for planned in planned_checks(self._policy):
             missing = sorted(planned.check.columns - has)
             if missing:
-                self.left_out[planned.check.name] = f"{', '.join(missing)} cannot be made again after planting"
+                self.left_out[planned.name] = f"{', '.join(missing)} cannot be made again after planting"
             else:
                 checks.append(planned)
         self.checks = tuple(checks)
@@ -206,10 +206,10 @@ class _Gate:
             try:
                 model = fit_check(check, batches)
             except (NotEnoughSamplesError, InvalidSampleError) as error:
-                failures[check.name] = error.message
+                failures[planned.name] = error.message
                 continue
-            found[check.name] = _joined([check.score(model, batch) for batch in batches])
-            voters.append(voter_of(check, check.evidence(model)))
+            found[planned.name] = _joined([check.score(model, batch) for batch in batches])
+            voters.append(voter_of(check, check.evidence(model), planned.name))
         total = len(samples.label)
         flagged = np.zeros(total, dtype=bool)
         score = np.zeros(total)
@@ -224,8 +224,8 @@ class _Gate:
         tolerance = _Tolerance(self.checks, verdict.on_backdoor or "reject", verdict.on_bad_source or "reject")
         over = any(
             planned.over_limit == "reject"
-            and planned.check.name in found
-            and found[planned.check.name].flagged.mean() > planned.max_flagged_fraction
+            and planned.name in found
+            and found[planned.name].flagged.mean() > planned.max_flagged_fraction
             for planned in self.checks
         )
         return over or bool(summarise(tolerance, clusters)[1])
@@ -257,7 +257,7 @@ def _measured(gate: _Gate, attack: Attack, options: SelftestOptions) -> dict[str
     for repeat in range(options.repeats):
         planted = plant(attack, samples, count=count, seed=options.seed + repeat)
         runs.append((planted, gate.run(planted.samples, options.seed + repeat)))
-    names = [planned.check.name for planned in gate.checks]
+    names = [planned.name for planned in gate.checks]
     random = np.random.default_rng([options.seed, 1])
     rivals = {
         "random_filter": [

@@ -60,9 +60,9 @@ def work_name(step: str, item: WorkItem, *, policy: Any, state: Any, packages: t
     return hashlib.sha256(rfc8785.dumps(told)).hexdigest()
 
 
-def check_words(planned: PlannedCheck) -> tuple[str, str, str]:
-    """Return what tells a configured check from others: name, version, digest of its configuration."""
-    return planned.check.name, planned.check.version, planned.config_digest
+def check_words(planned: PlannedCheck) -> tuple[str, str, str, str]:
+    """Return what tells a configured check from others: its name in the run, check, version, configuration's digest."""
+    return planned.name, planned.check.name, planned.check.version, planned.config_digest
 
 
 @functools.cache

@@ -495,11 +495,13 @@ def test_a_trusted_root_that_nothing_uses_is_refused() -> None:
     assert [fault.key for fault in faults_of(document)] == ["trust"]
 
 
-def test_a_check_stands_once() -> None:
+def test_two_checks_of_one_name_are_refused_and_one_with_its_own_is_not() -> None:
     document = full()
     document["checks"].append({"check": "robust_spectral", "max_flagged_fraction": 0.5})
 
     assert [fault.key for fault in faults_of(document)] == ["checks[1].check"]
+    document["checks"][1]["as"] = "again"
+    assert [rule.name for rule in parse_policy(text_of(document), origin="p").checks] == ["robust_spectral", "again"]
 
 
 def test_a_check_whose_columns_have_no_name_is_refused() -> None:
@@ -918,7 +920,12 @@ PAGE = Path(__file__).parents[1] / "docs" / "policy.md"
 
 
 def test_the_example_of_the_page_is_a_policy() -> None:
-    example, roles = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    example, checks, roles = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    columns = {"label": "label", "embedding_external": "clip", "features": "pixels"}
+    document = minimal() | yaml.safe_load(checks)
+    document["dataset"]["columns"] = columns
+    named = parse_policy(text_of(document), origin="page").checks
+    assert [rule.name for rule in named] == ["source_shift", "pixels"]
     assert parse_policy(example + roles, origin="page").responsibilities is not None
 
     assert parse_policy(example, origin="docs/policy.md").dataset.name == "digits"

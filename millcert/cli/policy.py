@@ -66,7 +66,7 @@ def check(file: Path, as_json: bool) -> None:
         "digest": loaded.digest,
         "dataset": rules.dataset.name,
         "sources": [rule.name for rule in rules.sources],
-        "checks": [rule.check for rule in rules.checks],
+        "checks": [rule.name for rule in rules.checks],
         "files": sorted(loaded.files),
     }
     text = (

@@ -180,7 +180,7 @@ def _expectations(verdict: Verdict) -> tuple[Expectation, ...]:
 
 def _check(check: CheckSummary, histogram: ScoreHistogram | None) -> Check:
     return Check(
-        name=check.name,
+        name=f"{check.name} ({check.check})" if check.check else check.name,
         version=check.version,
         severity=check.severity,
         status=check.status,

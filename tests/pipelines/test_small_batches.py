@@ -42,7 +42,7 @@ def batch_of(file: str, values: list[int]) -> pa.RecordBatch:
 
 def run(batches: list[pa.RecordBatch]) -> tuple[Sums, list[Any]]:
     check = Sums()
-    plan: Any = SimpleNamespace(checks=(SimpleNamespace(check=check),), profile=None)
+    plan: Any = SimpleNamespace(checks=(SimpleNamespace(check=check, name=check.name),), profile=None)
     dataset: Any = SimpleNamespace(metrics=None)
     adder = _Accumulate(plan, 1)
     adder.start_bundle()
