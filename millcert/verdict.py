@@ -109,7 +109,11 @@ class CheckSummary:
 
 @dataclass(frozen=True)
 class ExpectationSummary:
-    """The suite's outcome; `outcomes` holds one mapping an expectation, in the suite's order."""
+    """The suite's outcome; `outcomes` holds one mapping an expectation, in the suite's order.
+
+    failing_rows: samples that fail an expectation. rows_digest: of those rows, with what each one fails
+    (docs/formats/output.md); both are left out of a verdict that was made before there were any.
+    """
 
     suite_digest: str
     success: bool
@@ -117,6 +121,8 @@ class ExpectationSummary:
     unsuccessful: int
     on_failure: str
     outcomes: tuple[Mapping[str, Any], ...]
+    failing_rows: int = 0
+    rows_digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -273,6 +279,8 @@ class Verdict:
         for check in values["checks"]:
             if not check["check"]:
                 del check["check"]
+        if self.expectations is not None and not self.expectations.rows_digest:
+            del values["expectations"]["failing_rows"], values["expectations"]["rows_digest"]
         if self.version == 1:
             values = {name: value for name, value in values.items() if name not in _SINCE_VERSION_2}
             for source in values["sources"]:

@@ -33,6 +33,7 @@ from millcert.pipelines.plan import PlannedCheck, VetPlan
 from millcert.pipelines.profiling import NOT_PROFILED, Profiled
 from millcert.pipelines.rating import NOT_RATED, Rated, rises_in_words
 from millcert.pipelines.records import CheckFailure, Fault, FileOutcome, ShardFacts, fault_from
+from millcert.pipelines.row_digest import rows_digest
 from millcert.provenance.manifest import FileEntry, Manifest, compare_manifests
 from millcert.provenance.trust_history import SignerChange, signer_changes
 from millcert.verdict import (
@@ -308,6 +309,7 @@ def _expectations(
     if grave and plan.suite_on_failure in ("reject", QUARANTINE_ROWS):
         names = ", ".join(f"{outcome.type}({outcome.column})" for outcome in grave[:5])
         judged.rejects.append(Reason("expectations.failed", f"{len(grave)} critical expectations failed: {names}"))
+    failing = [outcome.failing for outcome in outcomes if outcome.failing is not None]
     summary = ExpectationSummary(
         suite_digest=plan.suite.digest,
         success=not failed,
@@ -319,6 +321,8 @@ def _expectations(
             | ({"quarantined": sum(one.held_by.get(outcome.number, 0) for one in outcomes)} if holds_rows else {})
             for outcome in result.outcomes
         ),
+        failing_rows=sum(one.rows for one in failing),
+        rows_digest=rows_digest(plan.suite.digest, failing),
     )
     return summary, result.json
 

@@ -58,6 +58,7 @@ from millcert.pipelines.recording import Recorded, Recorder, run_entries
 from millcert.pipelines.records import WorkItem, error_from
 from millcert.pipelines.reference import keep_profile, keep_rates, place_rates, place_reference
 from millcert.pipelines.resume import begin_recording, is_worth_resuming, kept_place, prepare_work
+from millcert.pipelines.row_digest import settle_rows
 from millcert.pipelines.ruling import RunResult, read_ruling
 from millcert.pipelines.runner import is_local as is_local_runner
 from millcert.pipelines.runner import pipeline_options, refuse_out_of_reach, use_workers
@@ -216,6 +217,7 @@ def vet_dataset(
         malformed = _merge_parts(staging, "malformed", MALFORMED_SCHEMA, result.files)
         if plan.suite is not None:
             _merge_parts(staging, "expectation_rows", rows_schema(plan), result.files)
+            settle_rows(published, result.verdict.expectations)
         _settle_admitted(plan, result, published)
         samples = settle_samples(
             staging, StateFolder(options.state), secret, data_files(plan, result), findings_of(published, secret)

@@ -21,7 +21,8 @@ from millcert.pipelines.dataset import DatasetFacts
 from millcert.pipelines.models import EXPECTATIONS, Models
 from millcert.pipelines.output import PartWriter, part_name
 from millcert.pipelines.plan import VetPlan
-from millcert.pipelines.records import WorkItem
+from millcert.pipelines.records import FailingRows, WorkItem
+from millcert.pipelines.row_digest import RowHasher
 from millcert.pipelines.score_schemas import FINDINGS_SCHEMA, SUGGESTION_FIELDS
 
 ROWS_SCHEMA = pa.schema(
@@ -89,6 +90,7 @@ class FileRows:
         self._marker = None if asked is None else asked.marker.of_file(item.name)
         self.parts: Any = {}
         self.counts: dict[int, int] = {}
+        self._hasher = RowHasher()
 
     def __enter__(self) -> Self:
         self._writer.__enter__()
@@ -115,6 +117,10 @@ class FileRows:
             self.counts[check.number] = self.counts.get(check.number, 0) + int(mine.sum())
             held |= mine
         return Failing(masks, held)
+
+    def failing(self) -> FailingRows:
+        """Return how many rows fail, and their digest."""
+        return FailingRows(self._item.name, self._item.sha256, self._hasher.count, self._hasher.digest())
 
     def end(self) -> Any:
         """Return the parts of the second read, compacted."""
@@ -164,6 +170,7 @@ class FileRows:
         return pa.RecordBatch.from_arrays(columns, schema=FINDINGS_SCHEMA)
 
     def _write(self, rows: np.ndarray, masks: np.ndarray) -> None:
+        self._hasher.add(rows, masks)
         sha256 = bytes.fromhex(self._item.sha256)
         flat = pa.Array.from_buffers(pa.binary(masks.shape[1]), len(rows), [None, pa.py_buffer(masks.tobytes())])
         columns = [

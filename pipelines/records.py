@@ -112,6 +112,15 @@ class ShardFacts(NamedTuple):
     digests_sha256: str = ""
 
 
+class FailingRows(NamedTuple):
+    """The rows of one file that fail expectations: its name and SHA-256, how many, and their digest (row_digest.py)."""
+
+    name: str
+    file_sha256: str
+    rows: int
+    digest: str
+
+
 class FileOutcome(NamedTuple):
     """Where a file's samples went, and what the checks said of them.
 
@@ -124,6 +133,7 @@ class FileOutcome(NamedTuple):
     output_*: of the file under admitted/. output_row_tree_root: over what is admitted; "" where that is the whole file,
     which is then copied byte for byte. findings: rows of the file's findings part. metrics: what the expectations'
     second plan measured. held_by: number of an expectation -> how many samples it holds back.
+    failing: the file's rows that fail expectations, by their digest; None where no suite was asked.
     """
 
     name: str
@@ -145,6 +155,7 @@ class FileOutcome(NamedTuple):
     released: dict[str, int] = {}  # noqa: RUF012 - never changed
     metrics: dict[str, Any] = {}  # noqa: RUF012 - never changed
     held_by: dict[int, int] = {}  # noqa: RUF012 - never changed
+    failing: FailingRows | None = None
 
 
 class CheckFailure(NamedTuple):

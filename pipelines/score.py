@@ -199,6 +199,7 @@ def score_file(
         released=tally.released,
         metrics=failing.end(),
         held_by=failing.counts,
+        failing=failing.failing(),
     )
 
 

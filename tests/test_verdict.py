@@ -134,6 +134,16 @@ def test_a_verdict_of_version_1_keeps_its_bytes() -> None:
     assert verdict_from_mapping(mapping).digest == verdict.digest
 
 
+def test_the_digest_of_failing_rows_is_in_the_verdicts_and_older_ones_keep_their_bytes() -> None:
+    older = make_verdict()
+    assert older.expectations is not None
+    newer = replace(older, expectations=replace(older.expectations, failing_rows=3, rows_digest="ab"))
+
+    assert not {"failing_rows", "rows_digest"} & set(older.to_mapping()["expectations"])
+    assert verdict_from_mapping(older.to_mapping()).digest == older.digest
+    assert verdict_from_mapping(newer.to_mapping()).digest == newer.digest != older.digest
+
+
 def test_a_verdict_of_version_2_survives_its_own_json_with_its_clusters() -> None:
     cluster = ClusterSummary(
         "backdoor", "reject", "reject", "0", "lab", {"0": 9}, {"lab": 9}, 9, {"a": 9, "b": 4}, ("a",), 9.5, 8.0, 11.0,

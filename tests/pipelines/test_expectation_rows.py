@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +13,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from millcert.checks.metric_rows import has_bit
+from millcert.errors import InternalError
 from millcert.pipelines.driver import Published
+from millcert.pipelines.records import FailingRows
+from millcert.pipelines.row_digest import RowHasher, digest_of_sidecar, rows_digest, settle_rows
 from millcert.report.build import build_report
 
 if TYPE_CHECKING:
     from tests.pipelines.conftest import Workbench
 else:
     Workbench = Any
+
+VECTOR = Path(__file__).parent.parent / "vectors/0.2.0/expectation-rows/rows.json"
 
 
 def expectation(kind: str, severity: str = "critical", **kwargs: Any) -> dict[str, Any]:
@@ -115,6 +121,79 @@ def test_repeated_values_are_all_held_back_across_files(bench: Workbench) -> Non
     places, _, _ = sidecar(bench)
     assert places == [*[("north/a.parquet", row) for row in range(4)], *[("south/d.parquet", row) for row in range(4)]]
     assert (verdict.decision, verdict.samples.quarantined) == ("admitted", 8)
+
+
+def test_hundreds_of_failing_rows_are_held_back_and_exactly_the_others_are_admitted(bench: Workbench) -> None:
+    """No cap: Great Expectations lists 200 at most."""
+    some = expectation("column_values_to_match_regex", column="text", regex="[12] of")
+    ask(bench, some, on_failure="quarantine_rows")
+    bench.policy["verdict"]["max_quarantined_fraction"] = 1.0
+
+    verdict = bench.vet().verdict
+
+    texts = pq.read_table(bench.data / "north/a.parquet")["text"].to_pylist()
+    kept = pq.read_table(bench.out / "admitted/north/a.parquet")["text"].to_pylist()
+    held = pq.read_table(bench.out / "quarantine/north/a.parquet.parquet")["text"].to_pylist()
+    assert verdict.decision == "admitted"
+    assert verdict.samples.quarantined == len(sidecar(bench)[0]) > 200
+    assert kept == [text for text in texts if re.search("[12] of", text)]
+    assert held == [text for text in texts if not re.search("[12] of", text)]
+
+
+def test_the_verdict_holds_the_digest_of_the_failing_rows(bench: Workbench) -> None:
+    """Made here as docs/formats/output.md says, from the sidecar alone."""
+    ask(bench, FIRST_THREE, ZERO, on_failure="warn")
+
+    summary = bench.vet().verdict.expectations
+
+    table = pq.read_table(bench.out / "expectation_rows.parquet")
+    whole = hashlib.sha256(b"millcert expectation rows v1\n" + bytes.fromhex(suite_digest(table)))
+    for name in sorted(set(table["file"].to_pylist()), key=str.encode):
+        own = table.filter(pc.field("file") == name).to_pylist()
+        rows = b"".join(row["row"].to_bytes(8, "big") + row["failed"] for row in own)
+        whole.update(len(name.encode()).to_bytes(8, "big") + name.encode() + own[0]["file_sha256"])
+        whole.update(len(own).to_bytes(8, "big") + hashlib.sha256(rows).digest())
+    assert summary is not None
+    assert (summary.failing_rows, summary.rows_digest) == (9, whole.hexdigest())
+    assert digest_of_sidecar(str(bench.out / "expectation_rows.parquet")) == (9, whole.hexdigest())
+
+
+def suite_digest(table: pa.Table) -> str:
+    return bytes(table.schema.metadata[b"millcert.suite_sha256"]).decode()
+
+
+def test_the_vector_has_the_digest_that_this_version_makes_of_its_rows() -> None:
+    vector = json.loads(VECTOR.read_text())
+
+    found = []
+    for file in vector["files"]:
+        hasher = RowHasher()
+        for row, mask in file["rows"]:
+            hasher.add(np.array([row]), np.frombuffer(bytes.fromhex(mask), np.uint8).reshape(1, -1))
+        found.append(FailingRows(file["name"], file["sha256"], hasher.count, hasher.digest()))
+
+    assert rows_digest(vector["suite_sha256"], found) == vector["rows_digest"]
+    assert rows_digest(vector["suite_sha256"], reversed(found)) == vector["rows_digest"]
+    assert rows_digest(vector["suite_sha256"], []) == vector["none_digest"]
+
+
+@pytest.mark.parametrize("change", ["a row less", "a reason less", "another row"])
+def test_a_sidecar_that_was_changed_is_not_the_one_of_the_verdict(bench: Workbench, change: str) -> None:
+    ask(bench, FIRST_THREE, ZERO, on_failure="warn")
+    summary = bench.vet().verdict.expectations
+    path = bench.out / "expectation_rows.parquet"
+    table = pq.read_table(path)
+    rows = table.to_pylist()
+    if change == "a row less":
+        rows.pop()
+    elif change == "a reason less":
+        rows[0]["failed"] = b"\x01"
+    else:
+        rows[-1]["row"] += 1
+    pq.write_table(pa.Table.from_pylist(rows, table.schema), path)
+
+    with pytest.raises(InternalError, match="the verdict says 9"):
+        settle_rows(str(bench.out), summary)
 
 
 def test_an_expectation_on_the_whole_still_rejects_where_rows_are_held_back(bench: Workbench) -> None:
