@@ -28,8 +28,8 @@ from millcert.errors import InternalError
 __all__ = ["MetricPlan", "SuiteSpec", "load_suite"]
 
 
-#: Dealt distinct values leave a worker once there are so many.
-LEAVING_ENTRIES = 250_000
+#: Dealt distinct values leave a worker once there are so many, and go another way than its other parts at the end.
+LEAVING_ENTRIES, MANY_ENTRIES = 250_000, 20_000
 
 
 class Deferred(NamedTuple):
@@ -114,8 +114,13 @@ class MetricPlan:
                     self._fold(added, number, name, part)
         return added
 
-    def dealt(self, acc: Accumulator) -> Accumulator:
-        """Return the groups that grow with the data and may leave a worker now; none while they are small."""
+    def dealt(self, acc: Accumulator, least: int) -> Accumulator:
+        """Return the groups that grow with the data and may leave a worker now; none while they are small.
+
+        Args:
+            acc: an accumulator of this plan.
+            least: entries below which all stays.
+        """
         dealt = {}
         entries = 0
         for group, part in acc.items():
@@ -123,7 +128,7 @@ class MetricPlan:
             if counting is not None:
                 dealt[group] = part
                 entries += counting.entries(part)
-        return dealt if entries >= LEAVING_ENTRIES else {}
+        return dealt if entries >= least else {}
 
     def merge(self, accs: Iterable[Accumulator]) -> Accumulator:
         """Return the accumulator of all rows of `accs`; exact, in any order. Of one: the same, compacted."""

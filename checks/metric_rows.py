@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from millcert.checks import metric_distinct as distinct
 from millcert.checks import metric_runs as runs
@@ -21,6 +20,7 @@ from millcert.checks.metric_columns import BatchView, family
 from millcert.checks.metric_counting import CountDistinct
 from millcert.checks.metric_filter import RowFilter
 from millcert.checks.metric_kernels import NOTHING_FOUND, FindNulls, FindValues, FollowOrder, Kernel
+from millcert.checks.metric_members import Members
 from millcert.checks.metric_pairs import FindRecords, passed_over
 from millcert.checks.metric_plan import MetricPlan, RowCheck
 from millcert.checks.metric_records import CountRecords, encode_records
@@ -31,13 +31,15 @@ from millcert.errors import InternalError
 class _Asked(NamedTuple):
     """A row check with what the first read says of it.
 
-    repeated: keys of values that stand more than once. last_before: file -> the last value before it, None of none.
+    repeated: keys of values that stand more than once. members: the same, to look them up. last_before: file -> the
+        last value before it, None of none.
     """
 
     check: RowCheck
     rows: RowFilter | None
     kernel: Kernel
     repeated: pa.Array | None
+    members: Members | None
     last_before: Mapping[str, pa.Array | None]
 
 
@@ -108,11 +110,11 @@ class FileMarker:
                 failed = ~passed_over(columns, kernel.ignore_row_if) & ~kernel.condition.judge(columns)
             case CountDistinct():
                 column = view.column(kernel.column)
-                failed[column.present_at] = _among(distinct.keys_of(column.present), one.repeated)
+                failed[column.present_at] = _among(distinct.keys_of(column.present), one.members)
             case CountRecords() if len(view):
                 columns = [view.column(name) for name in kernel.columns]
                 keys = distinct.keys_of(encode_records(columns))
-                failed = ~passed_over(columns, kernel.ignore_row_if) & _among(keys, one.repeated)
+                failed = ~passed_over(columns, kernel.ignore_row_if) & _among(keys, one.members)
         return failed
 
     def _out_of_order(self, number: int, kernel: FollowOrder, view: BatchView) -> np.ndarray:
@@ -145,7 +147,7 @@ def _asked(plan: MetricPlan, acc: Accumulator, check: RowCheck) -> _Asked | None
     if check.deferred is not None:
         # Of two kernels the second is the less forgiving one.
         kernel = plan.kernels_of(check.deferred, acc)[-1]
-        return _Asked(check, check.deferred.rows, inner(kernel), None, {})
+        return _Asked(check, check.deferred.rows, inner(kernel), None, None, {})
     if check.kernel is None:
         raise InternalError(f"Expectation {check.number} has rows, but nothing finds them.")
     kernel, parts = inner(check.kernel), plan.parts_of(acc, check.kernel)
@@ -154,13 +156,13 @@ def _asked(plan: MetricPlan, acc: Accumulator, check: RowCheck) -> _Asked | None
         case FollowOrder():
             if not kernel.conclude(dict(parts)).unexpected:
                 return None
-            return _Asked(check, rows, kernel, None, _last_before(parts))
+            return _Asked(check, rows, kernel, None, None, _last_before(parts))
         case CountDistinct() | CountRecords():
             keys = kernel.conclude(parts).repeated
-            return None if keys is None or not len(keys) else _Asked(check, rows, kernel, keys, {})
+            return None if keys is None or not len(keys) else _Asked(check, rows, kernel, keys, Members(keys), {})
         case _:
             found = parts.get("", NOTHING_FOUND)
-            return None if not found.unexpected else _Asked(check, rows, kernel, None, {})
+            return None if not found.unexpected else _Asked(check, rows, kernel, None, None, {})
 
 
 def _last_before(parts: Mapping[str, tuple[runs.Stretch, ...]]) -> dict[str, pa.Array | None]:
@@ -173,8 +175,8 @@ def _last_before(parts: Mapping[str, tuple[runs.Stretch, ...]]) -> dict[str, pa.
     return before
 
 
-def _among(keys: pa.Array, known: pa.Array | None) -> np.ndarray:
-    return pc.is_in(keys, value_set=known).to_numpy(zero_copy_only=False)
+def _among(keys: pa.Array, known: Members | None) -> np.ndarray:
+    return np.zeros(len(keys), dtype=bool) if known is None else known.contain(keys)
 
 
 def _ticks(values: pa.Array) -> np.ndarray:

@@ -16,9 +16,10 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
 from millcert.checks.base import Accumulator
-from millcert.checks.metric_plan import MetricPlan
+from millcert.checks.metric_plan import LEAVING_ENTRIES, MANY_ENTRIES, MetricPlan
 from millcert.errors import InternalError, MillcertError
 from millcert.pipelines.dataset import DatasetFacts
+from millcert.pipelines.metric_spill import Accumulators, spill
 from millcert.pipelines.models import EXPECTATIONS, Models
 from millcert.pipelines.output import recorded_outputs
 from millcert.pipelines.pass_work import FileSums, FileWork, PassWork
@@ -177,17 +178,7 @@ def _merge_metrics(grouped: tuple[PartKey, Iterable[Any]], dataset: DatasetFacts
     if dataset.metrics is None:
         raise InternalError("Metrics arrived without a plan.")
     # All of a group is together here, so what is not needed for the results goes no further.
-    return key, (EXPECTATIONS, dataset.metrics.total(key[1], _Accumulators(parts)))
-
-
-class _Accumulators:
-    """The accumulators of grouped parts, which a runner may keep outside of memory and hand out again and again."""
-
-    def __init__(self, parts: Iterable[tuple[str, Accumulator]]) -> None:
-        self._parts = parts
-
-    def __iter__(self) -> Iterator[Accumulator]:
-        return (accumulator for _, accumulator in self._parts)
+    return key, (EXPECTATIONS, dataset.metrics.total(key[1], Accumulators(parts)))
 
 
 class _Accumulate(beam.DoFn):
@@ -215,12 +206,18 @@ class _Accumulate(beam.DoFn):
 
     def leaving(self) -> Iterator[TaggedOutput]:
         """Yield dealt distinct values, which grow with the data; this worker goes on without them."""
+        try:
+            yield from self._left(LEAVING_ENTRIES)
+        except MillcertError as error:
+            yield TaggedOutput("notes", fault_from(error))
+
+    def _left(self, least: int) -> Iterator[TaggedOutput]:
         acc = self._accumulators.get(EXPECTATIONS)
-        dealt = {} if self._metrics is None or acc is None else self._metrics.dealt(acc)
+        dealt = {} if self._metrics is None or acc is None else self._metrics.dealt(acc, least)
         if acc is not None and dealt:
             self._accumulators[EXPECTATIONS] = {group: part for group, part in acc.items() if group not in dealt}
-        for group, part in dealt.items():
-            yield TaggedOutput("metrics", ((EXPECTATIONS, group), (EXPECTATIONS, {group: part})))
+            for group, place in spill(self._plan.staging, dealt).items():
+                yield TaggedOutput("metrics", ((EXPECTATIONS, group), (EXPECTATIONS, {group: place})))
 
     def sums(self) -> FileSums:
         """Return all that was added, compacted; nothing may be added afterwards.
@@ -317,6 +314,11 @@ class _Accumulate(beam.DoFn):
         if self._metrics is not None and EXPECTATIONS in self._accumulators:
             # Parts wait to be merged and may share the memory of whole batches; only compact ones travel.
             self._accumulators[EXPECTATIONS] = self._metrics.merge([self._accumulators[EXPECTATIONS]])
+            try:
+                for part in self._left(MANY_ENTRIES):
+                    yield TaggedOutput("metrics", WindowedValue(part.value, window.max_timestamp(), [window]))
+            except MillcertError as error:
+                yield TaggedOutput("notes", WindowedValue(fault_from(error), window.max_timestamp(), [window]))
         for name, acc in self._accumulators.items():
             for group, part in acc.items():
                 value = WindowedValue(((name, group), (name, {group: part})), window.max_timestamp(), [window])

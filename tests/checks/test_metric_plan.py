@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from millcert.checks import metric_distinct, metric_plan
+from millcert.checks import metric_distinct
 from millcert.checks.metric_columns import BatchView, ColumnView, family, kernel_type, ticks
 from millcert.checks.metric_conditions import Always, InSet, ParsesAsDate, WithinDecimals, WithinLengths
 from millcert.checks.metric_counting import CountDistinct
@@ -26,7 +26,7 @@ from millcert.checks.metric_kernels import (
     RankValues,
 )
 from millcert.checks.metric_listing import list_first, merge_listings
-from millcert.checks.metric_plan import MetricPlan
+from millcert.checks.metric_plan import LEAVING_ENTRIES, MetricPlan
 from millcert.checks.metric_tally import Tally, Wanted
 from millcert.errors import InternalError, MissingColumnError
 
@@ -116,14 +116,13 @@ def test_adding_to_one_accumulator_is_merging() -> None:
 def test_what_grows_may_leave_at_any_time_and_is_reduced_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rule 2, for a worker that hands its dealt parts over and goes on without them."""
     monkeypatch.setattr(metric_distinct, "MAX_WAITING_ROWS", 10)
-    assert PLAN.dealt(PLAN.merge([add(PLAN, [1.0, 2.0])])) == {}
-    monkeypatch.setattr(metric_plan, "LEAVING_ENTRIES", 10)
+    assert PLAN.dealt(PLAN.merge([add(PLAN, [1.0, 2.0])]), LEAVING_ENTRIES) == {}
     whole, left, acc = PLAN.empty(), [], PLAN.empty()
     for start in range(0, 200, 4):
         batch = pa.record_batch({"x": pa.array(np.arange(start, start + 4) % 150, pa.float64())})
         acc = PLAN.add(acc, batch, "f", np.arange(start, start + 4))
         whole = PLAN.add(whole, batch, "f", np.arange(start, start + 4))
-        dealt = PLAN.dealt(acc)
+        dealt = PLAN.dealt(acc, 10)
         left.append(dealt)
         acc = {group: part for group, part in acc.items() if group not in dealt}
 
