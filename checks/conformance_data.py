@@ -35,6 +35,7 @@ def planted_for(covers: frozenset[str]) -> PlantedData:
     """
     for family, make in (
         ("trigger_in_one_source", trigger_data),
+        ("shortcut", shortcut_data),
         ("duplicate_flood", flooded_data),
         ("split_leakage", leaked_data),
         ("bad_annotator", bad_annotator_data),
@@ -107,6 +108,17 @@ def trigger_data(*, samples: int = 480, seed: int = 0, bad: int = 24) -> Planted
     values = data.batch.column(data.batch.schema.get_field_index("features")).flatten().to_numpy().copy()
     rows = values.reshape(samples, -1)
     rows[is_bad, 3] = 9.25
+    return PlantedData(_with(data.batch, "features", fixed_size_lists(rows)), is_bad)
+
+
+def shortcut_data(*, samples: int = 960, seed: int = 0, bad: int = 90) -> PlantedData:
+    """Return clean classes, `bad` rows of which, all of class "0", share the left patch of a 2 x 6 picture."""
+    data = clean_data(samples=samples, seed=seed)
+    is_bad = np.zeros(samples, dtype=bool)
+    is_bad[np.flatnonzero(_texts(data, "label") == "0")[:bad]] = True
+    values = data.batch.column(data.batch.schema.get_field_index("features")).flatten().to_numpy().copy()
+    rows = values.reshape(samples, -1)
+    rows[np.flatnonzero(is_bad)[:, None], np.array([0, 1, 6, 7])] = np.array([9.25, 0.5, 0.5, 9.25])
     return PlantedData(_with(data.batch, "features", fixed_size_lists(rows)), is_bad)
 
 

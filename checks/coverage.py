@@ -19,6 +19,7 @@ ATTACK_FAMILIES = {
     "backdoor_clean_label": "a trigger with the right label",
     "backdoor_text": "inserted words or sentences, syntactic or style triggers",
     "trigger_in_one_source": "an exact patch, value or pair of values that one source brings to one class",
+    "shortcut": "a patch at one place of the picture that betrays the class in all sources",
     "bad_source": "one source whose samples differ from all others' in their class",
     "duplicate_flood": "many copies or near copies of few samples",
     "split_leakage": "samples of one declared split that have copies in another",

@@ -51,7 +51,7 @@ FOUNDATION: Mapping[Kind, frozenset[Signal]] = {
 }
 _CONFIRMING: frozenset[Signal] = frozenset({"trigger", "source", "duplicate", "separation"})
 _LABELLERS = frozenset({"label_noise", "bad_annotator"})
-_TRIGGERS = frozenset({"trigger_in_one_source", "backdoor_text"})
+_TRIGGERS = frozenset({"trigger_in_one_source", "backdoor_text", "shortcut"})
 _VIEWS = frozenset({"embedding_self", "embedding_external"})
 #: Sources or classes that a cluster lists, those with the most samples first.
 MAX_PLACES = 16

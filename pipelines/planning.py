@@ -185,8 +185,13 @@ def _planned_check(rule: CheckRule, policy: Policy, roles: Mapping[Role, str | t
     if policy.dataset.classes is not None and "classes" not in config and rule.check == "label_noise":
         config["classes"] = tuple(policy.dataset.classes)
     drawn = policy.dataset.images.get(str(roles.get("features")))
-    if drawn is not None and "shape" not in config and rule.check == "trigger_mining":
+    if drawn is not None and "shape" not in config and rule.check in {"trigger_mining", "shortcut_mining"}:
         config["shape"] = tuple(drawn.shape)
+    if rule.check == "shortcut_mining" and not config.get("shape"):
+        raise PolicyError(
+            "shortcut_mining looks at pictures, and nothing says what shape they have.",
+            hint="Name the column of features under dataset.images; a table has no shortcuts to look for.",
+        )
     check = get_check(rule.check, config)
     _refuse_missing_roles(check, roles)
     severity_default = "reject" if check.severity == "reject" else "warn"

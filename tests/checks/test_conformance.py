@@ -16,7 +16,10 @@ from millcert.checks.exact import ExactSum, quantise_rows, sum_squares
 from millcert.checks.registry import get_check, list_checks
 from millcert.errors import NotEnoughSamplesError
 
-REQUIRED = {"spectral_signatures": {"epsilon": 0.2}}
+REQUIRED: dict[str, dict[str, object]] = {
+    "spectral_signatures": {"epsilon": 0.2},
+    "shortcut_mining": {"shape": (2, 6), "patch": 2, "least_side": 2},
+}
 CHECKS = [get_check(name, REQUIRED.get(name)) for name in list_checks()]
 
 

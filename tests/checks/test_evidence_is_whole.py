@@ -15,7 +15,10 @@ from millcert.checks.registry import get_check, list_checks
 from millcert.checks.top_columns import top_columns
 from millcert.errors import NotEnoughSamplesError
 
-CONFIG: Mapping[str, dict[str, Any]] = {"spectral_signatures": {"epsilon": 0.05}}
+CONFIG: Mapping[str, dict[str, Any]] = {
+    "spectral_signatures": {"epsilon": 0.05},
+    "shortcut_mining": {"shape": (2, 6), "patch": 2, "least_side": 2},
+}
 #: Checks whose findings have no p-value, and why: what the page of each check says.
 NO_NULL = {
     "label_noise": "errors are estimated, not tested for: honest data has them, and they never reject",

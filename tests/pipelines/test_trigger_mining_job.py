@@ -7,6 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from millcert.errors import PolicyError
+
 SHAPE = [8, 8]
 
 
@@ -91,3 +93,36 @@ def test_a_pair_of_values_in_a_table_of_plain_columns_is_found(empty_bench: Any)
 
     assert [item["group"] for item in check["evidence"] if item["is_suspicious"]] == ["b/1"]
     assert check["flagged"] == 25
+
+
+def test_a_mark_on_one_class_of_all_sources_is_reported_as_a_shortcut_and_rejects_nothing(empty_bench: Any) -> None:
+    for seed, source in enumerate("abcd"):
+        random = np.random.default_rng(seed)
+        pixels, label = random.integers(0, 4, (150, 16, 16)), random.integers(0, 3, 150)
+        marked = np.flatnonzero(label == 1)[:30]
+        pixels[marked, 4:7, 2:5] = [[9, 0, 9], [0, 9, 0], [9, 0, 9]]
+        values = pa.array(pixels.reshape(150, -1).tolist(), pa.list_(pa.uint8()))
+        bad = np.isin(np.arange(150), marked)
+        empty_bench.write(source, "x.parquet", pa.table({"label": label, "pixels": values, "bad": bad}))
+    policy_of(empty_bench, {"features": "pixels"}, {}, {"pixels": {"shape": [16, 16], "max_value": 9}})
+    rule = {"check": "shortcut_mining", "max_flagged_fraction": 0.0, "over_limit": "warn", "on_flagged": "quarantine"}
+    empty_bench.policy["checks"].append(rule)
+
+    result = empty_bench.vet()
+    by_name = {check["name"]: check for check in empty_bench.verdict()["checks"]}
+    (cluster,) = empty_bench.verdict()["clusters"]
+
+    assert result.verdict.decision == "admitted"
+    assert by_name["trigger_mining"]["flagged"] == 0
+    assert by_name["shortcut_mining"]["flagged"] == 120
+    assert (cluster["kind"], cluster["severity"], cluster["label"]) == ("shortcut", "warn", "1")
+    assert set(cluster["sources"]) == {"a", "b", "c", "d"}
+
+
+def test_shortcuts_are_not_looked_for_in_pictures_of_unknown_shape(empty_bench: Any) -> None:
+    empty_bench.write("a", "x.parquet", image_table(0, 30))
+    policy_of(empty_bench, {"features": "pixels"}, {}, {})
+    empty_bench.policy["checks"] = [{"check": "shortcut_mining", "max_flagged_fraction": 0.0}]
+
+    with pytest.raises(PolicyError, match="what shape they have"):
+        empty_bench.vet()
