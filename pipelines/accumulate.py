@@ -26,7 +26,7 @@ from millcert.pipelines.pass_work import FileSums, FileWork, PassWork
 from millcert.pipelines.plan import VetPlan
 from millcert.pipelines.profiling import PROFILE, CellMerge, ProfileBuffer
 from millcert.pipelines.read import FILE_KEY, SOURCE_KEY, ReadFile, ReadRequest, role_batch, user_batch
-from millcert.pipelines.records import CheckFailure, Fault, Note, ShardFacts, WorkItem, fault_from
+from millcert.pipelines.records import CheckFailure, Fault, Note, ShardFacts, SpanFacts, WorkItem, fault_from
 
 PartKey: TypeAlias = tuple[str, str]
 
@@ -38,7 +38,8 @@ class RunPass(beam.PTransform):
     """Read every file once and fold its sample batches into parts.
 
     In: WorkItem. Out: tags `parts` (((check, group), accumulator of that group alone), one a key), `cells` (the same of
-    the profile), `shards` (ShardFacts, both of the first pass) and `notes` (Fault, and WorkDone for each file).
+    the profile), `shards` (ShardFacts, both of the first pass), `spans` (SpanFacts, likewise) and `notes` (Fault, and
+    WorkDone for each unit of work).
 
     Reading and adding are one step, not two: a portable runner cuts the pipeline before every step with side inputs
     and would carry each sample batch out of the worker and back (on Flink through a shuffle, which ran out of memory).
@@ -66,11 +67,11 @@ class RunPass(beam.PTransform):
             | "Spread" >> beam.Reshuffle()
             | "Read"
             >> beam.ParDo(_ReadAndAccumulate(self._plan, self._request), *self._side_inputs).with_outputs(
-                "metrics", "cells", "shards", "notes", main="checks"
+                "metrics", "cells", "shards", "spans", "notes", main="checks"
             )
         )
         added.checks.element_type = added.metrics.element_type = added.cells.element_type = pair
-        added.shards.element_type = ShardFacts
+        added.shards.element_type, added.spans.element_type = ShardFacts, SpanFacts
         added.notes.element_type = Note
         merged = added.checks | "Merge" >> beam.CombinePerKey(_MergeParts(self._plan)).with_output_types(pair)
         # How metrics merge stands in the data set's metric plan, which is known only while the pipeline runs; a
@@ -83,7 +84,9 @@ class RunPass(beam.PTransform):
         parts = [merged, metrics] | "Parts" >> beam.Flatten()
         # The profile is no model: only the ruling needs it, so it does not travel to every later pass with the others.
         cells = added.cells | "MergeCells" >> beam.CombinePerKey(_MergeParts(self._plan)).with_output_types(pair)
-        return {"parts": parts, "cells": cells, "shards": added.shards, "notes": added.notes}
+        return {
+            "parts": parts, "cells": cells, "shards": added.shards, "spans": added.spans, "notes": added.notes
+        }  # fmt: skip
 
 
 class _ReadAndAccumulate(beam.DoFn):
@@ -119,7 +122,7 @@ class _ReadAndAccumulate(beam.DoFn):
         found = work.recall(name, item) if name else None
         if found is not None:
             if found.shard is not None:
-                yield TaggedOutput("shards", found.shard)
+                yield TaggedOutput("shards" if isinstance(found.shard, ShardFacts) else "spans", found.shard)
             self._add.absorb(found.sums, dataset)
             yield from self._add.leaving()
             self._read.skip(item)
@@ -163,7 +166,7 @@ class _ReadAndAccumulate(beam.DoFn):
         except MillcertError as error:
             told.append(TaggedOutput("notes", fault_from(error, file=item.name)))
         if not any(isinstance(one.value, Fault) for one in told):
-            shard = next((one.value for one in told if one.tag == "shards"), None)
+            shard = next((one.value for one in told if one.tag in {"shards", "spans"}), None)
             row_runs = np.array(self._read.row_runs, np.int64).reshape(-1, 2)
             self._work.remember(name, FileWork(sums, shard, row_runs), written)
         yield from told

@@ -3,7 +3,7 @@
 Order, so that no byte of an unverified file reaches a parser:
   1. HashFiles      every file's bytes, data and auxiliary, through SHA-256;
   2. VerifySources  each source's files against its signed manifest, under the policy's trust rules;
-  3. DescribeFiles  the schema of each verified file, from bytes that meet the digest of step 1;
+  3. DescribeFiles  the schema of each verified file, from bytes that meet the digest of step 1 (describe.py);
   4. PlanDataset    one schema for all files, the columns that play the roles, the metrics that expectations need.
 A failure at any step is a `Fault` in `DatasetFacts`; later passes then read nothing and the driver raises it.
 """
@@ -11,7 +11,7 @@ A failure at any step is a `Fault` in `DatasetFacts`; later passes then read not
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import apache_beam as beam
 import pyarrow as pa
@@ -27,22 +27,15 @@ from millcert.errors import (
     UntrustedSourceError,
     UsageError,
 )
+from millcert.pipelines.blocks import blocks_place, hash_in_blocks
 from millcert.pipelines.fields import decode_permitted, permitted_schema
 from millcert.pipelines.file_table import FileTable
-from millcert.pipelines.formats import (
-    HEAD_BYTES,
-    Decoded,
-    ReadLimits,
-    SchemaFacts,
-    decode,
-    detect_format,
-    merge_schemas,
-    read_schema,
-)
+from millcert.pipelines.formats import Decoded, DecodedBudget, ReadLimits, SchemaFacts, merge_schemas
+from millcert.pipelines.output import recorded_outputs
 from millcert.pipelines.plan import PlannedSource, VetPlan
 from millcert.pipelines.records import Fault, FileDigest, FileSchema, WorkItem, fault_from
-from millcert.pipelines.roles import TEXT_ROLES, RolePlan, is_list, plan_roles, vector_width
-from millcert.pipelines.spool import read_verified
+from millcert.pipelines.roles import RolePlan, plan_roles
+from millcert.pipelines.splitting import may_be_split
 from millcert.pipelines.view_rows import view_schema
 from millcert.pipelines.work_keeping import WorkKeeper
 from millcert.pipelines.work_keys import work_name
@@ -102,9 +95,11 @@ class DatasetFacts:
         """Columns that are written; None for all."""
         return frozenset(self.schema.names) if self.dropped else None
 
-    def decode(self, item: WorkItem, file: BinaryIO, limits: ReadLimits) -> Iterator[Decoded]:
-        """Yield a data file's samples; see `millcert.pipelines.formats.decode`."""
-        return decode_permitted(item, file, self.stored_schema or self.schema, self.schema, limits)
+    def decode(
+        self, item: WorkItem, file: BinaryIO, limits: ReadLimits, budget: DecodedBudget | None = None
+    ) -> Iterator[Decoded]:
+        """Yield a data file's samples, or those of a span; see `millcert.pipelines.formats.decode`."""
+        return decode_permitted(item, file, self.stored_schema or self.schema, self.schema, limits, budget)
 
     @property
     def signers(self) -> frozenset[str]:
@@ -118,6 +113,10 @@ class DatasetFacts:
         if found is None or not found.sha256:
             raise InternalError(f"File {name!r} was not hashed before it was read.")
         return found
+
+    def unit(self, item: WorkItem) -> WorkItem:
+        """Return a file, or the same span of it, with the digest that every read must meet."""
+        return self.item(item.name)._replace(span=item.span)
 
 
 class HashFiles(beam.PTransform):
@@ -145,14 +144,16 @@ class _HashFile(beam.DoFn):
         keeper, algorithms = self._keeper, self._algorithms.get(item.source, ())
         name = _hash_name(item, algorithms, self._plan.limits) if keeper.wants(item.size_bytes) else ""
         recalled = keeper.recall(name) if name else None
-        if recalled is not None:
+        if recalled is not None and recalled.is_placed:
             yield recalled.value._replace(work=keeper.done("hash", item.name, is_reused=True))
             return
-        found = hash_item(item, algorithms, self._plan.limits)
+        blocks_uri = blocks_place(self._plan.staging, item.name) if may_be_split(self._plan, item) else ""
+        with recorded_outputs() as written:
+            found = hash_item(item, algorithms, self._plan.limits, blocks_uri=blocks_uri)
         # If the file changed while it was hashed, its name did too. Only this run may believe it: it is bound to the
         # digest from here on, and every read that is left to do is held to it.
         if name and found.fault is None and name == _hash_name(item, algorithms, self._plan.limits):
-            keeper.remember(name, found, (), is_lasting=False)
+            keeper.remember(name, found, written, is_lasting=False)
         yield found._replace(work=keeper.done("hash", item.name, is_reused=False))
 
 
@@ -168,12 +169,17 @@ def _hash_name(item: WorkItem, algorithms: Sequence[DigestAlgorithm], limits: Re
     return work_name("hash", item, policy=(tuple(map(str, algorithms)), limits), state=state)
 
 
-def hash_item(item: WorkItem, algorithms: Sequence[DigestAlgorithm], limits: ReadLimits) -> FileDigest:
-    """Return a file's digests: SHA-256, and others of the same bytes as they are asked for; a fault as a value."""
+def hash_item(
+    item: WorkItem, algorithms: Sequence[DigestAlgorithm], limits: ReadLimits, *, blocks_uri: str = ""
+) -> FileDigest:
+    """Return a file's digests: SHA-256, and others of the same bytes as they are asked for; a fault as a value.
+
+    Those of its blocks go to `blocks_uri`, where there is one.
+    """
     try:
-        with read_verified(item.uri, expected_sha256=None, limits=limits, algorithms=algorithms) as spooled:
-            known = item._replace(sha256=spooled.sha256, size_bytes=spooled.size_bytes)
-            return FileDigest(known, None, tuple(sorted(spooled.others.items())))
+        found = hash_in_blocks(item.uri, limits, algorithms, blocks_uri=blocks_uri)
+        known = item._replace(sha256=found.sha256, size_bytes=found.size_bytes, blocks_sha256=found.blocks_sha256)
+        return FileDigest(known, None, tuple(sorted(found.others.items())))
     except MillcertError as error:
         return FileDigest(item, fault_from(error, file=item.name))
 
@@ -298,83 +304,6 @@ def _read_small(uri: str, max_bytes: int) -> bytes | None:
     if len(data) > max_bytes:
         raise ManifestError(f"{uri} has more than {max_bytes:,} bytes.", hint="That is no manifest and no bundle.")
     return bytes(data)
-
-
-class DescribeFiles(beam.PTransform):
-    """In: WorkItem of data files. Out: FileSchema. Reads every file once, from verified bytes only."""
-
-    def __init__(self, plan: VetPlan, verified: AsSingleton) -> None:
-        super().__init__()
-        self._plan = plan
-        self._verified = verified
-
-    def expand(self, items: PCollection[WorkItem]) -> PCollection[FileSchema]:
-        """Break fusion, so that files spread over the workers, and read the schema."""
-        return (
-            items | "Spread" >> beam.Reshuffle() | "Describe" >> beam.ParDo(_DescribeFile(self._plan), self._verified)
-        )
-
-
-class _DescribeFile(beam.DoFn):
-    def __init__(self, plan: VetPlan) -> None:
-        super().__init__()
-        self._plan = plan
-
-    def setup(self) -> None:
-        self._keeper = WorkKeeper(self._plan)
-
-    def process(self, item: WorkItem, verified: VerifiedFiles) -> Iterator[FileSchema]:
-        if verified.faults:
-            return
-        keeper, name = self._keeper, ""
-        if keeper.wants(item.size_bytes):
-            policy = (self._plan.declared_schema, self._plan.roles, self._plan.limits)
-            name = work_name("describe", verified.files[item.name], policy=policy, state=())
-        recalled = keeper.recall(name) if name else None
-        found = self._described(item, verified) if recalled is None else recalled.value
-        if name and recalled is None and found.fault is None:
-            keeper.remember(name, found, ())
-        yield found._replace(work=keeper.done("describe", item.name, is_reused=recalled is not None))
-
-    def _described(self, item: WorkItem, verified: VerifiedFiles) -> FileSchema:
-        plan = self._plan
-        try:
-            known = verified.files[item.name]
-            with read_verified(known.uri, expected_sha256=known.sha256, limits=plan.limits) as spooled:
-                spooled.file.seek(0)
-                found = detect_format(item.name, spooled.file.read(HEAD_BYTES))
-                facts = read_schema(found, spooled.file, plan.limits, name=item.name)
-                if plan.declared_schema is not None and facts.is_inferred:
-                    facts = SchemaFacts(plan.declared_schema, is_inferred=False)
-                widths = _first_widths(plan, item, spooled.file, facts.schema)
-            return FileSchema(item.name, facts.schema.serialize().to_pybytes(), facts.is_inferred, widths, None)
-        except MillcertError as error:
-            return FileSchema(item.name, b"", False, {}, fault_from(error, file=item.name))
-
-
-def _first_widths(plan: VetPlan, item: WorkItem, file: Any, schema: pa.Schema) -> dict[str, int]:
-    wanted = {
-        role: column
-        for role, column in plan.roles.items()
-        if isinstance(column, str) and role not in TEXT_ROLES
-        if schema.get_field_index(column) >= 0 and is_list(schema.field(column).type)
-    }
-    found: dict[str, int] = {
-        role: schema.field(column).type.list_size
-        for role, column in wanted.items()
-        if pa.types.is_fixed_size_list(schema.field(column).type)
-    }
-    if len(found) == len(wanted):
-        return found
-    for decoded in decode(item.data_format, file, schema, plan.limits, name=item.name):
-        for role, column in wanted.items():
-            if role not in found:
-                width = vector_width(decoded.batch.column(schema.get_field_index(column)))
-                if width:
-                    found[role] = width
-        if len(found) == len(wanted):
-            break
-    return found
 
 
 class PlanDataset(beam.PTransform):

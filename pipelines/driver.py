@@ -65,6 +65,7 @@ from millcert.pipelines.runner import pipeline_options, refuse_out_of_reach, use
 from millcert.pipelines.sample_set import data_files, settle_samples
 from millcert.pipelines.score_schemas import FINDINGS_SCHEMA, MALFORMED_SCHEMA
 from millcert.pipelines.selftest_file import bind_selftest
+from millcert.pipelines.splitting import unit_count
 from millcert.pipelines.spool import read_verified
 from millcert.pipelines.vet import RULING_FILE, build_pipeline
 from millcert.pipelines.view_manifest import read_views
@@ -203,7 +204,7 @@ def vet_dataset(
         plan = _planned(loaded, options, recorder, Workspace(staging, progress_path))
         if not options.workers and is_local_runner(beam_options):
             read_bytes = plan.reads * sum(item.size_bytes for item in plan.items)
-            use_workers(beam_options, worker_count(read_bytes, len(plan.items)))
+            use_workers(beam_options, worker_count(read_bytes, unit_count(plan)))
         after("planned")
         left = [folder for folder in left_stagings(options.out) if folder != staging] if options.resume else []
         work, secret = prepare_work(staging, kept, left, plan.checks, options)

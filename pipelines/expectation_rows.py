@@ -77,16 +77,21 @@ def suite_rows(plan: VetPlan, dataset: DatasetFacts, models: Models) -> SuiteRow
     return SuiteRows(metrics.second(acc), marker, holding)
 
 
+def rows_place(plan: VetPlan, item: WorkItem) -> tuple[str, pa.Schema]:
+    """Return where the sidecar of a file is, and its schema."""
+    return f"{plan.staging}/parts/expectation_rows/{part_name(item.name)}", ROWS_SCHEMA
+
+
 class FileRows:
-    """The failing rows of one file.
+    """The failing rows of one file, or of a span: `writer` takes them, by default the file's own sidecar.
 
     parts: of the second read. counts: number of an expectation -> rows held back for it.
     """
 
-    def __init__(self, plan: VetPlan, item: WorkItem, asked: SuiteRows | None) -> None:
+    def __init__(self, plan: VetPlan, item: WorkItem, asked: SuiteRows | None, writer: Any = None) -> None:
         self._asked = asked
         self._item = item
-        self._writer = PartWriter(f"{plan.staging}/parts/expectation_rows/{part_name(item.name)}", ROWS_SCHEMA)
+        self._writer = PartWriter(*rows_place(plan, item)) if writer is None else writer
         self._marker = None if asked is None else asked.marker.of_file(item.name)
         self.parts: Any = {}
         self.counts: dict[int, int] = {}

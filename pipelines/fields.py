@@ -12,9 +12,9 @@ from typing import BinaryIO
 import pyarrow as pa
 
 from millcert.errors import PolicyError
-from millcert.pipelines.formats import Decoded, ReadLimits, decode
+from millcert.pipelines.formats import Decoded, DecodedBudget, ReadLimits, decode
 from millcert.pipelines.formats.projection import project_batch
-from millcert.pipelines.records import WorkItem
+from millcert.pipelines.records import WorkItem, groups_of
 
 
 @dataclass(frozen=True)
@@ -49,18 +49,25 @@ def permitted_schema(fields: PlannedFields | None, schema: pa.Schema) -> tuple[p
 
 
 def decode_permitted(
-    item: WorkItem, file: BinaryIO, stored: pa.Schema, permitted: pa.Schema, limits: ReadLimits
+    item: WorkItem,
+    file: BinaryIO,
+    stored: pa.Schema,
+    permitted: pa.Schema,
+    limits: ReadLimits,
+    budget: DecodedBudget | None = None,
 ) -> Iterator[Decoded]:
     """Yield a data file's records with the permitted columns only; see `millcert.pipelines.formats.decode`.
 
     Args:
-        item: the file.
+        item: the file, or a span of it.
         file: its verified bytes.
         stored: schema of all of its columns.
         permitted: schema of those that may be used.
         limits: bounds.
+        budget: counts what is decoded; one of its own where None.
     """
-    decoded = decode(item.data_format, file, stored, limits, name=item.name)
+    groups = groups_of(item)
+    decoded = decode(item.data_format, file, stored, limits, name=item.name, groups=groups, budget=budget)
     if len(stored) == len(permitted):
         return decoded
     kept = frozenset(permitted.names)

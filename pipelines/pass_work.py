@@ -23,7 +23,7 @@ from millcert.pipelines.models import Models
 from millcert.pipelines.output import Written, open_output, recorded_outputs
 from millcert.pipelines.plan import PlannedCheck, VetPlan
 from millcert.pipelines.read import ReadRequest
-from millcert.pipelines.records import ShardFacts, WorkDone, WorkItem
+from millcert.pipelines.records import ShardFacts, SpanFacts, WorkDone, WorkItem
 from millcert.pipelines.sample_leaves import LeafWriter, read_secret
 from millcert.pipelines.value_coding import UncodableError, digest_of
 from millcert.pipelines.work_keeping import ROWS, Recalled, WorkKeeper, open_staged
@@ -44,7 +44,7 @@ class FileWork(NamedTuple):
     """What a pass found out about a file. shard: of the first pass. row_runs: of its rows, int64 (m, 2)."""
 
     sums: FileSums
-    shard: ShardFacts | None
+    shard: ShardFacts | SpanFacts | None
     row_runs: np.ndarray
 
 
@@ -101,7 +101,7 @@ class PassWork:
             state = self._state.of((dataset, models), lambda: (shape_of(dataset), used))
             return work_name(
                 self._step,
-                dataset.item(item.name),
+                dataset.unit(item),
                 policy=policy,
                 state=state,
                 packages=self._keeper.packages,
@@ -124,7 +124,7 @@ class PassWork:
             return
         kept = self._keeper.kept
         if work.shard is not None and kept is not None and work.shard.digests_sha256:
-            with open_staged(sidecar_uri(self._plan.staging, work.shard.name)) as stream:
+            with open_staged(sidecar_uri(self._plan.staging, work.shard.unit)) as stream:
                 kept.put_file(name + ROWS, stream)
 
     def done(self, item: WorkItem, *, is_reused: bool) -> WorkDone:
@@ -136,13 +136,16 @@ class PassWork:
         staging, kept = self._plan.staging, self._keeper.kept
         if work.shard is None or not work.shard.digests_sha256:
             return False
-        uri = sidecar_uri(staging, item.name)
+        uri = sidecar_uri(staging, item.unit)
         here = [one for one in recalled.files if f"{staging}/{one.uri}" == uri]
         try:
             with recorded_outputs() as written:
                 if not here and (kept is None or not _copy_rows(kept, name + ROWS, uri)):
                     return False
-                with LeafWriter(staging, item.name, read_secret(staging)) as leaves, open_staged(uri) as stream:
+                with (
+                    LeafWriter(staging, item.name, read_secret(staging), item.span) as leaves,
+                    open_staged(uri) as stream,
+                ):
                     for rows in _in_steps(work.row_runs):
                         data = stream.read(len(rows) * DIGEST_BYTES)
                         leaves.add(rows, np.frombuffer(data, np.uint8).reshape(len(rows), DIGEST_BYTES))

@@ -23,14 +23,16 @@ from apache_beam.pvalue import TaggedOutput
 from millcert.errors import MillcertError
 from millcert.pipelines.dataset import DatasetFacts
 from millcert.pipelines.digest_sidecar import DigestSource, digest_source, recorded_digests
-from millcert.pipelines.formats import Decoded, ReadLimits
+from millcert.pipelines.formats import Decoded, DecodedBudget, ReadLimits
 from millcert.pipelines.progress import ProgressReporter
-from millcert.pipelines.records import ShardFacts, WorkItem, fault_from
+from millcert.pipelines.records import ShardFacts, SpanFacts, WorkItem, fault_from
 from millcert.pipelines.roles import RoleView
 from millcert.pipelines.row_hashes import row_hashes
 from millcert.pipelines.sample_leaves import LeafWriter, read_secret
-from millcert.pipelines.spool import Spooled, read_verified
+from millcert.pipelines.splitting import open_unit
+from millcert.pipelines.spool import Spooled
 from millcert.pipelines.view_rows import ViewRows, open_views
+from millcert.provenance.compact_range import RangeBuilder
 from millcert.provenance.merkle import TreeBuilder
 
 FILE_KEY = b"millcert.file"
@@ -59,7 +61,9 @@ class ReadRequest:
 
 
 class ReadFile(beam.DoFn):
-    """Read one file into sample batches; tags `shards` (ShardFacts) and `faults` (Fault) beside them.
+    """Read a file, or a span of one, into sample batches.
+
+    Beside them go the tags `shards` (ShardFacts), `spans` (SpanFacts) and `faults` (Fault).
 
     Nothing is read when `dataset` holds a fault. Sample batches are for the same worker only (accumulate.py).
     """
@@ -75,7 +79,7 @@ class ReadFile(beam.DoFn):
 
     def skip(self, item: WorkItem) -> None:
         """Say that a file need not be read."""
-        self._progress.advance(self._request.number, size_bytes=item.size_bytes)
+        self._progress.advance(self._request.number, size_bytes=item.read_bytes)
 
     def teardown(self) -> None:
         """Close the progress file."""
@@ -88,9 +92,9 @@ class ReadFile(beam.DoFn):
         if dataset.faults:
             return
         try:
-            verified = dataset.item(item.name)
+            verified = dataset.unit(item)
             with (
-                read_verified(verified.uri, expected_sha256=verified.sha256, limits=self._request.limits) as spooled,
+                open_unit(verified, self._request.staging, self._request.limits) as spooled,
                 self._leaf_writer(item) as leaves,
                 self._digests(item, sidecars) as source,
                 open_views(verified, self._request.view_columns, self._request.limits) as views,
@@ -98,18 +102,18 @@ class ReadFile(beam.DoFn):
                 yield from self._read(verified, spooled, dataset, leaves, source, views)
         except MillcertError as error:
             yield TaggedOutput("faults", fault_from(error, file=item.name))
-        self._progress.advance(self._request.number, size_bytes=item.size_bytes)
+        self._progress.advance(self._request.number, size_bytes=item.read_bytes)
 
     def _leaf_writer(self, item: WorkItem) -> AbstractContextManager[LeafWriter | None]:
         if not self._request.wants_shards:
             return nullcontext()
-        return LeafWriter(self._request.staging, item.name, read_secret(self._request.staging))
+        return LeafWriter(self._request.staging, item.name, read_secret(self._request.staging), item.span)
 
     def _digests(self, item: WorkItem, sidecars: Mapping[str, str] | None) -> AbstractContextManager[DigestSource]:
         if self._request.keeps_digests:
-            return recorded_digests(self._request.staging, item.name)
+            return recorded_digests(self._request.staging, item.unit)
         wanted = sidecars if self._request.wants_digests else None
-        return digest_source(self._request.staging, item.name, wanted, self._request.limits)
+        return digest_source(self._request.staging, item.unit, wanted, self._request.limits)
 
     def _read(
         self,
@@ -120,10 +124,12 @@ class ReadFile(beam.DoFn):
         source: DigestSource,
         views: ViewRows | None,
     ) -> Iterator[Any]:
-        request, tree, records = self._request, TreeBuilder(), 0
+        request, records = self._request, 0
+        tree = RangeBuilder(0 if item.span is None else item.span.first_row)
+        budget = DecodedBudget(item.name, item.size_bytes, request.limits)
         self.row_runs = []
         metadata = {FILE_KEY: item.name.encode(), SOURCE_KEY: item.source.encode()}
-        for decoded in dataset.decode(item, spooled.file, request.limits):
+        for decoded in dataset.decode(item, spooled.file, request.limits, budget):
             records += len(decoded.rows) + len(decoded.malformed)
             digests = None
             if request.wants_digests or request.wants_shards:
@@ -145,7 +151,20 @@ class ReadFile(beam.DoFn):
                 yield batch.replace_schema_metadata(metadata)
         if leaves is not None:
             leaves.end(records)
-            yield TaggedOutput("shards", ShardFacts(item.name, records, tree.size, tree.root().hex(), source.end()))
+            yield _first_facts(item, records, tree, budget, source.end())
+
+
+def _first_facts(
+    item: WorkItem, records: int, tree: RangeBuilder, budget: DecodedBudget, digests_sha256: str
+) -> TaggedOutput:
+    """Return what the first full read says of a file, or of a span."""
+    if item.span is not None:
+        found = SpanFacts(item.name, item.span, records, tree.size, tree.subtrees(), budget.spent_bytes, digests_sha256)
+        return TaggedOutput("spans", found)
+    whole = TreeBuilder()
+    for subtree in tree.subtrees():
+        whole.append_subtree(*subtree)
+    return TaggedOutput("shards", ShardFacts(item.name, records, whole.size, whole.root().hex(), digests_sha256))
 
 
 def add_runs(runs: list[tuple[int, int]], rows: np.ndarray) -> None:

@@ -12,14 +12,30 @@ from typing import Any, NamedTuple, TypeAlias
 from millcert.checks.fusion import Cell
 from millcert.errors import InternalError, MillcertError
 from millcert.pipelines.formats.base import FORMATS, Format
+from millcert.provenance.compact_range import Subtree
+
+
+class Span(NamedTuple):
+    """A part of a large file that one worker reads: row groups [first_group, end_group), spans 0 to spans - 1 in order.
+
+    first_row: the record's index in the file of its first one. size_bytes: what is read of the file.
+    """
+
+    number: int
+    spans: int
+    first_group: int
+    end_group: int
+    first_row: int
+    size_bytes: int
 
 
 class WorkItem(NamedTuple):
-    """One file of the data set: the unit of work of every pass.
+    """One file of the data set, or a span of it: the unit of work of every pass.
 
     name: the manifest path (POSIX, relative). source: the name of the policy's rule for it. sha256: "" before the
     file was hashed; afterwards every read of it must meet this digest. view_uri, view_sha256: its file of views, and
-    view_of: the digest of the data file that they were made of; "" where the run has no views.
+    view_of: the digest of the data file that they were made of; "" where the run has no views. blocks_sha256: hex, of
+    the list of its blocks' digests, "" where there is none (blocks.py). span: None for the whole file.
     """
 
     name: str
@@ -31,6 +47,18 @@ class WorkItem(NamedTuple):
     view_uri: str = ""
     view_sha256: str = ""
     view_of: str = ""
+    blocks_sha256: str = ""
+    span: Span | None = None
+
+    @property
+    def unit(self) -> str:
+        """What tells the unit of work from all others: the file's name, behind it the number of a span."""
+        return unit_name(self.name, self.span)
+
+    @property
+    def read_bytes(self) -> int:
+        """How many bytes a pass reads of it."""
+        return self.size_bytes if self.span is None else self.span.size_bytes
 
     @property
     def data_format(self) -> Format:
@@ -87,7 +115,7 @@ class FileDigest(NamedTuple):
 class FileSchema(NamedTuple):
     """What a file says of its columns. schema: Arrow IPC schema bytes; widths: role -> list length in its first row.
 
-    work: whether that was found out in this run.
+    work: whether that was found out in this run. spans: how it is read; none where it is read as a whole.
     """
 
     name: str
@@ -96,6 +124,7 @@ class FileSchema(NamedTuple):
     widths: dict[str, int]
     fault: Fault | None
     work: WorkDone | None = None
+    spans: tuple[Span, ...] = ()
 
 
 class ShardFacts(NamedTuple):
@@ -110,6 +139,31 @@ class ShardFacts(NamedTuple):
     rows: int
     row_tree_root: str
     digests_sha256: str = ""
+
+    @property
+    def unit(self) -> str:
+        """As that of the file's work item."""
+        return self.name
+
+
+class SpanFacts(NamedTuple):
+    """What the first full read of a span found; `ShardFacts` says the rest.
+
+    subtrees: of the rows' tree, where no record before the span is malformed. decoded_bytes: what it decoded to.
+    """
+
+    name: str
+    span: Span
+    records: int
+    rows: int
+    subtrees: tuple[Subtree, ...]
+    decoded_bytes: int
+    digests_sha256: str = ""
+
+    @property
+    def unit(self) -> str:
+        """As that of the span's work item."""
+        return unit_name(self.name, self.span)
 
 
 class FailingRows(NamedTuple):
@@ -156,6 +210,16 @@ class FileOutcome(NamedTuple):
     metrics: dict[str, Any] = {}  # noqa: RUF012 - never changed
     held_by: dict[int, int] = {}  # noqa: RUF012 - never changed
     failing: FailingRows | None = None
+
+
+def unit_name(name: str, span: Span | None) -> str:
+    """Return what tells a unit of work from all others. No file's name has a NUL, so no file is taken for a span."""
+    return name if span is None else f"{name}\0{span.number}"
+
+
+def groups_of(item: WorkItem) -> tuple[int, int] | None:
+    """Return the row groups [first, end) of a unit of work; None for all."""
+    return None if item.span is None else (item.span.first_group, item.span.end_group)
 
 
 class CheckFailure(NamedTuple):

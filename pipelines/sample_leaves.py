@@ -23,7 +23,9 @@ from millcert.pipelines.index_merge import PART, key_order
 from millcert.pipelines.output import part_id, translate_store_errors
 from millcert.pipelines.part_files import PartFiles, read_parts
 from millcert.pipelines.publish import write_file
+from millcert.pipelines.records import Span, unit_name
 from millcert.pipelines.row_hashes import as_matrix, row_hashes
+from millcert.pipelines.span_tree import SpanTree
 from millcert.provenance.lookup import SEALED_FILE
 from millcert.provenance.merkle import HASH_BYTES
 from millcert.provenance.sample_leaf import BLOCK_ROWS, NO_SAMPLE, RunSecret
@@ -36,13 +38,18 @@ RUN_RECORDS = 1 << 19
 
 
 class LeafFacts(NamedTuple):
-    """What a worker wrote of one file. root: hex. levels: tree files. runs: records of each sorted run."""
+    """What a worker wrote of one file, or of a span.
+
+    root: hex, "" of a span. levels: tree files. runs: records of each sorted run. spans: how many spans hold the
+    leaves, digests and runs of the file; 0 where it is one piece.
+    """
 
     records: int
     samples: int
     root: str
     levels: int
     runs: tuple[int, ...]
+    spans: int = 0
 
 
 def new_secret(staging: str) -> RunSecret:
@@ -71,14 +78,14 @@ def read_secret(staging: str) -> RunSecret:
 
 
 class LeafWriter:
-    """Writes the leaves of one file; use it in `with` and call `end` after the last batch.
+    """Writes the leaves of one file, or of a span; use it in `with` and call `end` after the last batch.
 
     Cost: six hashes a row, 3 microseconds (bench/lookup.py); memory: 72 bytes for each of at most RUN_RECORDS rows,
     and some 500 for each row of a batch.
     """
 
-    def __init__(self, staging: str, file: str, secret: RunSecret) -> None:
-        self._stem = part_stem(staging, file)
+    def __init__(self, staging: str, file: str, secret: RunSecret, span: Span | None = None) -> None:
+        self._stem = part_stem(staging, unit_name(file, span))
         self._file = file
         self._secret = secret
         self._index_salt = secret.index_salt
@@ -87,9 +94,12 @@ class LeafWriter:
         self._stack = ExitStack()
         self._stack.callback(self._files.close)
         with translate_store_errors(self._stem):
-            self._tree = self._stack.enter_context(TreeWriter(self._open_level))
+            self._tree: TreeWriter | SpanTree = (
+                TreeWriter(self._open_level) if span is None else SpanTree(self._open_level, span.first_row)
+            )
+            self._stack.enter_context(self._tree)
             self._sealed = self._files.open(SEALED_FILE)
-        self._next = 0
+        self._first = self._next = 0 if span is None else span.first_row
         self._pending: list[np.ndarray] = []
         self._held = 0
         self._runs: list[int] = []
@@ -136,13 +146,13 @@ class LeafWriter:
         self._next = last + 1
 
     def end(self, records: int) -> None:
-        """Fill up to the file's number of records, and write down what was written.
+        """Fill up to the number of records of the file or span, and write down what was written.
 
         Raises:
             InternalError: there are fewer records than rows were added.
             StoreError: the file system refused.
         """
-        missing = records - self._next
+        missing = self._first + records - self._next
         if missing < 0:
             raise InternalError(f"{self._file}: row {self._next - 1} is behind the end of {records} records.")
         self._skip(missing)
@@ -186,19 +196,20 @@ class LeafWriter:
         return self._files.open(f"rows.{level}")
 
 
-def read_leaves(staging: str, file: str) -> tuple[LeafFacts, dict[str, bytes]]:
-    """Return what the worker wrote of a file, and those parts that it wrote together.
+def read_leaves(staging: str, unit: str) -> tuple[LeafFacts, dict[str, bytes]]:
+    """Return what the worker wrote of a file or a span, and those parts that it wrote together.
 
     Raises:
         StoreError: it is missing or damaged.
     """
     try:
-        facts, parts = read_parts(part_stem(staging, file))
+        facts, parts = read_parts(part_stem(staging, unit))
         return LeafFacts(**{**facts, "runs": tuple(facts["runs"])}), parts
     except (OSError, ValueError, TypeError, KeyError) as error:
+        file = unit.partition("\0")[0]
         raise StoreError(f"The leaves of {file} are missing from the run: {error}", hint="Run again.") from error
 
 
-def part_stem(staging: str, file: str) -> str:
-    """Return how the names of a file's parts begin; they say nothing of the data."""
-    return f"{staging}/parts/leaves/{part_id(file)}"
+def part_stem(staging: str, unit: str) -> str:
+    """Return how the names of the parts of a file or span begin; they say nothing of the data."""
+    return f"{staging}/parts/leaves/{part_id(unit)}"

@@ -9,7 +9,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -165,21 +165,31 @@ def _join(staging: str, names: Sequence[str], temporary: Path, joined: Path) -> 
     with ExitStack() as stack:
         targets: dict[str, BinaryIO] = {}
         for shard, name in enumerate(names):
-            stem = part_stem(staging, name)
             facts, together = read_leaves(staging, name)
             every.append(facts)
-            for part in (SEALED_FILE, *(f"rows.{level}" for level in range(facts.levels))):
+            levels = [f"rows.{level}" for level in range(facts.levels)]
+            pieces = [(name, facts, together)]
+            if facts.spans:  # the spans hold the leaves, the file the levels above them
+                units = [f"{name}\0{number}" for number in range(facts.spans)]
+                pieces = [(unit, *read_leaves(staging, unit)) for unit in units]
+            for part in (SEALED_FILE, *levels):
                 if part not in targets:
                     targets[part] = stack.enter_context((temporary / part).open("wb"))
-                if part in together:
-                    targets[part].write(together[part])
-                else:
-                    with open_part(stem, part) as source:
-                        shutil.copyfileobj(source, targets[part], _COPY_BYTES)
-            for number, size in enumerate(facts.runs):
-                pool.add(shard, size, f"{stem}.run.{number}", together.get(f"run.{number}"))
+                for unit, _, held in pieces if part in {SEALED_FILE, "rows.0"} else [(name, facts, together)]:
+                    _append_part(targets[part], part_stem(staging, unit), part, held)
+            for unit, piece, held in pieces:
+                for number, size in enumerate(piece.runs):
+                    pool.add(shard, size, f"{part_stem(staging, unit)}.run.{number}", held.get(f"run.{number}"))
         runs = pool.end()
     return every, runs
+
+
+def _append_part(target: BinaryIO, stem: str, part: str, together: Mapping[str, bytes]) -> None:
+    if part in together:
+        target.write(together[part])
+        return
+    with open_part(stem, part) as source:
+        shutil.copyfileobj(source, target, _COPY_BYTES)
 
 
 def _write_durably(path: Path, data: bytes) -> None:

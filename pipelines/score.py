@@ -14,30 +14,29 @@ under names made of the file's own name, so a retry overwrites identical bytes:
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-import apache_beam as beam
 import numpy as np
 import pyarrow as pa
-from apache_beam.pvalue import AsDict, AsSingleton, PCollection, TaggedOutput
 
 from millcert.checks.base import Scores
 from millcert.checks.fusion import Cell, Panel
 from millcert.checks.sample_digest import sample_digests
-from millcert.errors import InternalError, MillcertError
+from millcert.errors import InternalError
 from millcert.pipelines.dataset import DatasetFacts
-from millcert.pipelines.digest_sidecar import DigestSource, digest_source
-from millcert.pipelines.expectation_rows import KIND, Failing, FileRows, SuiteRows, suite_rows
+from millcert.pipelines.digest_sidecar import DigestSource
+from millcert.pipelines.expectation_rows import KIND, Failing, FileRows
 from millcert.pipelines.formats import Decoded
-from millcert.pipelines.fuse import add_votes, cells_of, panel_of
+from millcert.pipelines.fuse import add_votes, cells_of
 from millcert.pipelines.models import Models
-from millcert.pipelines.output import PartWriter, copy_spooled, part_name, recorded_outputs, write_admitted
+from millcert.pipelines.output import PartWriter, copy_spooled, part_name, write_admitted
 from millcert.pipelines.overriding import action_of, release
 from millcert.pipelines.plan import PlannedCheck, VetPlan
 from millcert.pipelines.progress import ProgressReporter
 from millcert.pipelines.read import digest_array, leaf_hashes, role_batch, sample_batch
-from millcert.pipelines.records import CheckFailure, FileOutcome, Note, WorkItem, fault_from
+from millcert.pipelines.records import CheckFailure, FailingRows, FileOutcome, WorkItem
 from millcert.pipelines.score_schemas import (
     FINDINGS_SCHEMA,
     MALFORMED_SCHEMA,
@@ -45,9 +44,8 @@ from millcert.pipelines.score_schemas import (
     REASONS_TYPE,
     SUGGESTION_FIELDS,
 )
-from millcert.pipelines.score_work import ScoreWork
-from millcert.pipelines.spool import Spooled, read_verified
-from millcert.pipelines.view_rows import ViewRows, open_views
+from millcert.pipelines.spool import Spooled
+from millcert.pipelines.view_rows import ViewRows
 from millcert.provenance.merkle import TreeBuilder
 
 #: Scores of any sign and size are counted in bins that are even around 0 and a fixed ratio apart far from it: equal
@@ -55,88 +53,6 @@ from millcert.provenance.merkle import TreeBuilder
 SCORE_UNIT = 0.01
 BINS_A_STEP = 8
 LOWEST_BIN, HIGHEST_BIN = -200, 200
-
-
-class ScoreFiles(beam.PTransform):
-    """In: WorkItem. Out: tags `outcomes` (FileOutcome) and `notes` (Fault, WorkDone). Reads every file once."""
-
-    def __init__(self, plan: VetPlan, dataset: AsSingleton, models: AsSingleton, sidecars: AsDict | None) -> None:
-        super().__init__()
-        self._plan = plan
-        self._dataset = dataset
-        self._models = models
-        self._sidecars = sidecars
-
-    def expand(self, items: PCollection[WorkItem]) -> Any:
-        """Break fusion, so that files spread over the workers, and score."""
-        outputs = (
-            items
-            | "Spread" >> beam.Reshuffle()
-            | "Score"
-            >> beam.ParDo(_ScoreFile(self._plan), self._dataset, self._models, self._sidecars).with_outputs(
-                "notes", main="outcomes"
-            )
-        )
-        outputs.outcomes.element_type = FileOutcome
-        outputs.notes.element_type = Note
-        return outputs
-
-
-class _ScoreFile(beam.DoFn):
-    def __init__(self, plan: VetPlan) -> None:
-        super().__init__()
-        self._plan = plan
-
-    def setup(self) -> None:
-        self._progress = ProgressReporter(self._plan.progress_path)
-        self._known: tuple[Models, Panel, SuiteRows | None] | None = None
-        self._work = ScoreWork(self._plan)
-
-    def teardown(self) -> None:
-        self._progress.close()
-
-    def process(
-        self, item: WorkItem, dataset: DatasetFacts, models: Models, sidecars: Mapping[str, str] | None = None
-    ) -> Iterator[Any]:
-        if dataset.faults:
-            return
-        number = self._plan.passes + 1
-        try:
-            verified = dataset.item(item.name)
-            _, asked = self._once(dataset, models)
-            name = self._work.name(verified, dataset, models, asked)
-            outcome = self._work.recall(name, verified) if name else None
-            yield TaggedOutput("notes", self._work.done(item, is_reused=outcome is not None))
-            if outcome is None:
-                with recorded_outputs() as written:
-                    outcome = self._scored(verified, dataset, models, sidecars)
-                if name:
-                    self._work.remember(name, outcome, written)
-            yield outcome
-        except MillcertError as error:
-            yield TaggedOutput("notes", fault_from(error, file=item.name))
-        self._progress.advance(number, size_bytes=item.size_bytes)
-
-    def _scored(
-        self, verified: WorkItem, dataset: DatasetFacts, models: Models, sidecars: Mapping[str, str] | None
-    ) -> FileOutcome:
-        plan = self._plan
-        with (
-            read_verified(verified.uri, expected_sha256=verified.sha256, limits=plan.limits) as spooled,
-            digest_source(plan.staging, verified.name, sidecars, plan.limits) as source,
-            open_views(verified, plan.view_columns, plan.limits) as views,
-        ):
-            panel, asked = self._once(dataset, models)
-            with FileRows(plan, verified, asked) as failing:
-                return score_file(
-                    plan, verified, spooled, source, dataset, models, self._progress, panel, failing, views
-                )
-
-    def _once(self, dataset: DatasetFacts, models: Models) -> tuple[Panel, SuiteRows | None]:
-        """Return the panel of these very models and what to ask of rows: found out once, not once a file."""
-        if self._known is None or self._known[0] is not models:
-            self._known = models, panel_of(self._plan, models), suite_rows(self._plan, dataset, models)
-        return self._known[1], self._known[2]
 
 
 def score_file(
@@ -152,33 +68,76 @@ def score_file(
     views: ViewRows | None = None,
 ) -> FileOutcome:
     """Score, write and count one file."""
-    tally = _Tally()
-    name = part_name(item.name)
-    sample_schema = pa.schema([*QUARANTINE_FIELDS, *dataset.schema])
-    with (
-        PartWriter(f"{plan.staging}/parts/findings/{name}", FINDINGS_SCHEMA) as findings,
-        PartWriter(f"{plan.staging}/parts/malformed/{name}", MALFORMED_SCHEMA) as malformed,
-        PartWriter(f"{plan.staging}/parts/reported/{name}", sample_schema) as reported,
-        PartWriter(f"{plan.staging}/publish/quarantine/{item.name}.parquet", sample_schema) as quarantine,
-    ):
-        for decoded in dataset.decode(item, spooled.file, plan.limits):
-            scored = _score_batch(plan, item, decoded, source, dataset, models, tally, views, failing)
-            malformed.write(_malformed_batch(item, decoded, scored))
-            findings.write(_findings_batch(item, scored, panel, failing))
-            quarantine.write(_flagged_samples(item, decoded, scored, scored.held, panel, failing))
-            reported.write(_flagged_samples(item, decoded, scored, scored.flagged & ~scored.held, panel, failing))
-            progress.advance(plan.passes + 1, rows=len(decoded.rows))
-        findings_rows = findings.rows
+    with ExitStack() as stack:
+        writers = {
+            kind: stack.enter_context(PartWriter(*place)) for kind, place in part_places(plan, item, dataset).items()
+        }
+        tally = score_batches(plan, item, spooled, source, dataset, models, progress, panel, failing, writers, views)
     output, root = f"{plan.staging}/publish/admitted/{item.name}", ""
     if tally.quarantined or tally.malformed or dataset.dropped:
         tree = TreeBuilder()
-        admitted = _kept(plan, item, spooled, dataset, tally, tree)
+        excluded = np.concatenate([np.zeros(0, np.int64), *tally.excluded])
+        admitted = kept_batches(plan, item, spooled, dataset, excluded, tree)
         sha256, size_bytes = write_admitted(output, item, spooled, admitted, plan.limits, dataset.kept_columns)
         root = tree.root().hex()
         if tree.size != tally.admitted:
             raise InternalError(f"{item.name}: {tally.admitted} samples are admitted, {tree.size} were written.")
     else:
         sha256, size_bytes = copy_spooled(spooled, output)
+    return file_outcome(
+        item, tally, (sha256, size_bytes, root), writers["findings"].rows, failing.end(), failing.counts
+    )
+
+
+def part_places(plan: VetPlan, item: WorkItem, dataset: DatasetFacts) -> dict[str, tuple[str, pa.Schema]]:
+    """Return where the parts of a file go, by kind, and their schemas."""
+    name = part_name(item.name)
+    samples = pa.schema([*QUARANTINE_FIELDS, *dataset.schema])
+    return {
+        "findings": (f"{plan.staging}/parts/findings/{name}", FINDINGS_SCHEMA),
+        "malformed": (f"{plan.staging}/parts/malformed/{name}", MALFORMED_SCHEMA),
+        "reported": (f"{plan.staging}/parts/reported/{name}", samples),
+        "quarantine": (f"{plan.staging}/publish/quarantine/{item.name}.parquet", samples),
+    }
+
+
+def score_batches(
+    plan: VetPlan,
+    item: WorkItem,
+    spooled: Spooled,
+    source: DigestSource,
+    dataset: DatasetFacts,
+    models: Models,
+    progress: ProgressReporter,
+    panel: Panel,
+    failing: FileRows,
+    writers: Mapping[str, Any],
+    views: ViewRows | None = None,
+) -> "Tally":
+    """Score a file or a span, write its parts by kind, and return what was counted."""
+    tally = Tally()
+    for decoded in dataset.decode(item, spooled.file, plan.limits):
+        scored = _score_batch(plan, item, decoded, source, dataset, models, tally, views, failing)
+        writers["malformed"].write(_malformed_batch(item, decoded, scored))
+        writers["findings"].write(_findings_batch(item, scored, panel, failing))
+        writers["quarantine"].write(_flagged_samples(item, decoded, scored, scored.held, panel, failing))
+        shown = scored.flagged & ~scored.held
+        writers["reported"].write(_flagged_samples(item, decoded, scored, shown, panel, failing))
+        progress.advance(plan.passes + 1, rows=len(decoded.rows))
+    return tally
+
+
+def file_outcome(
+    item: WorkItem,
+    tally: "Tally",
+    output: tuple[str, int, str],
+    findings: int,
+    *,
+    metrics: dict[str, Any],
+    held_by: dict[int, int],
+    failing: FailingRows,
+) -> FileOutcome:
+    """Return a file's outcome. output: SHA-256, size and row tree root of its admitted file."""
     return FileOutcome(
         name=item.name,
         source=item.source,
@@ -191,23 +150,22 @@ def score_file(
         flagged_any=tally.flagged_any,
         histogram=tally.histogram,
         thresholds=tally.thresholds,
-        output_sha256=sha256,
-        output_size_bytes=size_bytes,
-        output_row_tree_root=root,
-        findings=findings_rows,
+        output_sha256=output[0],
+        output_size_bytes=output[1],
+        output_row_tree_root=output[2],
+        findings=findings,
         votes=tally.votes,
         released=tally.released,
-        metrics=failing.end(),
-        held_by=failing.counts,
-        failing=failing.failing(),
+        metrics=metrics,
+        held_by=held_by,
+        failing=failing,
     )
 
 
-def _kept(
-    plan: VetPlan, item: WorkItem, spooled: Spooled, dataset: DatasetFacts, tally: "_Tally", tree: TreeBuilder
+def kept_batches(
+    plan: VetPlan, item: WorkItem, spooled: Spooled, dataset: DatasetFacts, excluded: np.ndarray, tree: TreeBuilder
 ) -> Iterator[Decoded]:
-    """Decode the file again, without what is not admitted; `tree` gets the rows that are."""
-    excluded = np.concatenate([np.zeros(0, np.int64), *tally.excluded])
+    """Decode a file or a span again, without the rows `excluded`, ascending; `tree` gets the rows that are left."""
     for decoded in dataset.decode(item, spooled.file, plan.limits):
         if not len(decoded.rows):
             continue
@@ -218,7 +176,7 @@ def _kept(
 
 
 @dataclass
-class _Tally:
+class Tally:
     """What is counted while one file is scored.
 
     excluded: row numbers of what decodes and is not admitted, ascending, 8 bytes each.
@@ -235,6 +193,35 @@ class _Tally:
     excluded: list[np.ndarray] = field(default_factory=list)
     votes: dict[Cell, int] = field(default_factory=dict)
     released: dict[str, int] = field(default_factory=dict)
+
+    def plus(self, other: "Tally") -> "Tally":
+        """Return the sums of both; the excluded rows of neither."""
+        histogram = {name: dict(counts) for name, counts in self.histogram.items()}
+        for name, counts in other.histogram.items():
+            mine = histogram.setdefault(name, {})
+            for chosen, (samples, flagged) in counts.items():
+                before = mine.get(chosen, (0, 0))
+                mine[chosen] = (before[0] + samples, before[1] + flagged)
+        thresholds = dict(self.thresholds)
+        for name, lowest in other.thresholds.items():
+            both = [one for one in (thresholds.get(name), lowest) if one is not None]
+            thresholds[name] = min(both, default=None)
+        return Tally(
+            admitted=self.admitted + other.admitted,
+            quarantined=self.quarantined + other.quarantined,
+            malformed=self.malformed + other.malformed,
+            flagged_any=self.flagged_any + other.flagged_any,
+            flagged=_added(self.flagged, other.flagged),
+            scored=_added(self.scored, other.scored),
+            histogram=histogram,
+            thresholds=thresholds,
+            votes=add_votes(self.votes, other.votes.items()),
+            released=_added(self.released, other.released),
+        )
+
+
+def _added(first: Mapping[str, int], second: Mapping[str, int]) -> dict[str, int]:
+    return {name: first.get(name, 0) + second.get(name, 0) for name in {**first, **second}}
 
 
 @dataclass(frozen=True)
@@ -266,7 +253,7 @@ def _score_batch(
     source: DigestSource,
     dataset: DatasetFacts,
     models: Models,
-    tally: _Tally,
+    tally: Tally,
     views: ViewRows | None,
     expected: FileRows,
 ) -> _Scored:
@@ -335,7 +322,7 @@ def _refuse_wrong_shape(planned: PlannedCheck, scores: Scores, count: int) -> No
         )
 
 
-def _count_scores(tally: _Tally, name: str, scores: Scores) -> None:
+def _count_scores(tally: Tally, name: str, scores: Scores) -> None:
     tally.scored[name] = tally.scored.get(name, 0) + len(scores.score)
     flagged = int(scores.flagged.sum())
     tally.flagged[name] = tally.flagged.get(name, 0) + flagged

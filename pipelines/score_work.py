@@ -53,7 +53,7 @@ class ScoreWork:
             rows = None if asked is None else (asked.second.kernels, asked.marker.state_of(item.name))
             return work_name(
                 STEP,
-                dataset.item(item.name),
+                dataset.unit(item),
                 policy=(policy, rows),
                 state=state,
                 packages=self._keeper.packages,
@@ -61,17 +61,21 @@ class ScoreWork:
         except UncodableError:
             return ""
 
-    def recall(self, name: str, item: WorkItem) -> FileOutcome | None:
-        """Return what is kept of a file, after all that it wrote lies in the staging folder."""
+    def recall(self, name: str, item: WorkItem) -> Any:
+        """Return what is kept of a file or span, None for nothing, with all that it wrote in the staging folder."""
         recalled = self._keeper.recall(name)
         if recalled is None:
             return None
-        outcome: FileOutcome = recalled.value
-        return outcome if recalled.is_placed or self._place(name, item, outcome) else None
+        outcome: Any = recalled.value
+        is_whole_file = isinstance(outcome, FileOutcome)
+        return outcome if recalled.is_placed or (is_whole_file and self._place(name, item, outcome)) else None
 
-    def remember(self, name: str, outcome: FileOutcome, written: Sequence[Written]) -> None:
-        """Keep what was found out about a file."""
+    def remember(self, name: str, outcome: Any, written: Sequence[Written]) -> None:
+        """Keep what was found out about a file; what was about a span is of use to this run only."""
         keeper = self._keeper
+        if not isinstance(outcome, FileOutcome):
+            keeper.remember(name, outcome, written, is_lasting=False)
+            return
         admitted = f"{self._plan.staging}/publish/admitted/{outcome.name}"
         parts = [one for one in written if one.uri != admitted]
         is_small = not outcome.output_row_tree_root and sum(one.size_bytes for one in parts) <= MAX_COPY_BYTES

@@ -225,7 +225,7 @@ def _spool(uri: str, limits: ReadLimits, algorithms: Sequence[DigestAlgorithm]) 
     target: BinaryIO = cast("BinaryIO", memory)
     try:
         digest = ManyHashers(algorithms)
-        with _open(uri) as source:
+        with open_source(uri) as source:
             size = _read_at_once(memory, source, digest, limits)
             while chunk := source.read(_CHUNK_BYTES):
                 digest.update(chunk)
@@ -276,8 +276,14 @@ def _too_large(uri: str, limits: ReadLimits) -> HostileDataError:
 
 
 @contextmanager
-def _open(uri: str) -> Iterator[BinaryIO]:
-    """Open for reading, the bytes as stored."""
+def open_source(uri: str) -> Iterator[BinaryIO]:
+    """Open for reading, the bytes as stored. Nothing of them is verified, so no parser may see them.
+
+    Raises:
+        UsageError: it is no regular file.
+        StoreError: a remote file cannot be opened.
+        OSError: a local one cannot; `translate_read_errors` turns it into one of the above.
+    """
     if _is_local(uri):
         path = uri.removeprefix("file://")
         # O_NONBLOCK: opening a pipe that nobody writes to must not hang.
@@ -293,6 +299,15 @@ def _open(uri: str) -> Iterator[BinaryIO]:
         raise StoreError(f"{uri}: opening failed: {error}", hint="Check the path and the credentials.") from error
     with remote:
         yield remote
+
+
+@contextmanager
+def translate_read_errors(uri: str) -> Iterator[None]:
+    """Turn an operating system's refusal to read into an error of ours that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise _store_error(uri, error) from error
 
 
 def _store_error(uri: str, error: OSError) -> UsageError | StoreError:

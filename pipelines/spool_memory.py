@@ -94,13 +94,22 @@ class HeldBytes(io.RawIOBase):
         """Return the place."""
         return self._at
 
+    def fill(self, start: int, data: bytes) -> None:
+        """Put bytes where the block has room for them."""
+        with memoryview(self._block) as block:
+            block[start : start + len(data)] = data
+
     def close(self) -> None:
         """Give the block back."""
         if not self.closed:
-            block, self._block = self._block, bytearray()
-            if len(_FREE) < _MAX_FREE:
-                _FREE.append(block)
+            self.close_block()
         super().close()
+
+    def close_block(self) -> None:
+        """Give the block back and hold none."""
+        block, self._block = self._block, bytearray()
+        if block and len(_FREE) < _MAX_FREE:
+            _FREE.append(block)
 
 
 def _is_unused(block: bytearray) -> bool:

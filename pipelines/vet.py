@@ -22,18 +22,20 @@ from apache_beam.pvalue import AsDict, AsList, AsSingleton, PBegin, PCollection
 
 from millcert.pipelines import coders  # noqa: F401 - registers the record batch coder
 from millcert.pipelines.accumulate import FitModels, RunPass
-from millcert.pipelines.dataset import DatasetFacts, DescribeFiles, HashFiles, PlanDataset, VerifySources
+from millcert.pipelines.dataset import DatasetFacts, HashFiles, PlanDataset, VerifySources
 from millcert.pipelines.decide import Ruling, rule
+from millcert.pipelines.describe import DescribeFiles
+from millcert.pipelines.join_shards import JoinShards
 from millcert.pipelines.models import Models
 from millcert.pipelines.plan import VetPlan
 from millcert.pipelines.profiling import CellPart, profile_run
 from millcert.pipelines.publish import write_file
 from millcert.pipelines.rating import NOT_RATED, rate_run
 from millcert.pipelines.read import ReadRequest
-from millcert.pipelines.records import Fault, FileOutcome, Note, ShardFacts, WorkDone
+from millcert.pipelines.records import Fault, FileOutcome, Note, ShardFacts, SpanFacts, WorkDone
 from millcert.pipelines.ruling import ruling_to_json
 from millcert.pipelines.runner import choose_runner
-from millcert.pipelines.score import ScoreFiles
+from millcert.pipelines.score_files import ScoreFiles
 from millcert.pipelines.work_report import sum_work
 from millcert.pipelines.workers import MEMORY_A_WORKER
 
@@ -67,8 +69,9 @@ class VetDataset(beam.PTransform):
         every = begin | "AllFiles" >> beam.Create([*plan.items, *plan.auxiliary], reshuffle=False)
         items = begin | "DataFiles" >> beam.Create(list(plan.items), reshuffle=False)
         verified = AsSingleton(every | "HashFiles" >> HashFiles(shared) | "VerifySources" >> VerifySources(plan))
-        schemas = items | "DescribeFiles" >> DescribeFiles(shared, verified)
-        dataset = AsSingleton(schemas | "PlanDataset" >> PlanDataset(shared, verified))
+        described = items | "DescribeFiles" >> DescribeFiles(shared, verified)
+        units = described.units  # what the passes read: files, and spans of large ones
+        dataset = AsSingleton(described.schemas | "PlanDataset" >> PlanDataset(shared, verified))
         models: AsSingleton | None = None
         shards: PCollection[ShardFacts] | None = None
         cells: AsList | None = None
@@ -76,22 +79,26 @@ class VetDataset(beam.PTransform):
         notes: list[PCollection[Note]] = []
         for number in range(1, plan.passes + 1):
             label = f"Pass{number}"
-            done = items | f"{label}/Run" >> RunPass(shared, _request(plan, number), dataset, models, sidecars)
+            done = units | f"{label}/Run" >> RunPass(shared, _request(plan, number), dataset, models, sidecars)
             models = AsSingleton(begin | f"{label}/Fit" >> FitModels(shared, number, dataset, done["parts"], models))
-            shards = done["shards"] if shards is None else shards
+            if number == 1:
+                joined = done["spans"] | f"{label}/JoinShards" >> JoinShards(shared, dataset)
+                shards = (done["shards"], joined.shards) | "Shards" >> beam.Flatten()
+                notes.append(joined.notes)
             if number == 1 and plan.profile is not None:
                 cells = AsList(done["cells"])
             if number == 1 and plan.wants_digests:
-                sidecars = AsDict(shards | "Sidecars" >> beam.Map(_sidecar).with_output_types(tuple[str, str]))
+                found = (done["shards"], done["spans"]) | "Units" >> beam.Flatten()
+                sidecars = AsDict(found | "Sidecars" >> beam.Map(_sidecar).with_output_types(tuple[str, str]))
             notes.append(done["notes"])
-        scored = items | "ScoreFiles" >> ScoreFiles(shared, dataset, models, sidecars)
-        every_note = [*notes, scored.notes] | "Notes" >> beam.Flatten()
+        scored = units | "ScoreFiles" >> ScoreFiles(shared, dataset, models, sidecars)
+        every_note = [*notes, scored["notes"]] | "Notes" >> beam.Flatten()
         return (
             begin
             | "Once" >> beam.Create([plan])
             | "Rule"
             >> beam.Map(
-                write_ruling, dataset, models, AsList(shards), AsList(scored.outcomes), AsList(every_note), cells
+                write_ruling, dataset, models, AsList(shards), AsList(scored["outcomes"]), AsList(every_note), cells
             ).with_output_types(str)
         )
 
@@ -115,8 +122,8 @@ def write_ruling(
     return path
 
 
-def _sidecar(shard: ShardFacts) -> tuple[str, str]:
-    return shard.name, shard.digests_sha256
+def _sidecar(shard: ShardFacts | SpanFacts) -> tuple[str, str]:
+    return shard.unit, shard.digests_sha256
 
 
 def _request(plan: VetPlan, number: int) -> ReadRequest:

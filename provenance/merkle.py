@@ -81,6 +81,22 @@ class TreeBuilder:
             remaining >>= 1
         self._peaks += reversed(peaks)
 
+    def append_subtree(self, height: int, root: bytes) -> None:
+        """Append 2**height leaves at once, by the root of their subtree.
+
+        Raises:
+            UsageError: the tree has no room for a whole subtree of that height here.
+        """
+        if self._size % (1 << height):
+            raise UsageError(f"A subtree of 2**{height} leaves cannot begin at leaf {self._size}.")
+        self._peaks.append(root)
+        filled = self._size >> height
+        while filled & 1:
+            right = self._peaks.pop()
+            self._peaks[-1] = node_hash(self._peaks[-1], right)
+            filled >>= 1
+        self._size += 1 << height
+
     def root(self) -> bytes:
         """Return the root over all leaves so far; the tree may grow afterwards."""
         return _fold(self._peaks)

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from millcert.errors import LedgerError
+from millcert.errors import LedgerError, UsageError
 from millcert.provenance.merkle import HASH_BYTES, inclusion_proof, leaf_hash, tree_root
 from millcert.provenance.tiles import TILE_HEIGHT, TILE_WIDTH
 
@@ -40,6 +40,17 @@ class TreeWriter:
         """Append leaf hashes to the tree, concatenated."""
         self._size += len(hashes) // HASH_BYTES
         self._add(0, hashes)
+
+    def extend_tiles(self, roots: bytes) -> None:
+        """Append whole tiles of 256 leaves by their roots, concatenated; somebody else wrote the leaves.
+
+        Raises:
+            UsageError: the tree does not end with a whole tile.
+        """
+        if self._pending[0]:
+            raise UsageError(f"A whole tile cannot begin at leaf {self._size}.")
+        self._size += len(roots) // HASH_BYTES * TILE_WIDTH
+        self._add(1, roots)
 
     def end_tree(self) -> tuple[int, bytes]:
         """End the tree; return its size and root. The next `extend` begins another one."""

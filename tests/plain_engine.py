@@ -8,16 +8,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from millcert.pipelines.accumulate import _merge_metrics, _MergeParts, _ReadAndAccumulate, fit_models
-from millcert.pipelines.dataset import _DescribeFile, _HashFile, plan_dataset, verify_files
+from millcert.pipelines.dataset import _HashFile, plan_dataset, verify_files
 from millcert.pipelines.decide import rule
+from millcert.pipelines.describe import _DescribeFile
 from millcert.pipelines.driver import Watcher
+from millcert.pipelines.join_shards import JoinShardSpans
 from millcert.pipelines.models import Models
 from millcert.pipelines.plan import VetPlan
 from millcert.pipelines.profiling import PROFILE, profile_run
 from millcert.pipelines.rating import NOT_RATED, rate_run
-from millcert.pipelines.records import Fault, FileOutcome, Note, ShardFacts, WorkDone, WorkItem
+from millcert.pipelines.records import Fault, FileOutcome, Note, ShardFacts, SpanFacts, WorkDone, WorkItem
 from millcert.pipelines.ruling import RunResult, read_ruling, ruling_to_json
-from millcert.pipelines.score import _ScoreFile
+from millcert.pipelines.score_files import JoinScoreSpans, _ScoreFile
 from millcert.pipelines.vet import _request, _sidecar
 from millcert.pipelines.work_report import sum_work
 
@@ -51,22 +53,34 @@ class PlainEngine:
         self._before("verify")
         verified = verify_files(plan, digests)
         self._before("describe")
-        schemas = [
-            schema for item in self._each("describe", plan.items) for schema in describing.process(item, verified)
-        ]
+        schemas: list[Any] = []
+        units: list[WorkItem] = []
+        for item in self._each("describe", plan.items):
+            for element in describing.process(item, verified):
+                self._sort(element, {"units": units}, schemas)
         dataset = plan_dataset(plan, verified, schemas)
         notes: list[Note] = []
         shards: list[ShardFacts] = []
+        spans: list[SpanFacts] = []
         models: Models | None = None
         for number in range(1, plan.passes + 1):
             self._before(f"pass {number}")
-            models = self._pass(plan, number, dataset, models, shards, notes)
+            models = self._pass(plan, number, dataset, models, units, (shards, spans), notes)
+            if number == 1:
+                joining = JoinShardSpans(plan)
+                for group in _by_file(spans):
+                    for element in joining.process(group, dataset):
+                        self._sort(element, {"notes": notes}, shards)
         self._before("score")
         outcomes: list[FileOutcome] = []
         score = _ScoreFile(plan)
         score.setup()
-        for item in self._each("score", plan.items):
-            for element in score.process(item, dataset, models or {}, dict(map(_sidecar, shards))):
+        scored: list[Any] = []
+        for item in self._each("score", units):
+            for element in score.process(item, dataset, models or {}, _sidecars(shards, spans)):
+                self._sort(element, {"notes": notes, "spans": scored}, outcomes)
+        for group in _by_file(scored):
+            for element in JoinScoreSpans(plan).process(group, dataset, models or {}):
                 self._sort(element, {"notes": notes}, outcomes)
         score.teardown()
         watcher.stop()
@@ -88,17 +102,19 @@ class PlainEngine:
         number: int,
         dataset: Any,
         models: Models | None,
-        shards: list[ShardFacts],
+        units: list[WorkItem],
+        facts: tuple[list[ShardFacts], list[SpanFacts]],
         notes: list[Note],
     ) -> Models:
         read = _ReadAndAccumulate(plan, _request(plan, number))
         read.setup()
         parts: dict[Any, list[Any]] = {}
-        found: list[ShardFacts] = []
-        for item in self._each(f"pass {number}", plan.items):
+        shards, spans = facts
+        found: tuple[list[ShardFacts], list[SpanFacts]] = ([], [])
+        for item in self._each(f"pass {number}", units):
             read.start_bundle()
-            for element in read.process(item, dataset, models, dict(map(_sidecar, shards))):
-                self._sort(element, {"notes": notes, "shards": found}, [])
+            for element in read.process(item, dataset, models, _sidecars(shards, spans)):
+                self._sort(element, {"notes": notes, "shards": found[0], "spans": found[1]}, [])
             for element in read.finish_bundle():
                 if getattr(element, "tag", "") == "notes":
                     notes.append(element.value.value)
@@ -107,7 +123,8 @@ class PlainEngine:
                 parts.setdefault(key, []).append(value)
         read.teardown()
         if number == 1:
-            shards += found
+            shards += found[0]
+            spans += found[1]
         if dataset.faults:
             return {}
         merge = _MergeParts(plan)
@@ -127,3 +144,14 @@ class PlainEngine:
             main.append(element)
         else:
             tagged[tag].append(element.value)
+
+
+def _sidecars(shards: Iterable[ShardFacts], spans: Iterable[SpanFacts]) -> dict[str, str]:
+    return dict([*map(_sidecar, shards), *map(_sidecar, spans)])
+
+
+def _by_file(spans: Iterable[Any]) -> list[tuple[str, list[Any]]]:
+    grouped: dict[str, list[Any]] = {}
+    for one in spans:
+        grouped.setdefault(one.name, []).insert(0, one)  # runners promise no order
+    return list(grouped.items())

@@ -28,6 +28,7 @@ from millcert.pipelines.formats.writers import Writer, open_writer
 __all__ = [
     "HEAD_BYTES",
     "Decoded",
+    "DecodedBudget",
     "Format",
     "Malformed",
     "RawSlice",
@@ -76,6 +77,8 @@ def decode(
     limits: ReadLimits,
     *,
     name: str = "the file",
+    groups: tuple[int, int] | None = None,
+    budget: DecodedBudget | None = None,
 ) -> Iterator[Decoded]:
     """Yield the records of a file as batches in one schema; see the rules in millcert.pipelines.formats.base.
 
@@ -85,15 +88,17 @@ def decode(
         schema: canonical, from `merge_schemas` or `schema_from_json`.
         limits: bounds.
         name: of the file, for errors.
+        groups: [first, end) of a Parquet file's row groups, None for all.
+        budget: counts what is decoded; one of its own where None.
 
     Raises:
         UsageError: the schema does not fit the file's own types, or the format cannot carry one of its types.
         HostileDataError: the file is damaged or breaks a bound. Batches may have been yielded before that.
         StoreError: reading failed.
     """
-    budget = _budget(file, limits, name)
+    budget = _budget(file, limits, name) if budget is None else budget
     if format == "parquet":
-        return parquet.decode(file, schema, limits, budget, name=name)
+        return parquet.decode(file, schema, limits, budget, name=name, groups=groups)
     if format == "jsonl":
         return jsonl.decode(file, schema, limits, budget, name=name)
     if format == "csv":

@@ -176,6 +176,11 @@ class DecodedBudget:
         self._limit_bytes = limits.decoded_limit_bytes(file_size_bytes)
         self._spent_bytes = 0
 
+    @property
+    def spent_bytes(self) -> int:
+        """What was decoded so far."""
+        return self._spent_bytes
+
     def spend(self, size_bytes: int) -> None:
         """Add to the count.
 

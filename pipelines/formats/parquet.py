@@ -8,6 +8,7 @@ Steps:
 """
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import BinaryIO
 
 import pyarrow as pa
@@ -49,10 +50,27 @@ def stored_layout(file: BinaryIO, limits: ReadLimits, *, name: str) -> tuple[pa.
         return parquet.schema_arrow, "lz4" if codec == "lz4_raw" else codec
 
 
+def read_footer(file: BinaryIO, limits: ReadLimits, *, name: str) -> Footer:
+    """Return what the footer of a Parquet file says, after `decode`'s own checks of it.
+
+    Raises:
+        HostileDataError: it is no Parquet file, or its footer breaks a bound.
+        UsageError: it is encrypted.
+    """
+    with translate_errors(name, "Parquet file"):
+        return _open(buffer_of(file), limits, name)[1]
+
+
 def decode(
-    file: BinaryIO, schema: pa.Schema, limits: ReadLimits, budget: DecodedBudget, *, name: str
+    file: BinaryIO,
+    schema: pa.Schema,
+    limits: ReadLimits,
+    budget: DecodedBudget,
+    *,
+    name: str,
+    groups: tuple[int, int] | None = None,
 ) -> Iterator[Decoded]:
-    """Yield the rows of a Parquet file.
+    """Yield the rows of a Parquet file, or of its row groups [first, end) alone: the same batches either way.
 
     Raises:
         HostileDataError: a page is damaged, the footer lies, or decoding breaks a bound.
@@ -64,8 +82,9 @@ def decode(
         parquet, footer = _open(buffer, limits, name)
         refuse_other_schema(parquet.schema_arrow, schema, limits, name=name)
         data = memoryview(buffer).cast("B")  # Arrow calls its bytes signed
-        row = 0
-        for index, group in enumerate(footer.groups):
+        first, end = groups or (0, len(footer.groups))
+        row = sum(group.rows for group in footer.groups[:first])
+        for index, group in enumerate(footer.groups[first:end], first):
             step = _rows_at_a_time(data, group, limits, name)
             seen = 0
             batches = parquet.iter_batches(batch_size=step, row_groups=[index], use_threads=False)
@@ -109,7 +128,7 @@ def _open(buffer: pa.Buffer, limits: ReadLimits, name: str) -> tuple[pq.ParquetF
             path=name,
         )
     start = len(data) - _TAIL_BYTES - footer_bytes
-    footer = parse_footer(data[start : start + footer_bytes], max_columns=limits.max_columns)
+    footer = _parsed(bytes(data[start : start + footer_bytes]), limits.max_columns)
     # A list takes two levels of groups and a map two, so the stored tree may be about twice as deep as the type.
     if footer.depth > 2 * limits.max_nesting + 1:
         raise HostileDataError(
@@ -125,6 +144,12 @@ def _open(buffer: pa.Buffer, limits: ReadLimits, name: str) -> tuple[pq.ParquetF
     if parquet.metadata.num_columns != len(footer.leaves) or parquet.num_row_groups != len(footer.groups):
         raise HostileDataError(f"{name}: two readings of the footer differ.", path=name)
     return parquet, footer
+
+
+@lru_cache(maxsize=2)
+def _parsed(footer: bytes, max_columns: int) -> Footer:
+    """Return a footer as it is parsed; a large file is opened once a span, and its footer is the slow part of that."""
+    return parse_footer(memoryview(footer), max_columns=max_columns)
 
 
 def _rows_at_a_time(data: memoryview, group: Group, limits: ReadLimits, name: str) -> int:

@@ -98,7 +98,10 @@ def test_no_sample_crosses_a_shuffle(pipeline: beam.Pipeline) -> None:
         (source,) = node.main_inputs.values()
         is_spreading_files = "/Spread/" in label and "RecordBatch" not in str(source.element_type)
         is_merging_parts = re.search("/Pass[0-9]+/Run/(Merge|GroupMetrics)", label)
-        assert is_spreading_files or is_merging_parts, label
+        is_joining_spans = re.search("/(JoinShards|ScoreFiles)/GroupSpans", label)
+        if is_joining_spans:
+            assert str(source.element_type).endswith(("SpanFacts'>]", "SpanOutcome'>]")), label
+        assert is_spreading_files or is_merging_parts or is_joining_spans, label
     for label, node in graph_of(pipeline).items():
         if label.endswith("/Spread"):
             (spread,) = node.main_inputs.values()
