@@ -85,7 +85,13 @@ def score_file(
     else:
         sha256, size_bytes = copy_spooled(spooled, output)
     return file_outcome(
-        item, tally, (sha256, size_bytes, root), writers["findings"].rows, failing.end(), failing.counts
+        item,
+        tally,
+        (sha256, size_bytes, root),
+        writers["findings"].rows,
+        metrics=failing.end(),
+        held_by=failing.counts,
+        failing=failing.failing(),
     )
 
 
