@@ -137,6 +137,14 @@ def _found(evidence: tuple[GroupEvidence, ...]) -> str:
     return "; ".join(named) or "nothing named"
 
 
+def _least(evidence: tuple[GroupEvidence, ...]) -> str:
+    """Return the least p-value; of view_contradiction, which has none, the contradictions each way."""
+    if any("false_fraction" in item.statistic for item in evidence):
+        above, below = (sum(item.statistic.get(name, 0) for item in evidence) for name in ("above", "below"))
+        return f"{above:.0f} one way, {below:.0f} the other"
+    return f"{min((item.p_value for item in evidence if item.p_value is not None), default=1.0):.3f}"
+
+
 def _named(check: Check) -> str:
     if isinstance(check, NearDuplicates) or (isinstance(check, SourceShift) and check.view == "features"):
         return f"{check.name} {check.view}"
@@ -335,8 +343,7 @@ def all_clean(_: int) -> None:
             found = [item for item in evidence if item.is_suspicious]
             alarmed |= bool(found)
             flags, samples = flags + int(scores.flagged.sum()), samples + len(scores.flagged)
-            lowest = min((item.p_value for item in evidence if item.p_value is not None), default=1.0)
-            answers.append(f"{_named(check)} {len(found)}, {int(scores.flagged.sum())} ({lowest:.3f})")
+            answers.append(f"{_named(check)} {len(found)}, {int(scores.flagged.sum())} ({_least(evidence)})")
         alarms += alarmed
         print(f"  {data.name:26} {len(data.label):6d}  {'; '.join(answers)}", flush=True)
     print(f"clean runs: {runs}; with a finding: {alarms}; samples flagged: {flags} of {samples} judged")

@@ -7,8 +7,12 @@ model like what they are. Honest label errors look wrong to both, hard samples u
      models that were not trained on it.
   2. Pass 2 counts, for each class, the contradictions: log p(label | self view) - log p(label | external view).
   3. Honest views differ both ways, so the lower tail tells how many honest samples the upper tail holds. A class is
-     suspicious beyond the least contradiction at which that is at most `max_false_fraction` of those above. The p-value
-     is that of a sign test: where honest contradictions are symmetric, those above are half of all that far out.
+     suspicious beyond the least contradiction at which that is at most `max_false_fraction` of those above.
+
+There is no p-value. A sign test would take it that honest contradictions are symmetric, and they lean to one side: the
+self view knows the samples that it was trained on, the external view does not (bench/detection.py prints how far).
+Permuting views within a class would take it that they are independent, and hard samples are hard to both. The evidence
+carries the estimated share of honest samples instead, which is what decides.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -48,7 +52,7 @@ _REACH, _CLASS_BITS = 2**20, 24
 class _Tail:
     """A class's upper tail: from `border` on (a bin; None where not suspicious), and its mirror image.
 
-    above, below: samples in them. samples: of the class. p_value: of the most surprising border, corrected.
+    above, below: samples in them. samples: of the class.
     rather: what the external view takes the samples above for, with their shares, most first.
     """
 
@@ -56,7 +60,6 @@ class _Tail:
     above: int
     below: int
     samples: int
-    p_value: float
     rather: tuple[tuple[str, float], ...] = ()
 
 
@@ -96,7 +99,7 @@ class ViewContradiction:
     """
 
     name: ClassVar[str] = "view_contradiction"
-    version: ClassVar[str] = "2"
+    version: ClassVar[str] = "3"
     columns: ClassVar[frozenset[Role]] = frozenset({"label", "sample_digest", *VIEWS})
     severity: ClassVar[Severity] = "warn"
     covers: ClassVar[frozenset[str]] = frozenset({"backdoor_dirty_label", "backdoor_all_to_all"})
@@ -163,10 +166,7 @@ class ViewContradiction:
             return ViewContradictionModel(1, views, views[VIEWS[0]].skipped, {})
         bins = {name.removeprefix("bins "): part for name, part in sorted(acc.items()) if name.startswith("bins ")}
         classes = model.views[VIEWS[1]].classes
-        tails = {
-            label: self._tail(counts, acc[f"rather {label}"], classes, tests=len(bins))
-            for label, counts in bins.items()
-        }
+        tails = {label: self._tail(counts, acc[f"rather {label}"], classes) for label, counts in bins.items()}
         return ViewContradictionModel(2, model.views, model.skipped, tails)
 
     def score(self, model: ViewContradictionModel, batch: pa.RecordBatch) -> Scores:
@@ -186,12 +186,15 @@ class ViewContradiction:
         """Return each class's tails.
 
         `statistic`: judged (0 or 1); threshold; above (samples from it on); below (samples of the mirrored tail, the
-        estimate of honest ones among those above). The interval takes both counts as Poisson. `top_features`: what the
-        external view takes the samples above for.
+        estimate of honest ones among those above); false_fraction ((1 + below) / above, at most 1). The interval takes
+        both counts as Poisson. `top_features`: what the external view takes the samples above for. No p-value: see the
+        module.
         """
         found = []
         for label, tail in model.tails.items():
+            false_fraction = min(1.0, (1 + tail.below) / max(1, tail.above))
             figures = {"judged": 1.0, "above": float(tail.above), "below": float(tail.below)}
+            figures["false_fraction"] = false_fraction
             estimate = low = high = 0.0
             if tail.border is not None:
                 figures["threshold"] = tail.border / _BINS_PER_UNIT
@@ -210,7 +213,7 @@ class ViewContradiction:
                     estimate,
                     low,
                     high,
-                    tail.p_value,
+                    None,
                     tail.rather if suspicious else (),
                 )
             )
@@ -224,14 +227,10 @@ class ViewContradiction:
         key = np.ascontiguousarray(digests(batch)[:, :8]).view(">u8").astype(np.uint64).ravel()
         return fold_of(key, self.folds)
 
-    def _tail(self, counts: Counts, rather: Counts, classes: Sequence[str], *, tests: int) -> _Tail:
-        """Return the largest tail whose estimated share of honest samples is small enough, of `tests` classes."""
-        from scipy.stats import binom
-
+    def _tail(self, counts: Counts, rather: Counts, classes: Sequence[str]) -> _Tail:
+        """Return the largest tail whose estimated share of honest samples is small enough."""
         borders = [_START, *(key for key in counts.keys.tolist() if key > _START)]
         tails = [(counts.at(one, _REACH).total, counts.at(-_REACH, -one).total) for one in borders]
-        least = min(float(binom.sf(above - 1, above + below, 0.5)) for above, below in tails)
-        p_value = min(1.0, least * len(borders) * tests)
         for border, (above, below) in zip(borders, tails, strict=True):
             if above and (1 + below) / above <= self.max_false_fraction:
                 places = rather.at(border << _CLASS_BITS, _REACH << _CLASS_BITS)
@@ -239,8 +238,8 @@ class ViewContradiction:
                 sums = np.bincount(code, weights=places.counts, minlength=len(classes))
                 order = np.lexsort((np.arange(len(sums)), -sums))[:MAX_TOP_FEATURES].tolist()
                 top = tuple((f"rather class {classes[one]}", float(sums[one] / above)) for one in order if sums[one])
-                return _Tail(int(border), above, below, counts.total, p_value, top)
-        return _Tail(None, *tails[0], counts.total, p_value)
+                return _Tail(int(border), above, below, counts.total, top)
+        return _Tail(None, *tails[0], counts.total)
 
 
 def _contradiction(

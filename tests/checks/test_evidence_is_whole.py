@@ -24,6 +24,7 @@ NO_NULL = {
     "label_noise": "errors are estimated, not tested for: honest data has them, and they never reject",
     "split_leakage": "a copy across splits is a fact",
     "spectral_signatures": "a fixed share is flagged, whatever the data (a baseline)",
+    "view_contradiction": "honest contradictions lean to one side; it carries an estimated share of false flags",
 }
 #: Checks whose findings name no features, and why.
 NO_FEATURES = {

@@ -55,6 +55,21 @@ def test_a_learnt_trigger_with_a_wrong_label_is_flagged_and_counted() -> None:
     assert found[0].estimated_count == pytest.approx(scores.flagged.sum(), abs=5)
 
 
+def test_a_suspect_model_that_is_surer_of_all_its_samples_is_no_finding_and_no_p_value_says_otherwise() -> None:
+    """Honest contradictions lean to one side: a sign test gave clean pictures p-values of 0.001."""
+    label, own, external, _ = two_views(0, samples=4000)
+    own = own + 0.5 * APART * np.eye(CLASSES, WIDTH)[label]
+    check, batch = ViewContradiction(), batch_of(label, own, external)
+    evidence = check.evidence(fit_check(check, [batch]))
+
+    assert sum(item.statistic["above"] for item in evidence) > 4 * sum(item.statistic["below"] for item in evidence)
+    assert not any(item.is_suspicious for item in evidence)
+    assert {item.p_value for item in evidence} == {None}
+    assert all(
+        item.statistic["false_fraction"] == (1 + item.statistic["below"]) / item.statistic["above"] for item in evidence
+    )
+
+
 def test_a_trigger_that_moves_every_class_to_the_next_is_seen_in_most() -> None:
     """All-to-all: no class stands out among the others, so nothing that compares classes sees it."""
     label, own, external, random = two_views(1)
