@@ -10,9 +10,10 @@ runs in a process of its own. Beside them: summing rows and products with numpy,
 order that nobody holds.
 
     OPENBLAS_NUM_THREADS=1 python bench/moment_checks.py 250000 512 1000     # classes beyond the memory for covariances
-    OPENBLAS_NUM_THREADS=1 python bench/moment_checks.py quality             # what folded columns cost in quality
+    OPENBLAS_NUM_THREADS=1 python bench/moment_checks.py quality [classes]   # what folded columns cost in quality
 
-The second prints robust_spectral on planted classes with all columns and with folded ones, side by side.
+The last prints robust_spectral on planted classes with all columns, whatever memory they take, and with folded ones:
+40 classes at several widths; or so many classes of 512 columns, with what the budget leaves, and with all.
 """
 
 import hashlib
@@ -22,11 +23,13 @@ import resource
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from multiprocessing.context import SpawnProcess
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
+from millcert.checks import class_moments
 from millcert.checks.base import Check, fit_check
 from millcert.checks.detectors.activation_clustering import ActivationClustering
 from millcert.checks.detectors.robust_spectral import RobustSpectral
@@ -36,6 +39,8 @@ from millcert.checks.detectors.view_contradiction import ViewContradiction
 from millcert.errors import MillcertError
 
 BATCH_BYTES, BATCH_ROWS, DISTINCT = 8 << 20, 16_384, 8
+#: Of a planted class: samples, poisoned ones, how far it lies from the middle of all.
+CLASS_ROWS, POISON_ROWS, CLASS_DISTANCE = 250, 40, 6.0
 CHECKS: tuple[Check, ...] = (
     RobustSpectral(),
     SpectralSignatures(epsilon=0.01),
@@ -155,51 +160,74 @@ def plain(samples: int, width: int, classes: int, sources: int) -> None:
     )
 
 
-def planted(random: np.random.Generator, classes: int, width: int, poisoned: int) -> tuple[pa.RecordBatch, np.ndarray]:
-    """Return classes of 200 samples that vary in 40 common ways and a little in all, and which samples are poison.
+def planted(classes: int, width: int, poisoned: int, strength: float, seed: int) -> Iterator[pa.RecordBatch]:
+    """Yield classes of 250 samples that vary in 40 common ways and a little in all; column `is_bad` marks the poison.
 
-    Of every `poisoned`-th class 20 samples are shifted along a line of their class, half as far again as classes lie
-    from the middle of all: a trigger that the model learnt.
+    Of every `poisoned`-th class 40 samples are shifted along a line of their class: a trigger that the model learnt.
+    Theory says how far is far enough: the check asks for sqrt(2) times the distance of the furthest class from all
+    others, and takes that to be at most twice the median distance, so 2 sqrt(2) median distances are surely asked for
+    no more. `strength` is the shift over that. Folding keeps it, up to chance: shift and distances shrink alike.
     """
-    label = np.repeat(np.arange(classes), 200)
+    random = np.random.default_rng(seed)
     common = random.standard_normal((40, width)) / np.sqrt(width)
-    centres = random.standard_normal((classes, width)) * 6 / np.sqrt(width)
-    rows = centres[label] + random.standard_normal((len(label), 40)) @ common * 3
-    rows += random.standard_normal((len(label), width)) * 0.3
-    is_bad = (label % poisoned == 0) & (np.arange(len(label)) % 200 < 20)
-    lines = random.standard_normal((classes, width))
-    lines *= 9 / np.linalg.norm(lines, axis=1, keepdims=True)
-    rows[is_bad] += lines[label[is_bad]]
-    vectors = pa.FixedSizeListArray.from_arrays(pa.array(rows.astype(np.float32).ravel()), width)
-    text = pa.array([f"{value:04d}" for value in label])
-    source = pa.array([f"s{row % 20}" for row in range(len(label))])
-    return pa.RecordBatch.from_arrays([text, source, vectors], ["label", "source", "embedding_self"]), is_bad
+    for first in range(0, classes, 20):
+        labels = np.arange(first, min(classes, first + 20))
+        label = np.repeat(labels, CLASS_ROWS)
+        centres = random.standard_normal((len(labels), width)) * CLASS_DISTANCE / np.sqrt(width)
+        rows = np.repeat(centres, CLASS_ROWS, axis=0) + random.standard_normal((len(label), 40)) @ common * 3
+        rows += random.standard_normal((len(label), width)) * 0.3
+        lines = random.standard_normal((len(labels), width))
+        lines *= strength * 2 * np.sqrt(2) * CLASS_DISTANCE / np.linalg.norm(lines, axis=1, keepdims=True)
+        is_bad = (label % poisoned == 0) & (np.arange(len(label)) % CLASS_ROWS < POISON_ROWS)
+        rows[is_bad] += np.repeat(lines, CLASS_ROWS, axis=0)[is_bad]
+        columns = {
+            "label": pa.array([f"{value:04d}" for value in label]),
+            "source": pa.array([f"s{row % 20}" for row in range(len(label))]),
+            "embedding_self": pa.FixedSizeListArray.from_arrays(pa.array(rows.astype(np.float32).ravel()), width),
+            "is_bad": pa.array(is_bad),
+        }
+        yield pa.RecordBatch.from_arrays(list(columns.values()), list(columns))
 
 
-def quality() -> None:
-    """Print what robust_spectral finds with all columns and with fewer."""
-    for classes, width, seed in ((40, 256, 0), (40, 256, 1), (40, 256, 2), (100, 512, 0)):
-        batch, is_bad = planted(np.random.default_rng(seed), classes, width, 10)
-        batches = [batch.slice(start, 4096) for start in range(0, batch.num_rows, 4096)]
-        for columns in (width, width // 2, width // 4, width // 8):
-            check = RobustSpectral(max_dimension=columns)
-            start = time.process_time()
-            model = fit_check(check, batches)
-            fit_seconds = time.process_time() - start
-            flagged = np.concatenate([check.score(model, part).flagged for part in batches])
-            found = {int(item.label) for item in check.evidence(model) if item.is_suspicious}
-            bad = set(range(0, classes, 10))
-            print(
-                f"{classes} classes, d = {width}, seed {seed}, {columns:3} columns: poisoned classes named "
-                f"{len(found & bad)}/{len(bad)}, others {len(found - bad)}, TPR {flagged[is_bad].mean():7.2%}, "
-                f"FPR {flagged[~is_bad].mean():7.3%}, fit and passes {fit_seconds:5.1f} s",
-                flush=True,
-            )
+def quality(classes: int, width: int, columns: int, strength: float, seed: int) -> None:
+    """Print what robust_spectral finds with so many columns, whatever memory they take."""
+    class_moments.BUDGET_BYTES = 1 << 40
+    batches = list(planted(classes, width, 10, strength, seed))
+    check = RobustSpectral(max_dimension=columns)
+    start = time.process_time()
+    model = fit_check(check, batches)
+    seconds = time.process_time() - start
+    flagged = np.concatenate([check.score(model, part).flagged for part in batches])
+    is_bad = np.concatenate([part.column("is_bad").to_numpy(zero_copy_only=False) for part in batches])
+    suspicious = [item for item in check.evidence(model) if item.is_suspicious]
+    found, bad = {int(item.label) for item in suspicious}, set(range(0, classes, 10))
+    print(
+        f"{classes:5} classes, d = {width}, seed {seed}, shift {strength:4.2f} of enough, {model.columns:3} "
+        f"columns: poisoned classes named {len(found & bad)}/{len(bad)}, others {len(found - bad)}, "
+        f"TPR {flagged[is_bad].mean():7.2%}, FPR {flagged[~is_bad].mean():7.3%}, count "
+        f"{sum(item.estimated_count for item in suspicious):,.0f} of {is_bad.sum():,}; {seconds:6.1f} CPU-s, "
+        f"peak {peak_mib():,.0f} MiB",
+        flush=True,
+    )
+
+
+def quality_cases(classes: int) -> Iterator[tuple[int, int, int, float, int]]:
+    """Yield the arguments of `quality`: few classes at several widths, or many with all columns and what fits."""
+    if classes:
+        # What the budget leaves of 512 columns at so many classes, each in one row exponent or two.
+        fitting = class_moments.fold_for(512, 2 * classes, 256).columns
+        yield from ((classes, 512, columns, 1.25, 0) for columns in (fitting, 512))
+        return
+    for number, width, seed in ((40, 256, 0), (40, 256, 1), (40, 512, 2)):
+        for strength in (0.75, 1.0, 1.25):
+            yield from ((number, width, columns, strength, seed) for columns in (width, 128, 64, 32))
 
 
 def main() -> None:
-    if sys.argv[1:] == ["quality"]:
-        quality()
+    if sys.argv[1:2] == ["quality"]:
+        context = multiprocessing.get_context("spawn")
+        for case in quality_cases(int((sys.argv[2:] or ["0"])[0])):
+            in_turn(context.Process(target=quality, args=case))
         return
     given = [int(value) for value in sys.argv[1:5]]
     samples, width, classes, sources = (*given, *(10_000_000, 64, 10, 20)[len(given) :])
@@ -210,10 +238,14 @@ def main() -> None:
     processes = [context.Process(target=plain, args=sizes)]
     processes += [context.Process(target=measured, args=(number, *sizes)) for number in range(len(CHECKS))]
     for process in processes:
-        process.start()
-        process.join()
-        if process.exitcode:
-            print(f"{process.name} ended with {process.exitcode}")
+        in_turn(process)
+
+
+def in_turn(process: SpawnProcess) -> None:
+    process.start()
+    process.join()
+    if process.exitcode:
+        print(f"{process.name} ended with {process.exitcode}")
 
 
 if __name__ == "__main__":
