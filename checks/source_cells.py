@@ -22,7 +22,7 @@ from millcert.checks.source_scatter import NO_SCATTER, Distances, Scatter, estim
 #: Fewer sources have no odd one out.
 LEAST_SOURCES = 3
 #: Degrees of freedom of the pooled covariance for each coordinate that is used.
-_FREEDOM_PER_COORDINATE = 4
+FREEDOM_PER_COORDINATE = 4
 #: A direction with less than this part of the largest variance is flat: rounding noise.
 _LEAST_VARIANCE = 1e-9
 
@@ -104,7 +104,7 @@ def find_shifts(
     for label, cells in classes.items():
         shifts = _judge(cells, tests.get(label, []), tested[label], _Level(level, family), common_scatter)
         if not shifts:
-            shifts = [_untested(len(spaces))] * len(cells.sources)
+            shifts = [untested(len(spaces))] * len(cells.sources)
         found |= {(source, label): shift for source, shift in zip(cells.sources, shifts, strict=True)}
     return found
 
@@ -126,7 +126,7 @@ def shift_direction(cells: ClassCells, space: slice, shift: np.ndarray) -> np.nd
         space: columns of its means.
         shift: float64, one for each column of the space.
     """
-    kept, whitening = _whitening(cells, space)
+    kept, whitening = whitening_of(cells, space)
     turned = whitening @ (whitening.T @ shift[kept - space.start])
     length = float(np.sqrt(max(0.0, turned @ shift[kept - space.start])))
     direction = np.zeros(len(shift))
@@ -142,15 +142,38 @@ class _Level(NamedTuple):
     family: int
 
 
-class _Answer(NamedTuple):
+class Answer(NamedTuple):
+    """What one test says: p-value, distance in standard deviations within cells, and what scatter explains of it."""
+
     p_value: float
     distance: float
     scatter: float
 
 
+def judge_distance(square: float, error: float, width: int, freedom: float, scatter: Scatter) -> Answer:
+    """Return what Hotelling's T2 says of the distance of two means.
+
+    Args:
+        square: squared distance, in variances within cells.
+        error: what sampling alone gives of it on average, a coordinate.
+        width: coordinates, at least 1.
+        freedom: degrees of freedom of the covariance within cells.
+        scatter: between honest sources.
+    """
+    from scipy.special import fdtrc
+
+    spare = freedom - width + 1
+    added = scatter.variance / error
+    share = added / (1 + added)
+    upper = float(worst_dimension(np.array(added), width))
+    lower = 1 / ((1 - share) ** 2 / spare + share**2 / scatter.freedom)
+    ratio = square / (width * error) * spare / freedom / (1 + added)
+    return Answer(float(fdtrc(upper, lower, ratio)), float(np.sqrt(square)), float(np.sqrt(scatter.variance * width)))
+
+
 def _testable(cells: ClassCells, least_samples: int) -> np.ndarray:
     large = cells.counts >= least_samples
-    enough = large.sum() >= LEAST_SOURCES and cells.freedom >= _FREEDOM_PER_COORDINATE
+    enough = large.sum() >= LEAST_SOURCES and cells.freedom >= FREEDOM_PER_COORDINATE
     return large & (cells.counts.sum() - cells.counts >= least_samples) & enough
 
 
@@ -163,7 +186,7 @@ def _judge(
 ) -> list[CellShift]:
     """Return the shifts of one class, none where nothing of it can be tested."""
     active = np.ones(len(tested), dtype=bool)
-    judged = [_untested(len(tests))] * len(tested)
+    judged = [untested(len(tests))] * len(tested)
     while tests and active.sum() >= LEAST_SOURCES:  # which of two differs from the other, nobody can say
         shifts: dict[int, CellShift] = {}
         for place in np.flatnonzero(tested & active).tolist():
@@ -193,7 +216,7 @@ def _distances(cells: ClassCells, space: "_Space", others: np.ndarray) -> Distan
     return Distances(tuple(cells.sources[place] for place in places), square / space.width, error, space.width)
 
 
-def _shift(answers: Sequence[_Answer], level: _Level) -> CellShift:
+def _shift(answers: Sequence[Answer], level: _Level) -> CellShift:
     raw = [answer.p_value for answer in answers]
     return CellShift(
         is_tested=True,
@@ -205,16 +228,17 @@ def _shift(answers: Sequence[_Answer], level: _Level) -> CellShift:
     )
 
 
-def _untested(spaces: int) -> CellShift:
+def untested(spaces: int) -> CellShift:
+    """Return what there is to say of a cell that is not tested."""
     none = (0.0,) * spaces
     return CellShift(is_tested=False, p_values=(1.0,) * spaces, distance=none, scatter=none, is_shifted=False, space=0)
 
 
-def _whitening(cells: ClassCells, space: slice) -> tuple[np.ndarray, np.ndarray]:
+def whitening_of(cells: ClassCells, space: slice) -> tuple[np.ndarray, np.ndarray]:
     """Return the columns of a space that a class can support, and what whitens them."""
     wanted = np.arange(cells.means.shape[1])[space]
     variance = np.einsum("ii->i", cells.covariance)[wanted]
-    kept = wanted[variance > 0][: max(1, int(cells.freedom) // _FREEDOM_PER_COORDINATE)]
+    kept = wanted[variance > 0][: max(1, int(cells.freedom) // FREEDOM_PER_COORDINATE)]
     values, vectors = np.linalg.eigh(cells.covariance[np.ix_(kept, kept)])
     usable = values > _LEAST_VARIANCE * float(values.max(initial=0.0))
     return kept, vectors[:, usable] / np.sqrt(values[usable])
@@ -240,7 +264,7 @@ class _Space:
     @classmethod
     def of(cls, cells: ClassCells, space: slice, number: int) -> "_Space":
         """Return the space; degenerate coordinates are left out."""
-        kept, whitening = _whitening(cells, space)
+        kept, whitening = whitening_of(cells, space)
         means = cells.means[:, kept] @ whitening
         own = cells.scales[:, number]
         typical = float(cells.counts @ own) / float(cells.counts.sum())
@@ -248,23 +272,14 @@ class _Space:
         scale = np.maximum(own / typical, 1.0) if typical > 0 else np.ones_like(own)
         return cls(cells.counts, means, scale, cells.freedom)
 
-    def compare(self, place: int, active: np.ndarray, scatter: Scatter = NO_SCATTER) -> _Answer:
+    def compare(self, place: int, active: np.ndarray, scatter: Scatter = NO_SCATTER) -> Answer:
         """Return what the test says of the cell at `place` against all other active cells."""
-        from scipy.special import fdtrc
-
         if not self.width:
-            return _Answer(1.0, 0.0, 0.0)
+            return Answer(1.0, 0.0, 0.0)
         others = active.copy()
         others[place] = False
         square, error = self.gap(np.array([place]), others)
-        spare = self.freedom - self.width + 1
-        added = scatter.variance / float(error[0])
-        share = added / (1 + added)
-        upper = float(worst_dimension(np.array(added), self.width))
-        lower = 1 / ((1 - share) ** 2 / spare + share**2 / scatter.freedom)
-        ratio = float(square[0] / (self.width * error[0])) * spare / self.freedom / (1 + added)
-        explained = float(np.sqrt(scatter.variance * self.width))
-        return _Answer(float(fdtrc(upper, lower, ratio)), float(np.sqrt(square[0])), explained)
+        return judge_distance(float(square[0]), float(error[0]), self.width, self.freedom, scatter)
 
     def gap(self, places: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the squared distance of cells from the rest of `others`, and its expected square a coordinate."""

@@ -13,16 +13,17 @@ Poison that no detector sees sample by sample still moves the mean of the cell (
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 
-from millcert.checks.base import Accumulator, GroupEvidence, Role, Scores, Severity, merge_groups
+from millcert.checks.base import MAX_TOP_FEATURES, Accumulator, GroupEvidence, Role, Scores, Severity, merge_groups
+from millcert.checks.bounded_cells import SPACES, BoundedCells, add_cells, cells_in, placed_blocks, spaces_of
 from millcert.checks.cell_names import cell_name
 from millcert.checks.cell_sums import CellBlock, CellSums, Segment, cell_blocks
-from millcert.checks.class_frame import GRID, ClassFrame, PlacedRows, clip_radius
+from millcert.checks.class_frame import GRID, ClassFrame, clip_radius
 from millcert.checks.class_moments import fold_for
 from millcert.checks.columns import digests, matrix, strings
 from millcert.checks.exact import ExactMatrix, row_exponents, whole_numbers
@@ -30,16 +31,19 @@ from millcert.checks.excess import Excess, bin_of, count_excess
 from millcert.checks.flagging import Counts
 from millcert.checks.moments import Moments
 from millcert.checks.source_cells import CellShift, ClassCells, find_shifts, rest_mean, shift_direction
+from millcert.checks.source_history import CellMove, SourceHistory, find_moves, history_from, history_values
 from millcert.errors import InvalidSampleError, NotEnoughSamplesError, PolicyError
 
 View: TypeAlias = Literal["embedding_external", "embedding_self", "features"]
 
-#: Names of the two spaces that cells are tested in, in the order of the columns of a placed row.
-SPACES = ("pull_of_other_classes", "label_directions", "all_directions")
 #: A cell with fewer samples is not tested: the mean of its clipped rows would not be near enough to normal.
 LEAST_SAMPLES = 20
 _MAX_LABEL_DIRECTIONS = 32
 _TOTAL = "all"
+#: Said of figures that compare with the last admitted version.
+_SINCE = " since"
+#: Groups of sums in the frame of the last admitted version.
+_BEFORE = "before "
 
 
 class _Everything(NamedTuple):
@@ -47,13 +51,6 @@ class _Everything(NamedTuple):
 
     width: int
     moments: Moments
-
-
-class _Class(NamedTuple):
-    """Pass 2, of a class: sums of bounded rows on the grid, by source and half; int64 (m, m), their products."""
-
-    cells: CellSums
-    products: np.ndarray
 
 
 class _Positions(NamedTuple):
@@ -88,7 +85,11 @@ class _Line:
 
 @dataclass(frozen=True, eq=False)
 class SourceShiftModel:
-    """The model after pass `stage`. Cells are keyed (source, class); `lines` are those of shifted ones."""
+    """The model after pass `stage`. Cells are keyed (source, class); `lines` are those of shifted ones.
+
+    before: what is known of the last admitted version, None where nothing is compared. moves: of cells since then.
+    cells: by class, to be kept of this version; None where nothing is compared.
+    """
 
     stage: int
     width: int
@@ -96,6 +97,9 @@ class SourceShiftModel:
     samples: Mapping[tuple[str, str], int]
     shifts: Mapping[tuple[str, str], CellShift]
     lines: Mapping[tuple[str, str], _Line]
+    before: SourceHistory | None = None
+    moves: Mapping[tuple[str, str], CellMove] = field(default_factory=dict)
+    cells: Mapping[str, ClassCells] | None = None
 
 
 @dataclass(frozen=True)
@@ -176,12 +180,16 @@ class SourceShift:
                 return added
             rows, half = rows[wanted], half[wanted]
             sources, labels = sources.filter(pa.array(wanted)), labels.filter(pa.array(wanted))
-        for block, placed in self._placed(model, rows, sources, labels, half):
+        folded = self._folded(rows)
+        for block, placed in placed_blocks(model.frame, folded, sources, labels, half):
             bounded = placed.bounded()
             if model.stage == 1:
-                _add_cells(added, block, bounded, _products_width(model))
+                add_cells(added, block, bounded, model.frame)
             else:
                 _add_positions(added, block, bounded, model)
+        if model.stage == 1 and model.before is not None and model.before.frame is not None:
+            for block, placed in placed_blocks(model.before.frame, folded, sources, labels, half):
+                add_cells(added, block, placed.bounded(), model.before.frame, _BEFORE)
         return added
 
     def merge(self, accs: Iterable[Accumulator]) -> Accumulator:
@@ -215,7 +223,7 @@ class SourceShift:
         cell = np.zeros(len(rows), dtype=np.int64)
         if len(rows):
             _check_width(rows.shape[1], model.width)
-        for block, placed in self._placed(model, rows, sources, labels, half):
+        for block, placed in placed_blocks(model.frame, self._folded(rows), sources, labels, half):
             radius = clip_radius(placed.turned if placed.turned.shape[1] else placed.whitened)[1]
             bounded: np.ndarray | None = None
             for source, label, number, _, part in block.segments:
@@ -241,14 +249,18 @@ class SourceShift:
         `top_features`: the spaces in which a shifted cell lies apart, with the distance there beyond the scatter.
         """
         found = []
-        for (source, label), shift in model.shifts.items():
-            line, samples = model.lines.get((source, label)), model.samples[source, label]
+        for cell, shift in model.shifts.items():
+            (source, label), line, move = cell, model.lines.get(cell), model.moves.get(cell)
+            samples, p_values = model.samples[cell], shift.p_values if shift.is_tested else ()
             excess = Excess(0.0, 0.0, 0.0, 0.0) if line is None or line.excess is None else line.excess
-            figures = {"tested": float(shift.is_tested)}
-            for number, space in enumerate(SPACES):
-                figures[f"distance in {space}"] = shift.distance[number]
-                figures[f"scatter in {space}"] = shift.scatter[number]
-                figures[f"p_value in {space}"] = shift.p_values[number]
+            figures = {"tested": float(shift.is_tested), **_figures(shift, "")}
+            told = _spaces_that_told(shift, "")
+            if move is not None:
+                figures |= {"tested since": float(move.shift.is_tested), **_figures(move.shift, _SINCE)}
+                p_values += move.shift.p_values if move.shift.is_tested else ()
+                told += _spaces_that_told(move.shift, _SINCE)
+                if move.shift.is_shifted and line is None:
+                    excess = Excess(float(move.least), float(move.least), float(samples), 0.0)
             found.append(
                 GroupEvidence(
                     cell_name(source, label),
@@ -256,15 +268,40 @@ class SourceShift:
                     source,
                     samples,
                     figures,
-                    shift.is_shifted,
+                    shift.is_shifted or (move is not None and move.shift.is_shifted),
                     excess.estimate,
                     excess.low,
                     excess.high,
-                    min(shift.p_values) if shift.is_tested else None,
-                    _spaces_that_told(shift),
+                    min(p_values, default=None),
+                    told[:MAX_TOP_FEATURES],
                 )
             )
         return tuple(sorted(found, key=lambda item: item.group))
+
+    def recall(self, model: SourceShiftModel, history: Mapping[str, Any] | None) -> SourceShiftModel:
+        """Return the model after pass 1 with the last admitted version's cells, which the others are compared with too.
+
+        Raises:
+            IntegrityError: `history` is not what this check keeps.
+            InvalidSampleError: it is of an embedding of another width.
+        """
+        before = SourceHistory(None, {}) if history is None else history_from(history)
+        if before.frame is not None:
+            _check_width(len(before.frame.weights.whole), len(model.frame.weights.whole))
+        return replace(model, before=before)
+
+    def history(self, model: SourceShiftModel) -> dict[str, Any]:
+        """Return what to keep of this version; the model is one that `recall` was asked of."""
+        return history_values(model.frame, model.cells or {})
+
+    def notices(self, model: SourceShiftModel) -> tuple[str, ...]:
+        """Return what moved since the last admitted version, or that there is none to compare with."""
+        if model.before is None:
+            return ()
+        if model.before.frame is None:
+            return ("no admitted version to compare with",)
+        moved = sorted({source for (source, _), move in model.moves.items() if move.shift.is_shifted})
+        return (f"moved since the last admitted version: {', '.join(moved[:3])}",) if moved else ()
 
     def _folded(self, rows: np.ndarray) -> np.ndarray:
         """Return rows with at most `max_dimension` columns: sums and differences of numbers, one at a time."""
@@ -288,27 +325,6 @@ class SourceShift:
             name = f"class {label}"
             added[name] = added.get(name, CellSums.zero(folded.shape[1])).add(segments)
 
-    def _placed(
-        self,
-        model: SourceShiftModel,
-        rows: np.ndarray,
-        sources: pa.StringArray,
-        labels: pa.StringArray,
-        half: np.ndarray,
-    ) -> Iterable[tuple[CellBlock, PlacedRows]]:
-        """Yield the rows of a batch, block by block, with their places in the frame; class 0's for an unknown class."""
-        folded = self._folded(rows)
-        for block in cell_blocks(sources, labels, half, np.zeros(len(rows), dtype=np.int64)):
-            part = folded.take(block.places, axis=0)
-            exponent = row_exponents(part)
-            codes = np.concatenate(
-                [
-                    np.full(of_class.stop - of_class.start, model.frame.index.get(label, 0))
-                    for label, of_class in block.classes()
-                ]
-            )
-            yield block, model.frame.place(whole_numbers(part, exponent), exponent, codes)
-
     def _after_sums(self, acc: Accumulator) -> SourceShiftModel:
         if _TOTAL not in acc:
             raise NotEnoughSamplesError("There are no samples.")
@@ -327,39 +343,24 @@ class SourceShift:
         return SourceShiftModel(1, acc[_TOTAL].width, frame, samples, {}, {})
 
     def _after_cells(self, acc: Accumulator, model: SourceShiftModel) -> SourceShiftModel:
-        parts: dict[str, _Class] = {label: acc[f"class {label}"] for label in model.frame.index}
-        classes = {label: _class_cells(part, model) for label, part in parts.items()}
-        spaces = _spaces(model)
-        shifts = find_shifts(classes, spaces, false_alarm_rate=self.false_alarm_rate, least_samples=LEAST_SAMPLES)
+        classes = cells_in(acc, model.frame)
+        spaces, before = spaces_of(model.frame), model.before
+        is_compared = before is not None and before.frame is not None
+        rate = self.false_alarm_rate / 2 if is_compared else self.false_alarm_rate
+        shifts = find_shifts(classes, spaces, false_alarm_rate=rate, least_samples=LEAST_SAMPLES)
+        moves: dict[tuple[str, str], CellMove] = {}
+        if before is not None and before.frame is not None:
+            now = cells_in(acc, before.frame, _BEFORE)
+            moves = find_moves(now, before, false_alarm_rate=rate, least_samples=LEAST_SAMPLES)
         lines = {}
         for (source, label), shift in shifts.items():
             if shift.is_shifted:
                 shifted = [other for other in classes[label].sources if shifts[other, label].is_shifted]
-                lines[source, label] = _line(classes[label], source, shifted, parts[label].cells, spaces[shift.space])
-        return replace(model, stage=2, shifts=shifts, lines=lines)
-
-
-def _products_width(model: SourceShiftModel) -> int:
-    return 1 + model.frame.whitened + model.frame.labels
-
-
-def _spaces(model: SourceShiftModel) -> tuple[slice, slice, slice]:
-    labels = 1 + model.frame.labels
-    return slice(0, 1), slice(1, labels), slice(labels, labels + model.frame.whitened)
-
-
-def _add_cells(added: dict[str, Any], block: CellBlock, bounded: np.ndarray, width: int) -> None:
-    """Add a block to the accumulator of pass 2."""
-    gathered: dict[str, list[tuple[Segment, np.ndarray]]] = {}
-    for segment, sums in zip(block.segments, block.sums(bounded), strict=True):
-        gathered.setdefault(segment.label, []).append((segment, sums))
-    for label, of_class in block.classes():
-        part = bounded[of_class, :width]
-        products = (part.T @ part).astype(np.int64)  # below 2**34 a product: exact in any order
-        name = f"class {label}"
-        before = added.get(name)
-        cells = CellSums.zero(bounded.shape[1]) if before is None else before.cells
-        added[name] = _Class(cells.add(gathered[label]), products if before is None else before.products + products)
+                lines[source, label] = _line(
+                    classes[label], source, shifted, acc[f"class {label}"].cells, spaces[shift.space]
+                )
+        kept = None if before is None else classes
+        return replace(model, stage=2, shifts=shifts, lines=lines, moves=moves, cells=kept)
 
 
 def _add_positions(added: dict[str, Any], block: CellBlock, bounded: np.ndarray, model: SourceShiftModel) -> None:
@@ -373,22 +374,6 @@ def _add_positions(added: dict[str, Any], block: CellBlock, bounded: np.ndarray,
             name = f"cell {cell_name(shifted, label)}"
             new = _Positions(counts, none) if shifted == source else _Positions(none, counts)
             added[name] = _merged([added[name], new]) if name in added else new
-
-
-def _class_cells(part: _Class, model: SourceShiftModel) -> ClassCells:
-    sources, counts, full = part.cells.by_source()
-    means = full[:, : _products_width(model)] / GRID
-    scales = np.stack(
-        [
-            full[:, number - len(SPACES)] / GRID**2 - (means[:, space] ** 2).sum(axis=1)
-            for number, space in enumerate(_spaces(model))
-        ],
-        axis=1,
-    )
-    freedom = float(counts.sum()) - len(counts)
-    within = part.products / GRID**2 - (means.T * counts) @ means
-    within = (within + within.T) / (2 * max(1.0, freedom))
-    return ClassCells(sources, counts, means, np.maximum(scales, 0.0), within, freedom)
 
 
 def _line(cells: ClassCells, source: str, shifted: list[str], sums: CellSums, space: slice) -> _Line:
@@ -416,9 +401,8 @@ def _merged(parts: list[Any]) -> Any:
         for part in others:
             _check_width(part.width, first.width)
         return first._replace(moments=first.moments.merge(part.moments for part in others))
-    if isinstance(first, _Class):
-        cells = first.cells.merge(part.cells for part in others)  # refuses sums of other widths
-        return _Class(cells, sum((part.products for part in others), first.products))
+    if isinstance(first, BoundedCells):
+        return first.merge(others)
     return _Positions(first.own.merge(part.own for part in others), first.rest.merge(part.rest for part in others))
 
 
@@ -430,11 +414,20 @@ def _check_width(width: int, expected: int) -> None:
         )
 
 
-def _spaces_that_told(shift: CellShift) -> tuple[tuple[str, float], ...]:
+def _figures(shift: CellShift, since: str) -> dict[str, float]:
+    figures = {}
+    for number, space in enumerate(SPACES):
+        figures[f"distance in {space}{since}"] = shift.distance[number]
+        figures[f"scatter in {space}{since}"] = shift.scatter[number]
+        figures[f"p_value in {space}{since}"] = shift.p_values[number]
+    return figures
+
+
+def _spaces_that_told(shift: CellShift, since: str) -> tuple[tuple[str, float], ...]:
     if not shift.is_shifted:
         return ()
     order = sorted(range(len(SPACES)), key=lambda number: (shift.p_values[number], number))
-    found = [(SPACES[number], max(0.0, shift.distance[number] - shift.scatter[number])) for number in order]
+    found = [(SPACES[number] + since, max(0.0, shift.distance[number] - shift.scatter[number])) for number in order]
     return tuple(one for number, one in zip(order, found, strict=True) if shift.p_values[number] < 1)
 
 
