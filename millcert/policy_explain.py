@@ -250,6 +250,8 @@ def _check(rule: CheckRule, check: "Check") -> Iterator[str]:
             yield "Its rates are kept, and not compared with those of the last admitted version."
         else:
             yield f"A rate of doubted labels that rose since the last admitted version {risen[rule.on_rise]}."
+    if rule.reference is not None:
+        yield "It also compares the data with the last admitted version, so the verdict depends on what was admitted."
     if rule.on_flagged == "quarantine":
         yield "Every flagged sample is held back in quarantine and not trained on."
     else:

@@ -160,6 +160,7 @@ class CheckRule(Section):
 
     called: its own name, `as` in the file, so that a check can stand several times; None means by the check's.
     over_limit: None means by the check's own severity.
+    reference: what a check that keeps history is compared with besides; None means nothing.
     on_rise, tolerated_rise: what a rate that rose since the last admitted version means, and what it may grow by; of
         checks that keep rates alone. None means that nothing is compared, and 0.002.
     """
@@ -169,6 +170,7 @@ class CheckRule(Section):
     max_flagged_fraction: Fraction
     over_limit: Literal["reject", "warn"] | None = None
     on_flagged: Literal["quarantine", "report"] = "quarantine"
+    reference: Literal["last_admitted"] | None = None
     on_rise: Literal["reject", "warn"] | None = None
     tolerated_rise: Fraction | None = None
     config: FreeForm = Field(default_factory=dict)

@@ -83,6 +83,7 @@ class CheckSummary:
     """One check over the whole data set.
 
     check: which one it is, where the policy gave it a name of its own; left out where `name` is the check's.
+    reference: digest of what was kept of the last admitted version, where it was compared with that; else left out.
     flagged_fraction: flagged / scored samples, in [0, 1]. config_digest: SHA-256 of the check's canonical
     configuration.
     evidence: one mapping a group, suspicious groups first, at most `MAX_EVIDENCE`; `groups` counts all of them.
@@ -105,6 +106,7 @@ class CheckSummary:
     estimated_count: float
     evidence: tuple[Mapping[str, Any], ...]
     check: str = ""
+    reference: str = ""
 
 
 @dataclass(frozen=True)
@@ -277,8 +279,9 @@ class Verdict:
             if not values[name]:
                 del values[name]
         for check in values["checks"]:
-            if not check["check"]:
-                del check["check"]
+            for name in ("check", "reference"):
+                if not check[name]:
+                    del check[name]
         if self.expectations is not None and not self.expectations.rows_digest:
             del values["expectations"]["failing_rows"], values["expectations"]["rows_digest"]
         if self.version == 1:

@@ -19,6 +19,7 @@ from millcert.checks.base import Accumulator
 from millcert.checks.metric_plan import LEAVING_ENTRIES, MANY_ENTRIES, MetricPlan
 from millcert.errors import InternalError, MillcertError
 from millcert.pipelines.dataset import DatasetFacts
+from millcert.pipelines.history import recall_history, write_history
 from millcert.pipelines.metric_spill import Accumulators, spill
 from millcert.pipelines.models import EXPECTATIONS, Models
 from millcert.pipelines.output import recorded_outputs
@@ -416,13 +417,16 @@ def fit_models(plan: VetPlan, number: int, parts: list[tuple[PartKey, Any]], mod
         check = planned.check
         before = None if models is None else models[planned.name]
         try:
-            fitted[planned.name] = check.fit(by_check.get(planned.name, check.empty()), before)
+            model = check.fit(by_check.get(planned.name, check.empty()), before)
+            fitted[planned.name] = recall_history(plan, planned, model) if number == 1 else model
         except MillcertError as error:
             if error.exit_code == InternalError.exit_code:
                 raise
             fitted[planned.name] = CheckFailure(error.code, error.message)
     if number == 1:
         fitted[EXPECTATIONS] = by_check.get(EXPECTATIONS)
+    if number == plan.passes:
+        write_history(plan, fitted)
     return fitted
 
 

@@ -375,6 +375,7 @@ def _check(
         estimated_count=sum(group.estimated_count for group in suspicious),
         evidence=tuple(group._asdict() for group in shown[:MAX_EVIDENCE]),
         check=check.name if planned.called else "",
+        reference=planned.reference_digest,
     )
 
 

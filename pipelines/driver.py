@@ -32,6 +32,7 @@ from millcert.pipelines.clearing import refuse_revoked_run, refuse_revoked_sourc
 from millcert.pipelines.expectation_rows import rows_schema
 from millcert.pipelines.finding_records import findings_of
 from millcert.pipelines.formats import ReadLimits
+from millcert.pipelines.history import asks_history, place_history, settle_history
 from millcert.pipelines.output import (
     PartWriter,
     copy_spooled,
@@ -229,8 +230,9 @@ def vet_dataset(
         refuse_revoked_run(result, samples, entries, options.state, active_revocations(recorder.standing()), now)
         _settle_profile(result.verdict, recorder, published, options.state)
         _settle_rates(result.verdict, published, options.state)
+        kept_of_it = settle_history(plan, result.verdict.decision, options.state)
         begin_recording(staging)
-        recorded = recorder.record(plan, result, samples, options.now())
+        recorded = recorder.record(plan, replace(result, history_digest=kept_of_it), samples, options.now())
         after("recorded")
         _write_documents(result, recorded, published)
         after("documents written")
@@ -283,10 +285,11 @@ def _with_references(
     plan: VetPlan, loaded: LoadedPolicy, recorder: Recorder, standing: Standing, state: Path
 ) -> VetPlan:
     """Return the plan with what the last admitted version was like, where anything is compared with it."""
-    if plan.drift is None and not compares_rates(plan):
+    if plan.drift is None and not compares_rates(plan) and not asks_history(plan):
         return plan
     history, revoked = recorder.history(plan.dataset), active_revocations(standing)
-    return place_rates(place_reference(plan, loaded, state, history, revoked), state, history, revoked)
+    plan = place_history(place_reference(plan, loaded, state, history, revoked), state, history, revoked)
+    return place_rates(plan, state, history, revoked)
 
 
 def run_pipeline(plan: VetPlan, options: PipelineOptions, watcher: Watcher) -> RunResult:

@@ -21,6 +21,8 @@ from millcert.provenance.trust_history import SeenSigner
 class PlannedCheck:
     """A check with what the policy makes of its flags.
 
+    reference: "last_admitted" where it is compared with that version, else "". reference_digest: of what was kept of
+        it, "" where there is none to compare with.
     called: its own name in this run, "" where it goes by the check's: one check may stand several times.
     max_flagged_fraction: in [0, 1]; above it the check fails (over_limit "reject") or warns ("warn").
     on_flagged: "quarantine" holds a flagged sample back, "report" only lists it.
@@ -36,6 +38,8 @@ class PlannedCheck:
     on_rise: str = ""
     tolerated_rise: float = 0.0
     called: str = ""
+    reference: str = ""
+    reference_digest: str = ""
 
     @property
     def name(self) -> str:
@@ -121,6 +125,7 @@ class VetPlan:
     their manifest, or "". profile: how the data's profile is made, None without one; drift: what it is compared with.
     fields: which columns may be used, None for all. work: what is kept of the work, None for nothing. rates_uri: the
     rates of the last admitted version, in the staging folder, "" where there is none; rates_digest: of them.
+    history_uri: likewise, of what checks kept of it (`millcert.pipelines.history`).
     """
 
     dataset: str
@@ -153,6 +158,7 @@ class VetPlan:
     work: PlannedWork | None = None
     rates_uri: str = ""
     rates_digest: str = ""
+    history_uri: str = ""
 
     @property
     def passes(self) -> int:

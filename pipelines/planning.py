@@ -15,6 +15,7 @@ from millcert.checks.base import Check, Role
 from millcert.checks.expectations import load_suite
 from millcert.checks.rate_history import TOLERATED_RISE, KeepsRates
 from millcert.checks.registry import config_of, get_check
+from millcert.checks.source_history import KeepsHistory
 from millcert.errors import MissingColumnError, PolicyError, UsageError
 from millcert.pipelines.fields import PlannedFields
 from millcert.pipelines.formats import ReadLimits, schema_from_json
@@ -201,6 +202,11 @@ def _planned_check(rule: CheckRule, policy: Policy, roles: Mapping[Role, str | t
             f"{rule.name} keeps no rates, so on_rise and tolerated_rise mean nothing for it.",
             hint="Take them out of the policy; label_noise and annotator_quality keep rates.",
         )
+    if rule.reference is not None and not isinstance(check, KeepsHistory):
+        raise PolicyError(
+            f"{rule.name} keeps nothing of a version, so there is no reference to compare with.",
+            hint="Take `reference` out of the policy; source_shift keeps what it needs.",
+        )
     if rule.tolerated_rise is not None and rule.on_rise is None:
         raise PolicyError(
             f"{rule.name} has tolerated_rise and no on_rise, so nothing is compared.",
@@ -215,6 +221,7 @@ def _planned_check(rule: CheckRule, policy: Policy, roles: Mapping[Role, str | t
         on_rise=rule.on_rise or "",
         tolerated_rise=TOLERATED_RISE if rule.tolerated_rise is None else rule.tolerated_rise,
         called=rule.called or "",
+        reference=rule.reference or "",
     )
 
 

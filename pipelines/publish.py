@@ -36,6 +36,7 @@ PUBLISHED = frozenset(
         "expectation_rows.parquet",
         "expectations.json",
         "findings.parquet",
+        "history.json",
         "malformed.parquet",
         "manifest.json",
         "profile.dsse.json",

@@ -116,7 +116,7 @@ class Recorder:
         if result.verdict is None or result.input_manifest is None:
             raise InternalError("A run without a verdict cannot be recorded.")
         stamp = now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        entries = run_entries(result.verdict, stamp)
+        entries = run_entries(result.verdict, stamp, result.history_digest)
         with self._ledger() as ledger:
             appended = ledger.append(entries)
             ledger.append([samples_entry(samples, entries, appended.indexes)])
@@ -157,8 +157,14 @@ class Recorder:
         return open_ledger(path, origin=self.origin, key=self.ledger_key, create=True, url=self.ledger_url)
 
 
-def run_entries(verdict: Verdict, recorded_at: str) -> list[Entry]:
-    """Return the leaves of a run: its sources and its input, its checks, and last the verdict."""
+def run_entries(verdict: Verdict, recorded_at: str, history_digest: str = "") -> list[Entry]:
+    """Return the leaves of a run: its sources and its input, its checks, and last the verdict.
+
+    Args:
+        verdict: of the run.
+        recorded_at: by the clock of the gate.
+        history_digest: of what checks keep of the version, "" where the policy compares nothing with it.
+    """
     entries = [_source_entry(verdict, source, recorded_at) for source in verdict.sources]
     entries.append(
         Entry(
@@ -205,6 +211,7 @@ def run_entries(verdict: Verdict, recorded_at: str) -> list[Entry]:
                     "samples": verdict.to_mapping()["samples"],
                     "verdict_digest": verdict.digest,
                     **({"profile_digest": verdict.profile_digest} if verdict.profile_digest else {}),
+                    **({"history_digest": history_digest} if history_digest else {}),
                     **({"rates_digest": verdict.rates_digest} if verdict.rates_digest else {}),
                     **({"overrides": [use.leaf for use in verdict.overrides]} if verdict.overrides else {}),
                 }

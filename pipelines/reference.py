@@ -85,7 +85,7 @@ def place_reference(
         digest = last_profile(history, revocations)
         if not digest:
             return plan
-        data = _kept(profile_path(state, digest), "profile", "profile.json")
+        data = read_kept(profile_path(state, digest), "profile", "profile.json")
     else:
         digest, data = "", loaded.files["drift.reference"]
     reference, actual = load_with_digest(data)
@@ -123,7 +123,7 @@ def place_rates(plan: VetPlan, state: Path, history: Sequence[Entry], revocation
     if not digest:
         return plan
     path = rates_path(state, digest)
-    data = _kept(path, "rates", "rates.json")
+    data = read_kept(path, "rates", "rates.json")
     if (actual := rates_digest(data)) != digest:
         raise DigestMismatchError(
             f"The rates of the last admitted version have the digest {actual}; the ledger says {digest}.",
@@ -178,12 +178,12 @@ def keep_profile(state: Path, digest: str, data: bytes) -> None:
     Raises:
         StoreError: the folder cannot be written.
     """
-    _keep(profile_path(state, digest), data, "profile")
+    keep_bytes(profile_path(state, digest), data, "profile")
 
 
 def keep_rates(state: Path, digest: str, data: bytes) -> None:
     """Keep an admitted version's rates in the state folder, as `keep_profile` does; errors likewise."""
-    _keep(rates_path(state, digest), data, "rates")
+    keep_bytes(rates_path(state, digest), data, "rates")
 
 
 def profile_path(state: Path, digest: str) -> Path:
@@ -196,7 +196,12 @@ def rates_path(state: Path, digest: str) -> Path:
     return state / "rates" / f"{digest}.json"
 
 
-def _keep(path: Path, data: bytes, what: str) -> None:
+def keep_bytes(path: Path, data: bytes, what: str) -> None:
+    """Keep what an admitted version leaves in the state folder, before the ledger says that it was admitted.
+
+    Raises:
+        StoreError: the folder cannot be written.
+    """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         replace_file(path, lambda stream: _write(stream, data))
@@ -210,10 +215,15 @@ def _write(stream: IO[bytes], data: bytes) -> None:
     stream.write(data)
 
 
-def _kept(path: Path, what: str, published: str) -> bytes:
+def read_kept(path: Path, what: str, published: str, most: int = MAX_PROFILE_BYTES) -> bytes:
+    """Return what the state folder keeps of an admitted version, one byte more than `most` at the most.
+
+    Raises:
+        StoreError: it is not there.
+    """
     try:
         with path.open("rb") as stream:
-            return stream.read(MAX_PROFILE_BYTES + 1)
+            return stream.read(most + 1)
     except OSError as error:
         raise StoreError(
             f"The {what} of the last admitted version cannot be read: {error}",

@@ -28,7 +28,10 @@ class ScoreHistogram:
 
 @dataclass(frozen=True)
 class RunResult:
-    """What the driver reads back: a verdict with what belongs to it, or faults."""
+    """What the driver reads back: a verdict with what belongs to it, or faults.
+
+    history_digest: of what checks keep of the version; the driver adds it.
+    """
 
     verdict: Verdict | None
     faults: tuple[Fault, ...]
@@ -38,6 +41,7 @@ class RunResult:
     histograms: tuple[ScoreHistogram, ...]
     files: tuple[str, ...]
     work: tuple[StepWork, ...] = ()
+    history_digest: str = ""
 
 
 def ruling_to_json(ruling: Ruling, outcomes: Sequence[FileOutcome], work: Sequence[StepWork] = ()) -> dict[str, Any]:

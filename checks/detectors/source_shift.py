@@ -107,18 +107,22 @@ class SourceShift:
     """Name the source whose samples of a class differ from that class in all other sources, and flag the surplus.
 
     Needs: label, source, a view (float32, d), sample_digest (which half a sample is in).
+        With `reference: last_admitted` in the policy, also each source's cells in its last admitted version
+        (`millcert.checks.source_history`): a move since then names the source as well, and flags no sample.
     Passes: 3, and scoring. The third looks at classes with a shifted cell only.
     Score: of a sample in a shifted cell, its position along the shift in standard deviations of the class. Elsewhere
         its distance from the class's centre in the directions in which classes differ, over the usual distance; never
         flagged.
     Accumulator: pass 1 8 x w x w bytes and 8 x w a cell and exponent, w = min(d, 512); pass 2 8 x m x m bytes a class
-        and 16 x m a cell, m at most max_directions + 36; pass 3 32 kB at most a shifted cell.
+        and 16 x m a cell, m at most max_directions + 36; pass 3 32 kB at most a shifted cell. With a reference that
+        of pass 2 twice, and 8 x m bytes a cell kept of a version.
     Finds: wrong labels, triggers that the view can see, and foreign samples, where they come in by few of the sources.
         Of images the raw pixels (`features`) show triggers: patches, blends, adaptive blends, with a wrong or the right
         label, 40 among 140 samples of their cell, with 200 cells to choose from. Wrong labels show in an embedding that
         knows the classes: 40 of 140 about every other time in one of medium quality (bench/detection.py).
     Does not find: poison spread evenly over sources; a change of spread without a change of mean; cells under 20
-        samples; classes with fewer than three sources of 20. Which of two sources is the odd one, nobody can say.
+        samples; without a reference, classes with fewer than three sources of 20: which of two sources is the odd one,
+        nobody can say.
     False alarm that remains: an honest source that is unlike all the others. It looks the same, and should be known.
     Source: Hotelling's T2 and its F distribution: Anderson, "An Introduction to Multivariate Statistical Analysis",
         3rd ed., section 5.3. The rest is our choice: `millcert.checks.source_cells`, `source_scatter`, `excess`.

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,10 @@ import pyarrow as pa
 import pytest
 
 from millcert.checks.base import GroupEvidence, fit_check
+from millcert.checks.class_frame import GRID
 from millcert.checks.detectors.source_shift import SourceShift, SourceShiftModel
-from millcert.checks.source_history import KeepsHistory, history_from
+from millcert.checks.source_cells import ClassCells
+from millcert.checks.source_history import KeepsHistory, history_from, history_values
 from millcert.errors import IntegrityError, InvalidSampleError
 
 CHECK = SourceShift()
@@ -170,3 +173,22 @@ def test_another_width_is_refused_and_damage_is_told() -> None:
     for broken in ({}, {"frame": 1}, {"frame": json.loads(kept)["frame"], "cells": []}):
         with pytest.raises(IntegrityError, match="damaged"):
             history_from(broken)
+
+
+VECTOR = Path(__file__).parents[1] / "vectors" / "0.2.0" / "history" / "one-cell.json"
+
+
+def test_the_vector_says_what_it_said_when_it_was_written() -> None:
+    values = json.loads(VECTOR.read_bytes())["checks"]["source_shift"]["kept"]
+
+    kept = history_from(values)
+
+    assert kept.frame is not None
+    assert kept.frame.index == {"cat": 0}
+    placed = kept.frame.place(np.array([[3.0]]), np.array([1]), np.array([0]))
+    assert placed.whitened.tolist() == [[(3 * 2 * 2 * 0.5 - 1.25) * GRID]]
+    cells = kept.cells["cat"]
+    assert (cells.sources, cells.counts.tolist()) == (("north",), [25.0])
+    assert (cells.means.tolist(), cells.scales.tolist()) == ([[0.0, -0.5]], [[0.0, 0.0, 0.75]])
+    own = ClassCells(cells.sources, cells.counts, cells.means, cells.scales, np.eye(2), 24.0)
+    assert history_values(kept.frame, {"cat": own}) == values
