@@ -31,6 +31,7 @@ from millcert.pipelines.blocks import blocks_place, hash_in_blocks
 from millcert.pipelines.fields import decode_permitted, permitted_schema
 from millcert.pipelines.file_table import FileTable
 from millcert.pipelines.formats import Decoded, DecodedBudget, ReadLimits, SchemaFacts, merge_schemas
+from millcert.pipelines.gx_process import plan_apart
 from millcert.pipelines.output import recorded_outputs
 from millcert.pipelines.plan import PlannedSource, VetPlan
 from millcert.pipelines.records import Fault, FileDigest, FileSchema, WorkItem, fault_from
@@ -364,6 +365,4 @@ def _planned_dataset(plan: VetPlan, verified: VerifiedFiles, schemas: list[FileS
 def _plan_metrics(plan: VetPlan, schema: pa.Schema) -> MetricPlan | None:
     if plan.suite is None:
         return None
-    from millcert.checks.expectations import plan_suite  # heavy: Great Expectations loads on this one worker only
-
-    return plan_suite(plan.suite, schema, references=() if plan.drift is None else plan.drift.names)
+    return plan_apart(plan.suite, schema, () if plan.drift is None else plan.drift.names)

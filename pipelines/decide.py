@@ -27,6 +27,7 @@ from millcert.errors import InconclusiveError, InternalError, MillcertError
 from millcert.pipelines.dataset import DatasetFacts
 from millcert.pipelines.expectation_rows import QUARANTINE_ROWS
 from millcert.pipelines.fuse import clusters_of, summarise
+from millcert.pipelines.gx_process import evaluate_apart
 from millcert.pipelines.models import EXPECTATIONS, Models
 from millcert.pipelines.overriding import lift_reasons, released_uses
 from millcert.pipelines.plan import PlannedCheck, VetPlan
@@ -291,12 +292,10 @@ def _expectations(
     # A suite about the schema or the profile alone measures nothing of its own.
     if dataset.metrics is None or (metrics is None and has_samples and dataset.metrics.kernels):
         raise InternalError("The policy names a suite, but nothing was measured for it.")
-    from millcert.checks.expectations import evaluate_suite  # heavy: Great Expectations loads on this one worker only
-
     acc = metrics or dataset.metrics.empty()
     try:
         second = dataset.metrics.second(acc).merge(outcome.metrics for outcome in outcomes)
-        result = evaluate_suite(plan.suite, dataset.metrics, acc, dataset.schema, second=second, drift=sides)
+        result = evaluate_apart(plan.suite, dataset.metrics, acc, dataset.schema, second, sides)
     except InconclusiveError as error:
         judged.missing.append(Reason("expectations.inconclusive", error.message))
         return None, None

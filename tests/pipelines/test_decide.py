@@ -12,6 +12,7 @@ from millcert.checks.expectations import load_suite
 from millcert.checks.metric_plan import MetricPlan
 from millcert.checks.sample_digest import schema_id
 from millcert.errors import DigestMismatchError, InconclusiveError, InternalError
+from millcert.pipelines import decide
 from millcert.pipelines.dataset import DatasetFacts
 from millcert.pipelines.decide import MAX_EVIDENCE, Ruling, rule
 from millcert.pipelines.formats import ReadLimits
@@ -351,12 +352,10 @@ def test_a_suite_for_which_nothing_was_measured_is_never_passed_over(case: Case)
 
 
 def test_a_suite_that_cannot_be_concluded_is_missing_evidence(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    from millcert.checks import expectations
-
     def inconclusive(*_: Any, **__: Any) -> Any:
         raise InconclusiveError("no figure for it")
 
-    monkeypatch.setattr(expectations, "evaluate_suite", inconclusive)
+    monkeypatch.setattr(decide, "evaluate_apart", inconclusive)
     asked = case.planning(suite=load_suite(SUITE), suite_on_failure="reject").knowing(metrics=StubMetrics())
 
     ruling = replace(asked, models={**case.models, EXPECTATIONS: {"x": 1}}).rule()
