@@ -33,8 +33,8 @@ Kind: TypeAlias = Literal[
     "bool", "int", "float", "string", "binary", "date", "timestamp", "decimal", "embedding", "list", "other"
 ]
 
-_NUMERIC = ("int", "float", "date", "timestamp", "decimal")
-_HASHED = ("bool", "int", "float", "string", "binary", "date", "timestamp", "decimal")
+#: Rows of a profile: beyond, counts would leave float64, in which some are added.
+MAX_ROWS = 2**53
 
 
 @dataclass(frozen=True)
@@ -270,6 +270,8 @@ def merge_profiles(profiles: Iterable[Profile]) -> Profile:
             grouped.setdefault(name, []).append(cell)
     if len(grouped) > first.spec.max_cells:
         raise _too_many_cells(first.spec)
+    if sum(part.rows for part in parts) > MAX_ROWS:
+        raise UsageError(f"The profiles have more than {MAX_ROWS:,} rows together, which counts cannot hold.")
     tokens = {
         column: merge_tokens([part.tokens[column] for part in parts], first.spec.token_pairs)
         for column in first.spec.tokens

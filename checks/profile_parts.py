@@ -14,7 +14,7 @@ from millcert.checks.metric_sums import FLOAT_SCALE_BITS, Sums
 from millcert.checks.profile import ColumnProfile, Kind, Numbers, ProfileSpec, Sizes
 from millcert.checks.sketch_embedding import MeanEmbedding
 from millcert.checks.sketch_packing import pack, pack_ascending, pack_signed, unpack, unpack_ascending, unpack_signed
-from millcert.checks.sketch_quantiles import LEAST_LEVEL, Quantiles
+from millcert.checks.sketch_quantiles import LEAST_LEVEL, Quantiles, holds_ends
 from millcert.checks.sketch_values import Values
 from millcert.errors import IntegrityError
 
@@ -117,7 +117,31 @@ def _numbers_of(part: Mapping[str, Any], present: int, sizes: Sizes, *, is_versi
     low, high = _end_of(part["low"]), _end_of(part["high"])
     if (low is None) != (sums.finite == 0) or (high is None) != (low is None):
         raise IntegrityError("Numbers of the profile have no ends, or ends of nothing.")
-    return Numbers(sums, Quantiles(level, keys, counts), low, high)
+    numbers = Numbers(sums, Quantiles(level, keys, counts), low, high)
+    if not _can_be(numbers):
+        raise IntegrityError("Numbers of the profile have a sum, squares, ends or buckets that no numbers have.")
+    return numbers
+
+
+def _can_be(numbers: Numbers) -> bool:
+    """Return whether some numbers have these sums, ends and outer buckets; all exact."""
+    sums, low, high = numbers.sums, numbers.low, numbers.high
+    if low is None or high is None:
+        return sums.total == 0 == sums.squares
+    if not isinstance(low, int if sums.scale_bits == 0 else float) or type(high) is not type(low):
+        return False
+    n, least, most = sums.finite, _in_units(low, sums.scale_bits), _in_units(high, sums.scale_bits)
+    return (
+        n * least <= sums.total <= n * most
+        and sums.total**2 <= n * sums.squares <= n * n * max(least**2, most**2)
+        and holds_ends(numbers.quantiles, low, high)
+    )
+
+
+def _in_units(end: float, scale_bits: int) -> int:
+    """Return a number as a whole number of 2^-scale_bits, of which every float64 is one."""
+    numerator, denominator = end.as_integer_ratio()
+    return (numerator << scale_bits) // denominator
 
 
 def _end(value: float | None) -> str | None:

@@ -114,6 +114,12 @@ def quantile_bounds(sketch: Quantiles, fraction: float) -> tuple[float, float]:
     return low, high
 
 
+def holds_ends(sketch: Quantiles, low: float, high: float) -> bool:
+    """Return whether the outer buckets are those of the smallest and the largest number."""
+    ends = _ordered_bits(np.array([low, high], dtype=np.float64) + 0.0) >> np.uint64(sketch.level)
+    return bool(len(sketch.keys)) and ends.tolist() == [int(sketch.keys[0]), int(sketch.keys[-1])]
+
+
 def fitted(sketch: Quantiles, limit: int) -> Quantiles:
     """Return the sketch with equal keys joined, and as few more bits dropped as make the buckets fit."""
     joined = _joined(sketch)

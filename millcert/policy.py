@@ -19,7 +19,7 @@ import rfc8785
 from pydantic import ValidationError
 
 from millcert.errors import PolicyError, UnknownCheckError, UsageError
-from millcert.policy_drift import LAST_ADMITTED
+from millcert.policy_drift import is_in_ledger
 from millcert.policy_faults import KeyPath, PolicyFault, dotted, refuse
 from millcert.policy_model import (
     CheckRule,
@@ -250,7 +250,7 @@ def _named_files(tree: Any) -> Iterator[tuple[KeyPath, str]]:
     for section, key in _NAMED_FILES:
         part = tree.get(section)
         name = part.get(key) if isinstance(part, dict) else None
-        if (section, key, name) == ("drift", "reference", LAST_ADMITTED):
+        if (section, key) == ("drift", "reference") and is_in_ledger(name):
             continue
         if isinstance(name, str) and name and not name.startswith("/") and "\0" not in name:
             yield (section, key), str(name)

@@ -1,5 +1,6 @@
 """What a policy says about how the data is distributed: its profile, and what differing from a reference means."""
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
@@ -7,6 +8,12 @@ from millcert.policy_section import Count, Fault, Fraction, PolicyPath, Positive
 
 #: As a reference: the profile of the newest admitted version that the ledger knows and nobody revoked.
 LAST_ADMITTED = "last_admitted"
+_DIGEST = re.compile("[0-9a-f]{64}")
+
+
+def is_in_ledger(reference: object) -> bool:
+    """Return whether the ledger, and no file of the policy, has the reference of this name."""
+    return isinstance(reference, str) and (reference == LAST_ADMITTED or _DIGEST.fullmatch(reference) is not None)
 
 
 class ProfileRule(Section):
@@ -49,7 +56,7 @@ class DriftLimitsRule(Section):
 class DriftRule(Section):
     """What the profile is compared with, and what a difference means.
 
-    reference: "last_admitted", or a profile file beside the policy.
+    reference: "last_admitted", the digest of an admitted version's profile, or a profile file beside the policy.
     on_drift: of a comparison over its limit and beyond chance, and of columns that came, went or changed type.
     on_source_change: of a source that is new or silent; None: as `on_drift`.
     on_no_reference: where no version was admitted yet.
@@ -64,8 +71,13 @@ class DriftRule(Section):
 
     @property
     def is_last_admitted(self) -> bool:
-        """Whether the ledger says what the reference is."""
+        """Whether the ledger says which version is the reference."""
         return self.reference == LAST_ADMITTED
+
+    @property
+    def admitted_profile(self) -> str:
+        """The digest of the admitted version's profile that is the reference, "" where it is not named so."""
+        return self.reference if is_in_ledger(self.reference) and not self.is_last_admitted else ""
 
 
 class FieldsRule(Section):

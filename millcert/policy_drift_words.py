@@ -21,6 +21,8 @@ def explain_drift(policy: Policy) -> Iterator[str]:
         yield "It is compared with nothing."
         return
     what = "the profile of the last admitted version in the ledger" if drift.is_last_admitted else drift.reference
+    if drift.admitted_profile:
+        what = f"the profile {drift.reference} of an admitted version that the ledger has and nobody revoked"
     yield f"It is compared with {what}."
     yield f"A difference over its limit and beyond chance {_OUTCOME[drift.on_drift]}."
     yield f"A column that came, went or changed its type {_OUTCOME[drift.on_drift]}."

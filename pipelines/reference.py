@@ -1,6 +1,6 @@
-"""The reference that a run's profile is compared with: a file of the policy, or that of the last admitted version.
+"""The reference that a run's profile is compared with: a file of the policy, or the profile of an admitted version.
 
-The ledger says which profile the last admitted version had (the verdict's entry binds its digest); its bytes are kept
+The ledger says which profile an admitted version had (the verdict's entry binds its digest); its bytes are kept
 in the state folder under that digest, `profiles/DIGEST.json`, and are believed only if they have it.
 """
 
@@ -74,15 +74,16 @@ def place_reference(
         revocations: in force; a version that one of them takes back is no reference.
 
     Raises:
-        PolicyError: the reference was made with another key, label, source or sizes.
+        PolicyError: the reference was made with another key, label, source or sizes; or the ledger has no admitted
+            version that is in force with the profile that the policy names.
         StoreError: the profile of the last admitted version is not in the state folder.
         DigestMismatchError, IntegrityError: its bytes are not what the ledger says.
     """
     rule = loaded.policy.drift
     if plan.drift is None or rule is None:
         return plan
-    if rule.is_last_admitted:
-        digest = last_profile(history, revocations)
+    if rule.is_last_admitted or rule.admitted_profile:
+        digest = _digest_of(rule, history, revocations)
         if not digest:
             return plan
         data = read_kept(profile_path(state, digest), "profile", "profile.json")
@@ -91,7 +92,7 @@ def place_reference(
     reference, actual = load_with_digest(data)
     if digest and actual != digest:
         raise DigestMismatchError(
-            f"The profile of the last admitted version has the digest {actual}; the ledger says {digest}.",
+            f"The profile of the admitted version has the digest {actual}; the ledger says {digest}.",
             hint="Restore it from that version's profile.json.",
             expected=digest,
             actual=actual,
@@ -136,6 +137,19 @@ def place_rates(plan: VetPlan, state: Path, history: Sequence[Entry], revocation
     return replace(plan, rates_uri=uri, rates_digest=digest)
 
 
+def _digest_of(rule: DriftRule, history: Iterable[Entry], revocations: Sequence[Revocation]) -> str:
+    """Return the digest of the profile that the ledger has for the rule, "" where no version was admitted yet."""
+    if rule.is_last_admitted:
+        return last_profile(history, revocations)
+    if rule.admitted_profile not in admitted_digests(history, revocations, "profile_digest"):
+        raise PolicyError(
+            f"The ledger has no admitted version of this data set with the profile {rule.admitted_profile}, "
+            "or it was revoked.",
+            hint="Name the profile_digest of an admitted version's verdict in drift.reference.",
+        )
+    return rule.admitted_profile
+
+
 def last_profile(history: Iterable[Entry], revocations: Sequence[Revocation]) -> str:
     """Return the profile's digest of the newest admitted version that nobody revoked, "" where there is none."""
     return last_digest(history, revocations, "profile_digest")
@@ -144,13 +158,21 @@ def last_profile(history: Iterable[Entry], revocations: Sequence[Revocation]) ->
 def last_digest(history: Iterable[Entry], revocations: Sequence[Revocation], key: str) -> str:
     """Return what the newest admitted version that nobody revoked has under a key, "" where there is none.
 
+    The arguments are those of `admitted_digests`.
+    """
+    return (admitted_digests(history, revocations, key) or [""])[-1]
+
+
+def admitted_digests(history: Iterable[Entry], revocations: Sequence[Revocation], key: str) -> list[str]:
+    """Return what each admitted version that nobody revoked has under a key, oldest first.
+
     Args:
         key: of the "verdict" entry, such as "profile_digest".
         history: the ledger's "manifest" and "verdict" entries of one data set, oldest first.
         revocations: in force. Those of a data set, its input, a source or a signer count; what a file or sample was
             in stands in no entry, so their revocation takes no reference away.
     """
-    found = ""
+    found: list[str] = []
     sources: list[tuple[str, str, str]] = []
     for entry in history:
         body = entry.body
@@ -168,7 +190,7 @@ def last_digest(history: Iterable[Entry], revocations: Sequence[Revocation], key
             digest = body.get(key)
             is_reference = body.get("decision") == "admitted" and isinstance(digest, str)
             if is_reference and not any(touches(one, facts) for one in revocations):
-                found = str(digest)
+                found.append(str(digest))
     return found
 
 
@@ -226,6 +248,6 @@ def read_kept(path: Path, what: str, published: str, most: int = MAX_PROFILE_BYT
             return stream.read(most + 1)
     except OSError as error:
         raise StoreError(
-            f"The {what} of the last admitted version cannot be read: {error}",
+            f"The {what} of the admitted version cannot be read: {error}",
             hint=f"Copy that version's {published} to {path}, then run again.",
         ) from error

@@ -224,6 +224,48 @@ def test_a_column_that_came_rejects_and_one_to_be_ignored_does_not(drifting: Wor
     assert drifting.vet(replace=True).verdict.decision == "admitted"
 
 
+def test_the_same_data_vetted_twice_in_one_state_folder_have_one_verdict(drifting: Workbench) -> None:
+    drift = drifting.policy.pop("drift")
+    alone = [drifting.vet(replace=True).verdict for _ in range(2)]
+    (drifting.top / "reference.json").write_bytes((drifting.out / "profile.json").read_bytes())
+    drifting.policy["drift"] = {"reference": "reference.json"}
+    beside_a_file = [drifting.vet(replace=True).verdict for _ in range(2)]
+    drifting.policy["drift"] = drift
+    beside_the_last = [drifting.vet(replace=True).verdict for _ in range(2)]
+
+    for verdicts in (alone, beside_a_file, beside_the_last):
+        assert [verdict.decision for verdict in verdicts] == ["admitted"] * 2
+        assert verdicts[0].digest == verdicts[1].digest
+
+
+def test_any_admitted_version_can_be_the_reference_by_the_digest_of_its_profile(drifting: Workbench) -> None:
+    digest = drifting.vet().verdict.profile_digest
+    fill(drifting, seed=2)
+    drifting.vet(replace=True)
+    drifting.policy["drift"] = {"reference": digest}
+
+    fill(drifting, seed=3)
+    result = drifting.vet(replace=True)
+
+    assert result.verdict.decision == "admitted"
+    assert result.verdict.drift is not None
+    assert result.verdict.drift.reference == digest
+    drifting.policy["drift"] = {"reference": "5a" * 32}
+    with pytest.raises(PolicyError, match="no admitted version of this data set with the profile 5a5a"):
+        drifting.vet(replace=True)
+
+
+def test_a_rejected_version_is_no_reference_by_its_digest(drifting: Workbench) -> None:
+    drifting.vet()
+    fill(drifting, seed=3, shift=0.5)
+    rejected = drifting.vet(replace=True).verdict
+    assert rejected.decision == "rejected"
+    drifting.policy["drift"] = {"reference": rejected.profile_digest}
+
+    with pytest.raises(PolicyError, match="no admitted version"):
+        drifting.vet(replace=True)
+
+
 def test_a_profile_file_of_the_policy_can_be_the_reference(drifting: Workbench) -> None:
     drifting.vet()
     reference = (drifting.out / "profile.json").read_bytes()
