@@ -6,6 +6,7 @@ What is compared, by kind of column (limits: `millcert.checks.drift.DriftLimits`
   embedding                 mean random Fourier features; lengths of the vectors: as numbers
   list                      lengths: as numbers
   date, timestamp, other    nulls only: time moves on by itself
+  the label's column        nulls only: its values are compared as label given source
 Each column also by its nulls; the label against the source by the profile's own exact table; sources by their presence;
 the tokens of columns that the spec names against the label (`millcert.checks.drift_tokens`).
 
@@ -204,7 +205,7 @@ def _plan(
         sides = [merge_cells([cell for _, cell in pairs], reference.spec) for pairs in (one, other)]
         for column in columns:
             is_label = column == reference.spec.label
-            yield from _plan_column(source, column, sides, limits, skipped, has_categories=not is_label)
+            yield from _plan_column(source, column, sides, limits, skipped, is_label=is_label)
 
 
 def _plan_presence(
@@ -233,17 +234,19 @@ def _plan_column(
     limits: DriftLimits,
     skipped: list[Subject],
     *,
-    has_categories: bool,
+    is_label: bool,
 ) -> Iterator[_Planned]:
     one, other = (side.columns[column] for side in sides)
     nulls = [_presence_table(part, side.rows) for part, side in zip((one, other), sides, strict=True)]
     yield from _plan_presence_of_values(Subject(source, column, "nulls"), nulls, limits, skipped)
+    if is_label:  # its values are names: compared as label given source
+        return
     if one.kind in _NUMBERS and one.numbers is not None and other.numbers is not None:
         part = "norms" if one.kind == "embedding" else "values"
         yield from _plan_numbers(Subject(source, column, part), one.numbers, other.numbers, limits, skipped)
     if one.lengths is not None and other.lengths is not None:
         yield from _plan_numbers(Subject(source, column, "lengths"), one.lengths, other.lengths, limits, skipped)
-    if has_categories and one.kind in _CATEGORIES and one.values is not None and other.values is not None:
+    if one.kind in _CATEGORIES and one.values is not None and other.values is not None:
         is_listed = one.values.is_complete and other.values.is_complete
         if is_listed or one.kind != "int":
             tables = _value_tables(one.values, other.values)

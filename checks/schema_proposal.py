@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,10 @@ LEAST_ROWS_A_VALUE = 20
 LEAST_DISTINCT_PART = 0.9
 #: Texts that a pattern is guessed from; it is tested on all.
 SAMPLED_TEXTS = 200
+
+#: Ticks of a second, by the unit of a timestamp.
+_PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - a column without a zone has times without one
 
 _LONGEST_SAMPLE = 256
 _MOST_TOKENS = 24
@@ -145,8 +150,10 @@ def _of_column(column: pa.Field, cell: Cell, evidence: Evidence, margin: float) 
     values = _set_of(found, present)
     if values is not None:
         proposals.append(_about(name, "values_to_be_in_set", {"value_set": values}, {"distinct": len(values)}))
-    elif found.kind in ("int", "float") and found.numbers is not None and found.numbers.low is not None:
-        proposals += _of_range(name, found.numbers, margin)
+    elif found.kind in ("int", "float", "decimal") and found.numbers is not None:
+        proposals += _of_range(name, found.numbers, margin, is_rounded=found.kind == "decimal")
+    elif found.kind in ("date", "timestamp") and found.numbers is not None:
+        proposals += _of_time(column, found.numbers, margin)
     if values is None and found.kind == "string" and found.lengths is not None:
         proposals += _of_lengths(name, found.lengths, margin)
         if name in evidence.patterns:
@@ -186,7 +193,32 @@ def _set_of(found: ColumnProfile, present: int) -> list[Any] | None:
     return sorted(int(text) for text in texts) if found.kind == "int" else sorted(texts)
 
 
-def _of_range(name: str, numbers: Numbers, margin: float) -> list[dict[str, Any]]:
+def _of_time(column: pa.Field, numbers: Numbers, margin: float) -> list[dict[str, Any]]:
+    """Return from when on; not until when, as time moves on by itself."""
+    low, high = numbers.low, numbers.high
+    if not isinstance(low, int) or not isinstance(high, int):
+        return []
+    seen = [_instant(low, column.type, round_up=False), _instant(high, column.type, round_up=True)]
+    least = _instant(low - math.ceil(margin * (high - low)), column.type, round_up=False)
+    if least is None or None in seen:
+        return []
+    return [_about(column.name, "values_to_be_between", {"min_value": least}, {"low": seen[0], "high": seen[1]})]
+
+
+def _instant(tick: int, data_type: pa.DataType, *, round_up: bool) -> str | None:
+    """Return a date or time as ISO 8601, to the microsecond; None beyond the years 1 to 9999."""
+    try:
+        if pa.types.is_date(data_type):
+            return (_EPOCH.date() + timedelta(days=tick)).isoformat()
+        whole = tick * 1_000_000
+        microseconds = -(-whole // _PER_SECOND[data_type.unit]) if round_up else whole // _PER_SECOND[data_type.unit]
+        moment = _EPOCH + timedelta(microseconds=microseconds)
+    except OverflowError:
+        return None
+    return (moment.replace(tzinfo=UTC) if data_type.tz else moment).isoformat()
+
+
+def _of_range(name: str, numbers: Numbers, margin: float, *, is_rounded: bool) -> list[dict[str, Any]]:
     low, high = numbers.low, numbers.high
     if low is None or high is None or numbers.sums.plus_infinities or numbers.sums.minus_infinities:
         return []
@@ -196,6 +228,8 @@ def _of_range(name: str, numbers: Numbers, margin: float) -> list[dict[str, Any]
     if isinstance(low, int):
         step = math.ceil(step)
     least, most = low - step, high + step
+    if is_rounded:  # the ends are the nearest floats
+        least, most = math.nextafter(least, -math.inf), math.nextafter(most, math.inf)
     # What never was negative does not become so by the margin, nor positive.
     bounds = {"min_value": max(least, 0) if low >= 0 else least, "max_value": min(most, 0) if high <= 0 else most}
     if not all(math.isfinite(bound) for bound in bounds.values()):

@@ -20,9 +20,23 @@ _OUT = click.Path(dir_okay=False, path_type=Path)
 _SHOWN = 20
 
 
-@click.group()
+class _MakeFirst(click.Group):
+    """A group in which `profile DATASET` means `profile make DATASET`: a word that is no command but is there."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in self.commands and Path(args[0]).exists():
+            args = ["make", *args]
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_MakeFirst)
 def profile() -> None:
-    """Summarise how a data set is distributed, and compare it with an earlier one."""
+    """Summarise how a data set is distributed, and compare it with an earlier one.
+
+    `millcert profile DATASET --out FILE` is short for `millcert profile make`.
+    """
 
 
 @profile.command("make")
@@ -321,6 +335,12 @@ def _diff_text(found: "ProfileDrift", current: Path) -> str:
     if not found.is_drift and found.compared:
         lines.append(f"  nearest:{_line(found.compared[0]).replace('  ', ' ', 1)}")
     next_line = "next: look at the rows of these sources and columns; --ignore COLUMN for what always differs"
+    if found.found and found.found[0].subject.part == "tokens":
+        subject = found.found[0].subject
+        next_line = (
+            f"next: millcert profile tokens {current} DATASET --column {_shown(subject.column)} "
+            f"--token {subject.detail.split()[1]} names the token"
+        )
     return "\n".join(
         [head, *lines, next_line if found.is_drift else f"next: millcert vet, or keep {current} as reference"]
     )

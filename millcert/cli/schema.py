@@ -8,15 +8,23 @@ import click
 
 from millcert.cli.dataset import Dataset, open_dataset, read_bounded, write_whole
 from millcert.cli.output import emit, json_option
-from millcert.errors import NotEnoughSamplesError
+from millcert.errors import NotEnoughSamplesError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import pyarrow as pa
+
+    from millcert.checks.metric_suite import SuiteSpec
     from millcert.checks.profile import Cell
     from millcert.checks.schema_proposal import Evidence
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_VERSION = click.Path(exists=True, path_type=Path)
 _OUT = click.Path(dir_okay=False, path_type=Path)
 _MAX_SCHEMA_BYTES = 16 << 20
+#: Characters of an expectation's arguments that a line shows.
+_MOST_SHOWN = 120
 #: A column's uniqueness is tested in memory, 8 bytes a value; above this it is not proposed.
 _MOST_UNIQUE_ROWS = 100_000_000
 
@@ -76,27 +84,28 @@ def infer(
 
 
 @schema.command("diff")
-@click.argument("old", type=_FILE)
-@click.argument("new", type=_FILE)
+@click.argument("old", type=_VERSION)
+@click.argument("new", type=_VERSION)
 @json_option
 @click.pass_context
 def diff(ctx: click.Context, old: Path, new: Path, as_json: bool) -> None:
-    """Compare two schema files; exit 1 if a column is gone or can no longer be read as before."""
-    from millcert.checks.schema_changes import compare_schemas
-    from millcert.pipelines.formats import schema_from_json
+    """Compare two versions; exit 1 if what relied on the old one may fail on the new one.
 
-    one, other = (schema_from_json(read_bounded(path, _MAX_SCHEMA_BYTES)) for path in (old, new))
-    changes = compare_schemas(one, other)
-    is_breaking = any(change.is_breaking for change in changes)
-    lines = [f"  {change.change:8} {_shown(change.column)}  {_types(change.old, change.new)}" for change in changes]
+    Each is a schema file, a suite (both then), or a data set: a folder or a data file, whose schema is inferred.
+    """
+    suites = _suite_of(old), _suite_of(new)
+    if suites[0] is not None and suites[1] is not None:
+        found = _suite_diff(suites[0], suites[1])
+    elif suites == (None, None):
+        found = _schema_diff(_schema_of(old), _schema_of(new))
+    else:
+        raise UsageError("A suite can only be compared with a suite.", hint="Name two suites, or two schemas or data.")
+    changes, lines = found
+    is_breaking = any(change["is_breaking"] for change in changes)
     head = f"{'breaking' if is_breaking else 'compatible'}  {len(changes)} changes" if changes else "equal"
     advice = "mend the data, or review what reads it" if is_breaking else "nothing that reads the old data must change"
     emit(
-        {
-            "version": 1,
-            "is_breaking": is_breaking,
-            "changes": [{**change._asdict(), "is_breaking": change.is_breaking} for change in changes],
-        },
+        {"version": 1, "is_breaking": is_breaking, "changes": changes},
         "\n".join([head, *lines, f"next: {advice}"]),
         as_json=as_json,
     )
@@ -104,18 +113,73 @@ def diff(ctx: click.Context, old: Path, new: Path, as_json: bool) -> None:
         ctx.exit(1)
 
 
+def _schema_diff(old: "pa.Schema", new: "pa.Schema") -> tuple[list[dict[str, Any]], list[str]]:
+    from millcert.checks.schema_changes import compare_schemas
+
+    changes = compare_schemas(old, new)
+    return (
+        [{**change._asdict(), "is_breaking": change.is_breaking} for change in changes],
+        [f"  {change.change:8} {_shown(change.column)}  {_types(change.old, change.new)}" for change in changes],
+    )
+
+
+def _suite_diff(old: "SuiteSpec", new: "SuiteSpec") -> tuple[list[dict[str, Any]], list[str]]:
+    from millcert.checks.suite_changes import compare_suites
+
+    changes = compare_suites(old.expectations, new.expectations)
+    lines = []
+    for change in changes:
+        sides = [_in_short(each) for each in (change.old, change.new) if each]
+        about = f"{_shown(change.column) or 'the table'}: {_shown(change.expectation)}"
+        lines.append(f"  {change.change:9} {about}  {' -> '.join(sides)}".rstrip())
+    return [{**change._asdict(), "is_breaking": change.is_breaking} for change in changes], lines
+
+
+def _in_short(arguments: "Mapping[str, Any]") -> str:
+    text = json.dumps(arguments, sort_keys=True)
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
+
+
+def _suite_of(path: Path) -> "SuiteSpec | None":
+    """Return the suite of a JSON file that has a list of expectations; None of anything else."""
+    from millcert.checks.metric_suite import load_suite
+
+    if not _is_json(path):
+        return None
+    data = read_bounded(path, _MAX_SCHEMA_BYTES)
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError):
+        return None  # the reader of schemas says what is wrong with it
+    return load_suite(data) if isinstance(document, dict) and isinstance(document.get("expectations"), list) else None
+
+
+def _schema_of(path: Path) -> "pa.Schema":
+    from millcert.pipelines.formats import schema_from_json
+
+    if _is_json(path):
+        return schema_from_json(read_bounded(path, _MAX_SCHEMA_BYTES))
+    return open_dataset([str(path)], None).schema
+
+
+def _is_json(path: Path) -> bool:
+    return path.is_file() and path.suffix == ".json"
+
+
 def _suite(data: Dataset, name: str, margin: float) -> dict[str, Any]:
     """Return the proposal, after two readings: one for the profile, one to test what it suggests."""
     import secrets
 
-    from millcert.checks.profile import ProfileSpec, add_batch, empty_profile
+    from millcert.checks.profile import ProfileSpec
+    from millcert.checks.profile_builder import ProfileBuilder
     from millcert.checks.schema_proposal import Evidence, propose_suite
 
     spec = ProfileSpec(secrets.token_hex(32))
-    profile, evidence = empty_profile(spec, data.schema), Evidence()
+    builder, evidence = ProfileBuilder(spec, data.schema), Evidence()
     for _, batch in data.read():
-        profile = add_batch(profile, batch)
+        builder.add(batch)
         evidence.sample(batch, spec.key)
+    profile = builder.finish()
     if not profile.rows:
         raise NotEnoughSamplesError("There is no row to propose a suite from.", hint="Leave --suite out.")
     cell = profile.cells["", ""]

@@ -1,6 +1,7 @@
 """From a run's result to the report's data: which figures and which samples are shown."""
 
 import heapq
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from itertools import islice
@@ -40,6 +41,10 @@ from millcert.report.model import (
 )
 from millcert.report.render import render_report
 from millcert.verdict import CheckSummary, ClusterSummary, DriftSummary, OverrideUse, Verdict
+
+#: Arguments of an expectation that name its columns, and how much is shown of the others.
+_COLUMNS = ("column", "column_A", "column_B", "column_list")
+_MOST_ARGUMENTS = 300
 
 #: Findings shown with their sample: the most suspect of each check.
 MAX_FINDINGS_A_CHECK = 40
@@ -100,7 +105,7 @@ def report_data(published: Published, images: Mapping[str, ImageShape]) -> Repor
             )
             for source in verdict.sources
         ),
-        expectations=_expectations(verdict),
+        expectations=_expectations(published, verdict),
         checks=tuple(_check(check, histograms.get(check.name)) for check in verdict.checks),
         clusters=tuple(_cluster(cluster) for cluster in verdict.clusters),
         clusters_total=verdict.cluster_count,
@@ -121,9 +126,7 @@ def _drift(drift: DriftSummary) -> Drift:
         compared=drift.compared,
         found=drift.found,
         skipped=drift.skipped,
-        rows=tuple(
-            DriftRow(**{field.name: outcome[field.name] for field in fields(DriftRow)}) for outcome in drift.outcomes
-        ),
+        rows=tuple(_drift_row(outcome) for outcome in drift.outcomes),
         columns=(
             *(f"{name} came" for name in drift.added),
             *(f"{name} went" for name in drift.removed),
@@ -132,6 +135,11 @@ def _drift(drift: DriftSummary) -> Drift:
         new_sources=drift.new_sources,
         silent_sources=drift.silent_sources,
     )
+
+
+def _drift_row(outcome: Mapping[str, Any]) -> DriftRow:
+    plain = {field.name: outcome[field.name] for field in fields(DriftRow) if field.name != "figures"}
+    return DriftRow(**plain, figures=tuple(sorted(outcome["figures"].items())))
 
 
 def _distributions(published: Published, verdict: Verdict) -> list[Distribution]:
@@ -160,10 +168,13 @@ def _provenance(published: Published, verdict: Verdict) -> Provenance:
     )
 
 
-def _expectations(verdict: Verdict) -> tuple[Expectation, ...]:
+def _expectations(published: Published, verdict: Verdict) -> tuple[Expectation, ...]:
+    """Return the suite's results, what does not hold first: a long list is cut at its end."""
     if verdict.expectations is None:
         return ()
-    return tuple(
+    suite = published.plan.suite
+    asked = [] if suite is None else [_arguments(entry["kwargs"]) for entry in suite.expectations]
+    found = [
         Expectation(
             kind=outcome["type"],
             column=outcome["column"],
@@ -173,9 +184,17 @@ def _expectations(verdict: Verdict) -> tuple[Expectation, ...]:
             unexpected_fraction=outcome["unexpected_fraction"],
             method=outcome["exactness"],
             message=outcome["detail"],
+            arguments=asked[outcome["number"]] if asked else "",
         )
         for outcome in verdict.expectations.outcomes
-    )
+    ]
+    return tuple(sorted(found, key=lambda one: one.success is True))
+
+
+def _arguments(kwargs: Mapping[str, Any]) -> str:
+    shown = {name: value for name, value in kwargs.items() if name not in _COLUMNS and value is not None}
+    text = ", ".join(f"{name} {json.dumps(value, ensure_ascii=False)}" for name, value in shown.items())
+    return text if len(text) <= _MOST_ARGUMENTS else f"{text[:_MOST_ARGUMENTS]} ..."
 
 
 def _check(check: CheckSummary, histogram: ScoreHistogram | None) -> Check:

@@ -1,5 +1,6 @@
 """How each column is distributed, beside the reference: small histograms for all rows and for each source."""
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,6 +17,10 @@ BARS = 24
 MAX_COLUMNS = 24
 MAX_SOURCES = 12
 MAX_CATEGORIES = 16
+
+#: The unit of a column of dates or times, by its Arrow type as text.
+_TIME = re.compile(r"(?:timestamp|date32)\[(s|ms|us|ns|day)")
+_UNITS = {"s": "s", "ms": "ms", "us": "us", "ns": "ns", "day": "D"}
 
 
 def distributions_of(current: Profile, reference: Profile | None, first: Sequence[str] = ()) -> list[Distribution]:
@@ -43,7 +48,7 @@ def distributions_of(current: Profile, reference: Profile | None, first: Sequenc
             (name, _column(mine, column, current), None if reference is None else _column(theirs, column, reference))
             for name, mine, theirs in groups
         ]
-        found = _distribution(column, sides, current.spec.quantile_buckets)
+        found = _distribution(column, sides, current.spec.quantile_buckets, current.types[column])
         drawn += [] if found is None else [found]
     return drawn
 
@@ -71,7 +76,7 @@ def _label_shares(pairs: Sequence[tuple[str, Cell]], names: Sequence[str]) -> tu
 
 
 def _distribution(
-    column: str, sides: Sequence[tuple[str, ColumnProfile | None, ColumnProfile | None]], buckets: int
+    column: str, sides: Sequence[tuple[str, ColumnProfile | None, ColumnProfile | None]], buckets: int, data_type: str
 ) -> Distribution | None:
     parts = [part for _, *both in sides[:1] for part in both if part is not None]
     listed = [part.values for part in parts if part.values is not None and part.values.is_complete]
@@ -87,8 +92,20 @@ def _distribution(
                 for name, mine, theirs in sides
             ]
             what = "lengths" if kind == "lengths" else "values"
-            return Distribution(column, what, tuple(f"{edge:.4g}" for edge in edges.tolist()), tuple(panels))
+            unit = _TIME.match(data_type) if kind == "numbers" else None
+            names = (_instant(edge, unit[1]) if unit else f"{edge:.4g}" for edge in edges.tolist())
+            return Distribution(column, what, tuple(names), tuple(panels))
     return None
+
+
+def _instant(ticks: float, unit: str) -> str:
+    """Return a date or time as ISO 8601; its number where no calendar has it."""
+    try:
+        moment = np.datetime64(0, _UNITS[unit]) + np.timedelta64(int(ticks), _UNITS[unit])
+        day = moment.astype("datetime64[D]")
+    except (KeyError, OverflowError, ValueError):
+        return f"{ticks:.4g}"
+    return str(day if day == moment else moment.astype("datetime64[s]"))
 
 
 def _of(part: ColumnProfile | None, kind: str) -> Numbers | None:

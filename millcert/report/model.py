@@ -58,6 +58,7 @@ class Expectation:
     """One expectation's outcome.
 
     success: None where it could not be evaluated; `message` then says why.
+    arguments: what the suite asks for, in short; the columns are in `column`.
     observed: the observed value as text, "" where there is none.
     unexpected_count, unexpected_fraction: None where the expectation has no such figure.
     """
@@ -70,6 +71,7 @@ class Expectation:
     unexpected_fraction: float | None = None
     method: Method = "exact"
     message: str = ""
+    arguments: str = ""
 
 
 @dataclass(frozen=True)
@@ -226,6 +228,7 @@ class DriftRow:
     """One comparison with the reference: an effect, from where on it matters, and what chance alone gives.
 
     source: "" for all rows. part: what of the column was compared; "presence" of a source that one side lacks.
+    detail: which token and label, or "". figures: (name, value) without a limit, such as PSI.
     """
 
     source: str
@@ -238,6 +241,8 @@ class DriftRow:
     reference_rows: int
     current_rows: int
     is_drift: bool
+    detail: str = ""
+    figures: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True)

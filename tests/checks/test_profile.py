@@ -590,6 +590,16 @@ def test_a_pushing_source_is_named_and_no_other() -> None:
     assert named == {"b"}
 
 
+def test_a_label_of_numbers_is_compared_as_a_label_and_not_as_a_number() -> None:
+    spec = ProfileSpec(KEY, label="y")
+    sides = [profile_of(pa.RecordBatch.from_pydict({"y": [0] * n + [9] * (400 - n)}), spec) for n in (300, 100)]
+
+    found = compare_profiles(*sides, DriftLimits())
+
+    assert {(one.subject.column, one.subject.part) for one in found.compared} == {("y", "nulls"), ("y", "label")}
+    assert found.found[0].subject.part == "label"
+
+
 def test_new_and_silent_sources_are_reported() -> None:
     def rename(columns: dict[str, np.ndarray], random: np.random.Generator) -> None:
         columns["source"] = np.where(columns["source"] == "c", "d", columns["source"])

@@ -69,6 +69,16 @@ def test_the_profile_of_a_month_is_the_merge_of_its_days(desk: Desk) -> None:
     assert (desk.folder / "merged.json").read_bytes() == desk.make(month, "month.json").read_bytes()
 
 
+def test_a_data_set_instead_of_a_command_is_profiled(desk: Desk) -> None:
+    data = write(desk.folder / "data", 1)
+    key = desk.folder / "key"
+
+    desk.run(data, "--out", desk.folder / "short.json", "--label", "label", "--hash-key-file", key)
+
+    assert (desk.folder / "short.json").read_bytes() == desk.make(data, "long.json").read_bytes()
+    assert "No such command 'mrege'" in desk.run("mrege", code=2)
+
+
 def test_the_answer_names_rows_digest_and_what_to_do_next(desk: Desk) -> None:
     data = write(desk.folder / "data", 1)
 
@@ -273,6 +283,9 @@ def test_a_token_that_became_tied_to_a_label_is_named_by_its_hash_and_found_in_t
     payload = json.loads(desk.run("tokens", two, data, "--column", "text", "--token", token, "--json"))
 
     assert "all rows text  tokens token " in text
+    assert text.splitlines()[-1].startswith(
+        f"next: millcert profile tokens {two} DATASET --column text --token {token} "
+    )
     assert payload["tokens"][token][0] in ("c", ".", "f")
     assert token in desk.run("tokens", two, data, "--column", "text", "--token", token)
     assert "not in these data" in desk.run("tokens", two, data, "--column", "text", "--token", "0:44")

@@ -1,6 +1,8 @@
 """`millcert schema`: what is proposed holds on the data it was made of, and a diff says what breaks."""
 
 import json
+from datetime import date, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +187,37 @@ def test_ranges_keep_their_sign_and_huge_ones_are_left_out() -> None:
         propose_suite(profile.cells["", ""], batch.schema, Evidence(), name="s", margin=-1)
 
 
+def test_times_begin_within_a_margin_and_do_not_end_and_decimals_keep_their_range() -> None:
+    day = date(2026, 1, 11)
+    batch = pa.RecordBatch.from_pydict(
+        {
+            "day": pa.array([day - timedelta(days=10), day]),
+            "at": pa.array([10_000_000_000, 20_000_000_001], pa.timestamp("ns", "Europe/Berlin")),
+            "naive": pa.array([0, 10], pa.timestamp("s")),
+            "far": pa.array([-(2**60), 2**60], pa.timestamp("s")),
+            "none": pa.nulls(2, pa.date32()),
+            "price": pa.array([Decimal("0.10"), Decimal("0.30")]),
+        }
+    )
+    profile = add_batch(empty_profile(ProfileSpec("00" * 32), batch.schema), batch)
+
+    suite = propose_suite(profile.cells["", ""], batch.schema, Evidence(), name="s", margin=0.5)
+    found = {
+        entry["kwargs"].pop("column"): (entry["kwargs"], entry.get("meta"))
+        for entry in suite["expectations"]
+        if entry["type"] == "expect_column_values_to_be_between"
+    }
+
+    assert found["day"][0] == {"min_value": "2025-12-27"}
+    assert found["day"][1]["millcert"]["seen"] == {"low": "2026-01-01", "high": "2026-01-11"}
+    assert found["at"][0] == {"min_value": "1970-01-01T00:00:04.999999+00:00"}
+    assert found["at"][1]["millcert"]["seen"]["high"] == "1970-01-01T00:00:20.000001+00:00"
+    assert found["naive"][0] == {"min_value": "1969-12-31T23:59:55"}
+    assert 0 <= found["price"][0]["min_value"] < 1e-9
+    assert found["price"][0]["max_value"] == pytest.approx(0.4)
+    assert {"far", "none"}.isdisjoint(found)
+
+
 # diff
 
 
@@ -211,6 +244,45 @@ def test_a_column_that_is_gone_breaks_and_a_new_one_does_not(
     assert "removed  b  string" in text
     assert "added    'c\\n'  string" in more
     assert json.loads(capsys.readouterr().out) == {"version": 1, "is_breaking": False, "changes": []}
+
+
+def test_two_data_sets_are_compared_by_their_schemas(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for version, columns in (("v1", {"a": [1]}), ("v2", {"a": [1], "b": ["x"]})):
+        (tmp_path / version).mkdir()
+        pq.write_table(pa.table(columns), tmp_path / version / "part.parquet")
+
+    run("diff", tmp_path / "v1", tmp_path / "v2")
+    run("diff", tmp_path / "v2" / "part.parquet", schema_file(tmp_path, "old.json", a="int64"), code=1)
+
+    assert "added    b  string" in (shown := capsys.readouterr().out)
+    assert "removed  b  string" in shown
+
+
+def test_two_suites_are_compared_by_what_they_promise(
+    proposed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    suite = json.loads((proposed / "suite.json").read_text())
+    for entry in suite["expectations"]:
+        if entry["type"].endswith("values_to_be_between") and entry["kwargs"]["column"] == "id":
+            entry["kwargs"]["max_value"] += 1
+    (tmp_path / "later.json").write_text(json.dumps(suite))
+
+    run("diff", proposed / "suite.json", proposed / "suite.json")
+    run("diff", proposed / "suite.json", tmp_path / "later.json", code=1)
+    shown = capsys.readouterr().out
+    run("diff", tmp_path / "later.json", proposed / "suite.json", "--json")
+    run("diff", proposed / "suite.json", proposed / "schema.json", code=2)
+
+    assert shown.startswith("equal")
+    assert "breaking  1 changes\n  loosened  id: expect_column_values_to_be_between" in shown
+    (change,) = json.loads(capsys.readouterr().out)["changes"]
+    assert (change["change"], change["is_breaking"], change["new"]["max_value"]) == ("tightened", False, 659)
+
+
+def test_what_is_no_json_is_no_suite_and_no_schema(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("{")
+
+    run("diff", tmp_path / "a.json", tmp_path / "a.json", code=2)
 
 
 def test_columns_in_another_order_are_moved_and_break_nothing() -> None:

@@ -1,5 +1,6 @@
 """From a run's result to the report's data: what is shown, and that memory does not grow with what is not."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from millcert.checks.metric_suite import load_suite
 from millcert.errors import InternalError
 from millcert.pipelines.output import PartWriter, part_name
 from millcert.pipelines.ruling import ScoreHistogram
@@ -33,6 +35,7 @@ GROUP = {
 }
 OUTCOME = {
     "type": "expect_x",
+    "number": 0,
     "column": "c",
     "success": False,
     "observed": None,
@@ -57,7 +60,7 @@ VERDICT = Verdict(
     reads=4,
     samples=SampleCounts(1000, 900, 90, 10, 0),
     sources=(SourceSummary("lab", "verified", "a@b", "https://i", "", HEX, 1, 1000, 90, 10),),
-    expectations=ExpectationSummary(HEX, False, 1, 1, "warn", (OUTCOME,)),
+    expectations=ExpectationSummary(HEX, False, 1, 1, "warn", (OUTCOME | {"success": True}, OUTCOME)),
     checks=(
         CheckSummary(
             "odd", "1", HEX, "reject", "failed", 990, 90, 0.09, 0.05, "report", "warn", "", 1, 1, 4.0, (GROUP,)
@@ -75,6 +78,18 @@ SAMPLE_SCHEMA = pa.schema(
         pa.field("many", pa.list_(pa.int64())),
         pa.field("nested", pa.struct([("x", pa.int64())])),
     ]
+)
+
+
+SUITE = load_suite(
+    json.dumps(
+        {
+            "name": "s",
+            "expectations": [
+                {"type": "expect_x", "kwargs": {"column": "c", "value_set": ["<b>", "y" * 400], "mostly": None}}
+            ],
+        }
+    ).encode()
 )
 
 
@@ -113,8 +128,20 @@ def published(
     result = SimpleNamespace(verdict=verdict, histograms=(histogram,))
     recorded = SimpleNamespace(origin="o", index=7, checkpoint="c", certificate=None)
     return SimpleNamespace(
-        plan=None, result=result, recorded=recorded, folder=str(top / "publish"), parts=str(top / "parts")
+        plan=SimpleNamespace(suite=SUITE),
+        result=result,
+        recorded=recorded,
+        folder=str(top / "publish"),
+        parts=str(top / "parts"),
     )
+
+
+def test_an_expectation_shows_what_it_asks_for_and_those_that_do_not_hold_come_first(tmp_path: Path) -> None:
+    shown = report_data(published(tmp_path, [], []), {}).expectations
+
+    assert [one.success for one in shown] == [False, True]
+    assert shown[0].arguments.startswith('value_set ["<b>", "yyy')
+    assert len(shown[0].arguments) < 310
 
 
 def test_the_most_suspect_findings_of_each_check_are_shown_and_all_are_counted(tmp_path: Path) -> None:

@@ -63,6 +63,25 @@ def test_without_a_reference_and_with_a_new_source_a_side_is_empty() -> None:
     assert next(panel for panel in new[0].panels if panel.source == "b").reference == ()
 
 
+def test_dates_and_times_are_drawn_with_dates_and_times_at_their_ends() -> None:
+    days = range(100)
+    batch = pa.record_batch(
+        {
+            "day": pa.array(days, pa.int32()).cast(pa.date32()),
+            "at": pa.array([day * 86_400_000 + 1_000 for day in days], pa.int64()).cast(pa.timestamp("ms", "UTC")),
+            "far": pa.array([day * 2**55 for day in days], pa.int64()).cast(pa.timestamp("s")),
+        }
+    )
+    found = add_batch(empty_profile(ProfileSpec("5a" * 32, listed_values=50), batch.schema), batch, "a")
+
+    names = {one.column: one.names for one in distributions_of(found, None)}
+
+    assert names["day"][0] == "1970-01-01"
+    assert names["day"][-1] > "1970-04-05"
+    assert names["at"][0] == "1970-01-01T00:00:01"
+    assert names["far"][-1]
+
+
 def test_values_that_were_not_kept_have_no_name() -> None:
     drawn = distributions_of(profile(1, keeps_texts=False), None)
 
@@ -98,7 +117,8 @@ def test_a_drawing_is_escaped_and_needs_nothing_from_outside() -> None:
 
 
 def test_the_page_shows_effect_limit_and_null_quantile_of_each_comparison() -> None:
-    row = DriftRow("", "score", "values", "wasserstein", 0.5, 0.05, 0.031, 1000, 2000, is_drift=True)
+    figures = (("psi", 0.377), ("jensen_shannon", 0.25))
+    row = DriftRow("", "score", "values", "wasserstein", 0.5, 0.05, 0.031, 1000, 2000, True, HOSTILE, figures)
     report = ReportData(
         dataset="d",
         decision="rejected",
@@ -113,7 +133,18 @@ def test_the_page_shows_effect_limit_and_null_quantile_of_each_comparison() -> N
 
     page = render_report(report)
 
-    for text in ("wasserstein", "0.5", "0.05", "0.031", "Showing 1 of 40", "New source", "Silent source", "cat"):
+    for text in (
+        "wasserstein",
+        "0.5",
+        "0.05",
+        "0.031",
+        "Showing 1 of 40",
+        "New source",
+        "Silent source",
+        "cat",
+        "jensen shannon",
+        "0.377",
+    ):
         assert text in page
     assert "<script" not in page
     assert page == render_report(report)

@@ -161,7 +161,7 @@ def full_report(word: str = "word") -> ReportData:
             Source("c", "refused", "", "", 1, 0),
         ),
         expectations=(
-            Expectation(word, word, True, word, 0, 0.0, "exact", word),
+            Expectation(word, word, True, word, 0, 0.0, "exact", word, word),
             Expectation("e", "", False, "", 12, 0.0125, "sketch"),
             Expectation("f", "", None, message=word),
         ),
