@@ -101,11 +101,11 @@ def _distribution(
 def _instant(ticks: float, unit: str) -> str:
     """Return a date or time as ISO 8601; its number where no calendar has it."""
     try:
-        moment = np.datetime64(0, _UNITS[unit]) + np.timedelta64(int(ticks), _UNITS[unit])
-        day = moment.astype("datetime64[D]")
-    except (KeyError, OverflowError, ValueError):
+        moments = np.array([int(ticks)], dtype=np.int64).view(f"datetime64[{_UNITS[unit]}]")
+        days = moments.astype("datetime64[D]")
+    except (OverflowError, ValueError):
         return f"{ticks:.4g}"
-    return str(day if day == moment else moment.astype("datetime64[s]"))
+    return str(days[0] if days[0] == moments[0] else moments.astype("datetime64[s]")[0])
 
 
 def _of(part: ColumnProfile | None, kind: str) -> Numbers | None:
