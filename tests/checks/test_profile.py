@@ -592,9 +592,9 @@ def test_a_pushing_source_is_named_and_no_other() -> None:
 
 def test_a_label_of_numbers_is_compared_as_a_label_and_not_as_a_number() -> None:
     spec = ProfileSpec(KEY, label="y")
-    sides = [profile_of(pa.RecordBatch.from_pydict({"y": [0] * n + [9] * (400 - n)}), spec) for n in (300, 100)]
+    one, other = (profile_of(pa.RecordBatch.from_pydict({"y": [0] * n + [9] * (400 - n)}), spec) for n in (300, 100))
 
-    found = compare_profiles(*sides, DriftLimits())
+    found = compare_profiles(one, other, DriftLimits())
 
     assert {(one.subject.column, one.subject.part) for one in found.compared} == {("y", "nulls"), ("y", "label")}
     assert found.found[0].subject.part == "label"
