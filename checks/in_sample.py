@@ -76,17 +76,17 @@ class Agreement(NamedTuple):
 
 
 def agreement_part(
-    label: np.ndarray, pred_probs: np.ndarray, second: tuple[np.ndarray, np.ndarray] | None
+    label: np.ndarray, pred_probs: np.ndarray, top: np.ndarray, second: tuple[np.ndarray, np.ndarray] | None
 ) -> AgreementPart:
     """Return the sums of a batch.
 
     Args:
         label: int64 (n,), columns of pred_probs.
         pred_probs: float64 (n, K).
+        top: int64 (n,), the most probable class of each row.
         second: of the second view's out-of-fold model: the likeliest class as a column of pred_probs, int64 (n,), -1
             where it does not judge the row; and its probability, float64 (n,). None without one.
     """
-    top = pred_probs.argmax(axis=1)
     agrees = top == label
     confidence = np.rint(pred_probs[np.arange(len(label)), top] / _UNIT).astype(np.int64).sum()
     surest = np.zeros((_BINS, 4), dtype=np.int64)

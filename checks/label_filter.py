@@ -5,16 +5,16 @@ p(given) - p(other)) and the class itself (value: p(given)); n follows from the 
 before the values are read.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 
 from millcert.checks.class_cells import ClassCells, prune_limits
-from millcert.checks.confident_learning import agrees_with_given, confident_class, least_lead
+from millcert.checks.confident_learning import ROW_SUM_SLACK, agrees_with_given, confident_class, least_lead
 from millcert.checks.label_quality import ScoreBy, label_quality, self_confidence
-from millcert.checks.margin_cutoff import Cutoffs, LowestValues
+from millcert.checks.margin_cutoff import Cutoffs
 
 FilterBy: TypeAlias = Literal[
     "prune_by_noise_rate",
@@ -29,8 +29,8 @@ FilterBy: TypeAlias = Literal[
 FILTERS: tuple[str, ...] = get_args(FilterBy)
 #: Those that prune cells by the joint, all of which can take a part of it.
 PRUNING: tuple[str, ...] = FILTERS[:3]
-#: Up to so many classes a table of classes x classes is made for a batch (2 MB): much faster than class by class.
-MAX_TABLE_CLASSES = 512
+#: Values looked at in one go, so that memory does not grow with the batch.
+_MAX_VALUES = 2**18
 
 
 class Rows(NamedTuple):
@@ -49,11 +49,6 @@ class Rows(NamedTuple):
     tie: np.ndarray
     top: np.ndarray
 
-    @classmethod
-    def of(cls, position: np.ndarray, label: np.ndarray, pred_probs: np.ndarray, tie: np.ndarray) -> "Rows":
-        """Return rows with their most probable class looked up."""
-        return cls(position, label, pred_probs, tie, pred_probs.argmax(axis=1))
-
     def chosen(self, where: np.ndarray) -> "Rows":
         """Return some of the rows, by a mask or by places."""
         return Rows(*(field[where] for field in self))
@@ -62,20 +57,20 @@ class Rows(NamedTuple):
         """Return whether the most probable class is the given one, give or take 1e-6, bool (n,)."""
         return agrees_with_given(self.label, self.pred_probs, self.top)
 
-    def by_class(self) -> Iterator[tuple[int, np.ndarray, "Rows"]]:
-        """Yield each class that has samples, where they stand among these, and they."""
-        order = np.argsort(self.label, kind="stable")
-        rows = self.chosen(order)
-        present, first = np.unique(rows.label, return_index=True)
-        for index, start, stop in zip(present, first, np.append(first, len(order))[1:], strict=True):
-            yield int(index), order[start:stop], Rows(*(field[start:stop] for field in rows))
 
+class Pairs(NamedTuple):
+    """Samples in the cells of the class that they were given.
 
-class ClassCut(NamedTuple):
-    """The cells of a class that are cut, as columns of pred_probs, and where."""
+    row: int64 (m,), place of the sample among the rows.
+    entry: int64 (m,), place of the cell among the limits.
+    value: float64 (m,), what the cell ranks the sample by.
+    is_own: bool (m,), whether the cell is the given class's own.
+    """
 
-    cells: np.ndarray
-    cutoffs: Cutoffs
+    row: np.ndarray
+    entry: np.ndarray
+    value: np.ndarray
+    is_own: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -111,7 +106,7 @@ class LabelFilter:
         return label_quality(rows.label, rows.pred_probs, self.score_by)
 
     def limits(self, calibrated_joint: ClassCells, label_counts: np.ndarray, issues: int) -> ClassCells:
-        """Return how many samples each cell takes: row = given class; column 0 where there is one cell for all.
+        """Return how many samples each cell takes: row = given class; the entry (0, 0) where there is one cell for all.
 
         Args:
             calibrated_joint: given and true labels.
@@ -120,7 +115,7 @@ class LabelFilter:
         """
         width = len(label_counts)
         if self.ranks_all_classes_together:
-            return ClassCells(width, np.arange(width) * width, np.full(width, issues)).where(np.full(width, issues > 0))
+            return ClassCells.zero(width).with_diagonal(np.append(issues, np.zeros(width - 1, dtype=np.int64)))
         limits = prune_limits(
             calibrated_joint, min_examples_per_class=self.min_examples_per_class, frac_noise=self.frac_noise
         )
@@ -137,126 +132,96 @@ class LabelFilter:
             return self.quality(rows)
         return least_lead(rows.label, rows.pred_probs, rows.top)
 
-    def add_lowest(self, part: LowestValues | None, cells: np.ndarray, limits: np.ndarray, rows: Rows) -> LowestValues:
-        """Return the lowest values of one class's cells with samples of that class added.
+    def first_bounds(self, limits: ClassCells, predicted: ClassCells) -> np.ndarray:
+        """Return values that the lowest ones of each cell are not above, float64 (m,), before any is read.
+
+        A sample whose most probable class is the cell's has a value of at most 0 there, and in its own class's cell of
+        at most what the two share; where there are as many of them as the cell takes, no larger value is taken.
 
         Args:
-            part: None before the first samples.
-            cells: int64 (c,), the class's columns of `limits`.
-            limits: int64 (c,), how many each takes.
-            rows: samples that were all given one class, at least one.
+            limits: as `limits` returns them, m entries.
+            predicted: samples by given label and the most probable class, where the two differ.
         """
-        part = LowestValues.zero(limits) if part is None else part
+        bounds = np.full(len(limits.code), np.inf)
+        if self.ranks_all_classes_together:
+            return bounds
+        is_own = limits.row == limits.column
+        own = predicted.row_sums()[limits.row]
+        place = np.minimum(np.searchsorted(predicted.code, limits.code), max(0, len(predicted.code) - 1))
+        found = np.zeros(len(bounds), dtype=np.int64)
+        if len(predicted.code):
+            found = np.where(predicted.code[place] == limits.code, predicted.value[place], 0)
+        bounds[~is_own & (found >= limits.value)] = 0.0
+        bounds[is_own & (own >= limits.value)] = (1 + ROW_SUM_SLACK) / 2
+        return bounds
+
+    def pairs(self, rows: Rows, limits: ClassCells, highest: np.ndarray) -> Iterator[Pairs]:
+        """Yield the pairs of a sample and a cell of its class with a value that counts, in parts of bounded size.
+
+        Args:
+            rows: any samples.
+            limits: as `limits` returns them, of a filter that prunes cells; at least one.
+            highest: float64 (K,), by given class: larger values do not count.
+        """
         given = self_confidence(rows.label, rows.pred_probs)
-        return part.add(self._values(rows, cells), rows.tie, given, ~rows.agrees())
+        step = max(1, _MAX_VALUES // limits.width)
+        for start in range(0, len(given), step):
+            part = slice(start, start + step)
+            values, at = given[part, None] - rows.pred_probs[part], np.arange(len(given[part]))
+            values[at, rows.label[part]] = given[part]
+            row, column = np.nonzero(values <= highest[rows.label[part], None])
+            label = rows.label[part][row]
+            code = label * limits.width + column
+            entry = np.minimum(np.searchsorted(limits.code, code), len(limits.code) - 1)
+            cut = np.flatnonzero(limits.code[entry] == code)
+            row, column = row[cut], column[cut]
+            yield Pairs(row + start, entry[cut], values[row, column], column == label[cut])
 
-    def any_flagged(self, part: LowestValues, cut: ClassCut, index: int) -> bool:
-        """Return whether any sample behind the lowest values of one class will be flagged.
-
-        Args:
-            part: the class's lowest values.
-            cut: where its cells are cut.
-            index: the class.
-        """
-        table = part.records()
-        value, tie = cut.cutoffs.value[table["cell"]], cut.cutoffs.tie[table["cell"]]
-        flagged = (table["value"] < value) | ((table["value"] == value) & (table["tie"] <= tie))
-        if not self.ranks_all_classes_together:
-            flagged &= table["can_be_flagged"]
-        if self.filter_by == "both":
-            own = np.flatnonzero(cut.cells == index)
-            if not len(own):
-                return False
-            value, tie = cut.cutoffs.value[own[0]], cut.cutoffs.tie[own[0]]
-            in_class = (table["given"] < value) | ((table["given"] == value) & (table["tie"] <= tie))
-            flagged &= in_class & (table["cell"] != own[0])
-        return bool(flagged.any())
-
-    def flags(self, rows: Rows, thresholds: np.ndarray, cuts: tuple[ClassCut, ...]) -> np.ndarray:
+    def flags(self, rows: Rows, thresholds: np.ndarray, limits: ClassCells | None, cuts: Cutoffs | None) -> np.ndarray:
         """Return which samples are flagged, bool (n,).
 
         Args:
             rows: any samples.
             thresholds: float64 (K,), mean self-confidence of each class.
-            cuts: one for each class, or one for all; empty for a filter that does not rank.
+            limits: as `limits` returns them; None for a filter that does not rank.
+            cuts: of the same cells; likewise.
         """
-        if self.ranks_all_classes_together:
-            reached = cuts[0].cutoffs.reaches(self._values(rows, cuts[0].cells), rows.tie)
-            return np.asarray(reached.any(axis=1))
         if self.filter_by == "predicted_neq_given":
-            flagged = rows.top != rows.label
-        elif self.filter_by == "confident_learning":
+            return (rows.top != rows.label) & ~rows.agrees()
+        if limits is None or cuts is None:
             guess = confident_class(rows.pred_probs, thresholds, rows.top)
-            flagged = (guess >= 0) & (guess != rows.label)
-        else:
-            highest = np.array([cut.cutoffs.value.max(initial=-np.inf) for cut in cuts])
-            near = np.flatnonzero(self.lowest_value(rows) <= highest[rows.label])
-            flagged = np.zeros(len(rows.label), dtype=np.bool_)
-            if len(cuts) <= MAX_TABLE_CLASSES:
-                flagged[near] = self._flags_at_once(rows.chosen(near), cuts)
-                return flagged & ~rows.agrees()
-            for index, where, of_class in rows.chosen(near).by_class():
-                flagged[near[where]] = self._class_flags(of_class, index, cuts[index])
-        return flagged & ~rows.agrees()
-
-    def can_be_lowest(self, rows: Rows, bounds: Mapping[int, tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-        """Return which samples have a value within the bound of a cell, bool (n,); all where there is no telling.
-
-        Args:
-            rows: any samples.
-            bounds: class -> its cells and the bound of each (`LowestValues.bound`), of all classes of `rows`.
-        """
-        width = rows.pred_probs.shape[1]
-        if self.ranks_all_classes_together or width > MAX_TABLE_CLASSES:
-            return np.ones(len(rows.label), dtype=np.bool_)
-        table = np.full((width, width), -np.inf)
-        for index, (cells, bound) in bounds.items():
-            table[index, cells] = bound
-        within: np.ndarray = (self._values_of_all(rows) <= table[rows.label]).any(axis=1)
-        return within
-
-    def _flags_at_once(self, rows: Rows, cuts: tuple[ClassCut, ...]) -> np.ndarray:
-        """Return what `_class_flags` does, for all classes together; memory of classes x classes."""
-        width = len(cuts)
-        value, tie = np.full((width, width), -np.inf), np.zeros((width, width), dtype=np.uint64)
-        for index in np.unique(rows.label).tolist():
-            value[index, cuts[index].cells] = cuts[index].cutoffs.value
-            tie[index, cuts[index].cells] = cuts[index].cutoffs.tie
-        values, bar, at = self._values_of_all(rows), value[rows.label], np.arange(len(rows.label))
-        reached = values < bar
-        row, column = np.nonzero(values == bar)
-        reached[row, column] = rows.tie[row] <= tie[rows.label[row], column]
-        by_class = reached[at, rows.label]
-        reached[at, rows.label] = False
-        by_rate: np.ndarray = reached.any(axis=1)
-        if self.filter_by == "both":
-            return by_rate & by_class
-        return by_class if self.filter_by == "prune_by_class" else by_rate
-
-    def _values_of_all(self, rows: Rows) -> np.ndarray:
-        """Return `_values` for every class as a cell, float64 (n, K), of samples of any classes."""
-        given = self_confidence(rows.label, rows.pred_probs)
-        values: np.ndarray = given[:, None] - rows.pred_probs
-        values[np.arange(len(given)), rows.label] = given
-        return values
-
-    def _class_flags(self, rows: Rows, index: int, cut: ClassCut) -> np.ndarray:
-        reached = cut.cutoffs.reaches(self._values(rows, cut.cells), rows.tie)
-        own = cut.cells == index
-        by_rate = np.asarray(reached[:, ~own].any(axis=1))
-        by_class = np.asarray(reached[:, own].any(axis=1))
-        if self.filter_by == "both":
-            return by_rate & by_class
-        return by_class if self.filter_by == "prune_by_class" else by_rate
-
-    def _values(self, rows: Rows, cells: np.ndarray) -> np.ndarray:
-        """Return what each cell ranks by, float64 (n, cells).
-
-        The samples are of one class; of any, where there is one cell for all.
-        """
+            return (guess >= 0) & (guess != rows.label) & ~rows.agrees()
+        flagged = np.zeros(len(rows.label), dtype=np.bool_)
+        if not len(limits.code):
+            return flagged
         if self.ranks_all_classes_together:
-            return np.repeat(self.quality(rows)[:, None], len(cells), axis=1)
-        given = self_confidence(rows.label, rows.pred_probs)[:, None]
-        values: np.ndarray = given - rows.pred_probs[:, cells]
-        values[:, cells == rows.label[0]] = given
-        return values
+            everywhere = np.zeros(len(flagged), dtype=np.int64)
+            return cuts.reached(everywhere, self.quality(rows), rows.tie)
+        highest = highest_by_class(limits, cuts.value)
+        near = np.flatnonzero((self.lowest_value(rows) <= highest[rows.label]) & ~rows.agrees())
+        flagged[near] = self._flags_of(rows.chosen(near), limits, cuts, highest)
+        return flagged
+
+    def _flags_of(self, rows: Rows, limits: ClassCells, cuts: Cutoffs, highest: np.ndarray) -> np.ndarray:
+        by_rate, by_class = np.zeros((2, len(rows.label)), dtype=np.bool_)
+        for pairs in self.pairs(rows, limits, highest):
+            reached = cuts.reached(pairs.entry, pairs.value, rows.tie[pairs.row])
+            by_rate[pairs.row[reached & ~pairs.is_own]] = True
+            by_class[pairs.row[reached & pairs.is_own]] = True
+        if self.filter_by == "both":
+            return by_rate & by_class
+        return by_class if self.filter_by == "prune_by_class" else by_rate
+
+
+def highest_by_class(limits: ClassCells, values: np.ndarray) -> np.ndarray:
+    """Return the largest of the values of each given class's cells, float64 (K,), -inf where it has none.
+
+    Args:
+        limits: m cells.
+        values: float64 (m,).
+    """
+    highest = np.full(limits.width, -np.inf)
+    present, first = np.unique(limits.row, return_index=True)
+    if len(present):
+        highest[present] = np.maximum.reduceat(values, first)
+    return highest

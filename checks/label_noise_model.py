@@ -11,7 +11,7 @@ from millcert.checks.confident_neighbours import ConfidentNeighbours
 from millcert.checks.fold_refinement import FoldModel
 from millcert.checks.fold_sums import OutOfFold
 from millcert.checks.in_sample import Agreement
-from millcert.checks.label_filter import ClassCut
+from millcert.checks.margin_cutoff import Cutoffs
 
 Stage: TypeAlias = Literal[
     "configured", "labels", "sums", "refine 1", "refine 2", "refine 3", "refine 4", "thresholds", "joint", "cutoffs"
@@ -37,7 +37,8 @@ class LabelNoiseModel:
         probabilities.
     issues: the number of confident off-diagonal samples.
     limits: how many samples each cell takes, where the filter ranks samples.
-    cuts: for each class, or the same one for all where the filter ranks all samples together.
+    bounds: float64, of the same cells: what their lowest values are known not to be above.
+    cuts: of the same cells.
     bars: float64 (K,), what a score is compared with, whether anything in the class is flagged or not.
     is_suspicious: bool (K,), whether anything in the class is flagged.
     second: the models of the second view, while they are needed. agreement: of given pred_probs with the labels.
@@ -56,7 +57,8 @@ class LabelNoiseModel:
     joint: ClassCells | None = None
     issues: int = 0
     limits: ClassCells | None = None
-    cuts: tuple[ClassCut, ...] = ()
+    bounds: np.ndarray | None = None
+    cuts: Cutoffs | None = None
     bars: np.ndarray | None = None
     is_suspicious: np.ndarray | None = None
     second: OutOfFold | None = None

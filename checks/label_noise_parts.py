@@ -1,20 +1,15 @@
 """What the passes of `label_noise` accumulate: parts that merge exactly, in any order."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from millcert.checks.class_cells import ClassCells
 from millcert.checks.class_columns import LabelCount, merge_counts
-from millcert.checks.confident_learning import confident_class
 from millcert.checks.exact import ExactSum
-from millcert.checks.label_filter import ClassCut, LabelFilter, Rows
-from millcert.checks.label_noise_model import LabelNoiseModel
+from millcert.checks.label_filter import LabelFilter, Rows
 from millcert.checks.label_quality import self_confidence
-from millcert.checks.margin_cutoff import LowestValues
-from millcert.errors import InternalError
 
 #: The group of an accumulator that is not split by class.
 ALL = "all"
@@ -22,7 +17,7 @@ ALL = "all"
 NULL = "null"
 #: Its unit is 2**-20.
 NULL_BITS = 20
-_NULL_ROWS = 1024
+_NULL_VALUES = 2**15
 #: Cells of the joint in one group: a part stays below 4 MB.
 CELLS_OF_A_PART = 2**17
 
@@ -82,20 +77,22 @@ def class_sums(label: np.ndarray, pred_probs: np.ndarray) -> dict[str, ClassSums
 
 
 def joint_parts(
-    rows: Rows, label_filter: LabelFilter, thresholds: np.ndarray, quality: np.ndarray | None
+    rows: Rows, guess: np.ndarray, label_filter: LabelFilter, thresholds: np.ndarray, quality: np.ndarray | None
 ) -> dict[str, JointPart]:
     """Return the parts of pass "joint", by block of given labels.
 
     Args:
         rows: of a batch.
+        guess: int64 (n,), `confident_class` of the rows.
         label_filter: which flags are counted, where it does not rank.
         thresholds: float64 (K,).
         quality: float64 (n,), whose means are kept by class; None for none.
     """
     width = len(thresholds)
-    guess = confident_class(rows.pred_probs, thresholds, rows.top)
     is_issue = (guess >= 0) & (guess != rows.label) & ~rows.agrees()
-    flagged = np.zeros(len(guess), dtype=np.bool_) if label_filter.ranks else label_filter.flags(rows, thresholds, ())
+    flagged = (
+        np.zeros(len(guess), dtype=np.bool_) if label_filter.ranks else label_filter.flags(rows, thresholds, None, None)
+    )
     block = rows.label // max(1, CELLS_OF_A_PART // width)
     parts = {}
     for index in np.unique(block).tolist():
@@ -110,79 +107,19 @@ def joint_parts(
     return parts
 
 
-def null_part(rows: Rows, thresholds: np.ndarray) -> dict[str, NullPart]:
+def null_part(rows: Rows, guess: np.ndarray) -> dict[str, NullPart]:
     """Return the part of a batch; arguments as of `joint_parts`."""
-    guess = confident_class(rows.pred_probs, thresholds, rows.top)
-    decided = np.flatnonzero(guess >= 0)
-    expected = np.zeros(len(thresholds), dtype=np.int64)
-    for start in range(0, len(decided), _NULL_ROWS):
-        chosen = decided[start : start + _NULL_ROWS]
-        whole = rows.pred_probs[chosen] * 2.0**NULL_BITS
-        whole[np.arange(len(chosen)), guess[chosen]] = 0.0
-        expected += np.rint(whole, out=whole).sum(axis=0).astype(np.int64)
+    expected = np.zeros(rows.pred_probs.shape[1], dtype=np.int64)
+    step = max(1, _NULL_VALUES // len(expected))
+    for start in range(0, len(guess), step):
+        whole = rows.pred_probs[start : start + step] * 2.0**NULL_BITS
+        np.rint(whole, out=whole)
+        confident = guess[start : start + step]
+        decided = np.flatnonzero(confident >= 0)
+        whole[confident < 0] = 0.0
+        whole[decided, confident[decided]] = 0.0
+        expected += whole.sum(axis=0).astype(np.int64)
     return {NULL: NullPart(expected)}
-
-
-def add_lowest(
-    acc: Mapping[str, Any], rows: Rows, classes: tuple[str, ...], limits: ClassCells, label_filter: LabelFilter
-) -> dict[str, Any]:
-    """Return the accumulator of pass "cutoffs" with samples added: class -> its lowest values.
-
-    Args:
-        acc: of the samples so far.
-        rows: of a batch.
-        classes: the names of labels.
-        limits: how many each cell takes.
-        label_filter: one that ranks.
-    """
-    cells, bounds, highest = {}, {}, np.full(len(classes), -np.inf)
-    for index in np.unique(rows.label).tolist():
-        cells[index] = limits.row_of(index)
-        part: LowestValues = acc.get(classes[index], LowestValues.zero(cells[index][1]))
-        bounds[index] = cells[index][0], part.bound
-        highest[index] = part.highest_bound
-    near = rows.chosen(label_filter.lowest_value(rows) <= highest[rows.label])
-    grown = dict(acc)
-    for index, _, chosen in near.chosen(label_filter.can_be_lowest(near, bounds)).by_class():
-        label = classes[index]
-        grown[label] = label_filter.add_lowest(grown.get(label), *cells[index], chosen)
-    return grown
-
-
-def fit_cutoffs(
-    acc: Mapping[str, Any], model: LabelNoiseModel, label_filter: LabelFilter, *, bars_are_cuts: bool
-) -> LabelNoiseModel:
-    """Return the model after pass "cutoffs".
-
-    Args:
-        acc: class -> its lowest values.
-        model: after pass "joint".
-        label_filter: one that ranks.
-        bars_are_cuts: whether the score is the filter's own, so that a class's cut is the bar for it.
-
-    Raises:
-        InternalError: the model is of another pass.
-    """
-    if model.limits is None or model.bars is None:
-        raise InternalError("label_noise was given a model of an earlier pass.")
-    rows = [model.limits.row_of(index) for index in range(len(model.classes))]
-    cells = [columns_of for columns_of, _ in rows]
-    parts: list[LowestValues] = [
-        acc.get(label, LowestValues.zero(values)) for label, (_, values) in zip(model.classes, rows, strict=True)
-    ]
-    if label_filter.ranks_all_classes_together:
-        cuts = [ClassCut(cells[0], parts[0].merge(parts[1:]).cutoffs())] * len(parts)
-    else:
-        cuts = [ClassCut(cell, part.cutoffs()) for cell, part in zip(cells, parts, strict=True)]
-    is_suspicious = np.array(
-        [label_filter.any_flagged(part, cut, index) for index, (part, cut) in enumerate(zip(parts, cuts, strict=True))]
-    )
-    bars = model.bars.copy()
-    for index, cut in enumerate(cuts if bars_are_cuts else ()):
-        own = np.flatnonzero((cut.cells == index) | label_filter.ranks_all_classes_together)
-        if len(own):
-            bars[index] = 1 - cut.cutoffs.value[own[0]]
-    return replace(model, stage="cutoffs", cuts=tuple(cuts), is_suspicious=is_suspicious, bars=bars)
 
 
 def merge_parts(parts: list[Any]) -> Any:

@@ -7,7 +7,6 @@ import pyarrow as pa
 
 from millcert.checks import columns
 from millcert.checks.base import Suggestions
-from millcert.checks.confident_learning import confident_class
 from millcert.checks.confident_neighbours import (
     ConfidentNeighbours,
     ConfidentSamples,
@@ -20,23 +19,23 @@ from millcert.checks.label_quality import self_confidence
 
 
 def trusted_parts(
-    batch: pa.RecordBatch, rows: Rows, thresholds: np.ndarray, view: View | None
+    batch: pa.RecordBatch, rows: Rows, guess: np.ndarray, view: View | None, classes: int
 ) -> Mapping[str, ConfidentSamples]:
     """Return some samples that are confidently of the class they were given; none without a view.
 
     Args:
         batch: with the view's column.
         rows: of the batch.
-        thresholds: float64 (K,).
+        guess: int64 (n,), `confident_class` of the rows.
         view: where neighbours are looked for.
+        classes: K.
     """
     if view is None:
         return {}
-    guess = confident_class(rows.pred_probs, thresholds, rows.top)
     sure = np.flatnonzero((guess == rows.label) & (rows.top == rows.label))
     position = rows.position[sure]
     found = view_rows(batch, view)[position]
-    return confident_parts(columns.digests(batch)[position], rows.label[sure], found, len(thresholds))
+    return confident_parts(columns.digests(batch)[position], rows.label[sure], found, classes)
 
 
 def suggestions_of(

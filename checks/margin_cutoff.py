@@ -19,8 +19,6 @@ RECORD = np.dtype(
 
 #: Records below which a part is not worth sorting; twice the limits is the other bound.
 _SMALLEST_COMPACTION = 1024
-#: Values looked at in one go, so that memory does not grow with the batch.
-_MAX_VALUES = 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,14 +32,21 @@ class Cutoffs:
     value: np.ndarray
     tie: np.ndarray
 
-    def reaches(self, values: np.ndarray, tie: np.ndarray) -> np.ndarray:
-        """Return which values are inside the cut of their cell, bool (m, cells).
+    @classmethod
+    def none(cls, cells: int) -> "Cutoffs":
+        """Return cuts that take nothing."""
+        return cls(np.full(cells, -np.inf), np.zeros(cells, dtype=np.uint64))
+
+    def reached(self, cell: np.ndarray, value: np.ndarray, tie: np.ndarray) -> np.ndarray:
+        """Return which values are inside the cut of their cell, bool (m,).
 
         Args:
-            values: float64 (m, cells).
+            cell: int64 (m,).
+            value: float64 (m,).
             tie: uint64 (m,).
         """
-        inside: np.ndarray = (values < self.value) | ((values == self.value) & (tie[:, None] <= self.tie))
+        cut = self.value[cell]
+        inside: np.ndarray = (value < cut) | ((value == cut) & (tie <= self.tie[cell]))
         return inside
 
 
@@ -63,44 +68,39 @@ class LowestValues:
     bound: np.ndarray
 
     @classmethod
-    def zero(cls, limits: np.ndarray) -> "LowestValues":
-        """Return the part of no samples."""
-        return cls(limits, (), np.where(limits > 0, np.inf, -np.inf))
+    def zero(cls, limits: np.ndarray, bound: np.ndarray | None = None) -> "LowestValues":
+        """Return the part of no samples.
 
-    @property
-    def highest_bound(self) -> float:
-        """A value that nothing is kept above, in any cell."""
-        return float(self.bound.max(initial=-np.inf))
+        Args:
+            limits: int64 (cells,).
+            bound: float64 (cells,), where it is known before the values are read; None for no bound.
+        """
+        return cls(limits, (), np.where(limits > 0, np.inf if bound is None else bound, -np.inf))
 
     @property
     def nbytes(self) -> int:
         """Size in bytes, without object headers."""
         return self.limits.nbytes + self.bound.nbytes + sum(chunk.nbytes for chunk in self.chunks)
 
-    def add(self, values: np.ndarray, tie: np.ndarray, given: np.ndarray, can_be_flagged: np.ndarray) -> "LowestValues":
-        """Return the part with samples added.
+    def add(
+        self, cell: np.ndarray, value: np.ndarray, tie: np.ndarray, given: np.ndarray, can_be_flagged: np.ndarray
+    ) -> "LowestValues":
+        """Return the part with values added; those above their cell's bound are left out.
 
         Args:
-            values: float64 (m, cells), finite.
+            cell: int64 (m,).
+            value: float64 (m,), finite.
             tie: uint64 (m,).
             given: float64 (m,), kept with the record.
             can_be_flagged: bool (m,), kept with the record.
         """
-        part = self
-        step = max(1, _MAX_VALUES // max(1, values.shape[1]))
-        for start in range(0, len(values), step):
-            rows = slice(start, start + step)
-            row, cell = np.nonzero(values[rows] <= part.bound)
-            if not len(row):
-                continue
-            records = np.empty(len(row), dtype=RECORD)
-            records["cell"] = cell
-            records["value"] = values[rows][row, cell]
-            records["tie"] = tie[rows][row]
-            records["given"] = given[rows][row]
-            records["can_be_flagged"] = can_be_flagged[rows][row]
-            part = part._with(records)
-        return part
+        near = np.flatnonzero(value <= self.bound[cell])
+        if not len(near):
+            return self
+        records = np.empty(len(near), dtype=RECORD)
+        for name, column in zip(RECORD.names or (), (cell, value, tie, given, can_be_flagged), strict=True):
+            records[name] = column[near]
+        return self._with(records)
 
     def merge(self, others: Iterable["LowestValues"]) -> "LowestValues":
         """Return the part of all samples of this and the others.
@@ -116,41 +116,47 @@ class LowestValues:
         return part
 
     def records(self) -> np.ndarray:
-        """Return the kept records, RECORD (r,), by cell, then value, then tie.
+        """Return the kept records, RECORD (r,), in no order.
 
         Among equal (value, tie) at the cut, those that can be flagged come first, and of these the lowest `given`.
+
+        Cost: sorts the records of cells with more than they keep.
         """
         if not self.chunks:
             return np.empty(0, dtype=RECORD)
-        table = np.concatenate(self.chunks)
-        order = np.lexsort((table["value"], table["cell"]))
-        cell, value = table["cell"][order], table["value"][order]
-        if ((cell[1:] == cell[:-1]) & (value[1:] == value[:-1])).any():  # else the other keys have no say
-            keys = (table["given"], ~table["can_be_flagged"], table["tie"], table["value"], table["cell"])
-            order = np.lexsort(keys)
-        table = table[order]
-        first = np.searchsorted(table["cell"], table["cell"])
-        kept: np.ndarray = table[np.arange(len(table)) - first < self.limits[table["cell"]]]
-        return kept
+        table = np.concatenate(self.chunks) if len(self.chunks) > 1 else self.chunks[0]
+        cell = np.ascontiguousarray(table["cell"])
+        is_over = (np.bincount(cell, minlength=len(self.limits)) > self.limits)[cell]
+        if not is_over.any():
+            return table
+        return np.concatenate([table[~is_over], _lowest(table[is_over], self.limits)])
 
     def cutoffs(self) -> Cutoffs:
         """Return the cut of each cell: its `limits[c]`-th lowest value, or its highest where it has fewer."""
-        value = np.full(len(self.limits), -np.inf)
-        tie = np.zeros(len(self.limits), dtype=np.uint64)
-        table = self.records()
-        last = np.flatnonzero(np.diff(table["cell"], append=-1))
-        value[table["cell"][last]] = table["value"][last]
-        tie[table["cell"][last]] = table["tie"][last]
-        return Cutoffs(value, tie)
+        table, cuts = self.records(), Cutoffs.none(len(self.limits))
+        np.maximum.at(cuts.value, table["cell"], table["value"])
+        last = table[table["value"] == cuts.value[table["cell"]]]
+        np.maximum.at(cuts.tie, last["cell"], last["tie"])
+        return cuts
 
     def _with(self, *chunks: np.ndarray) -> "LowestValues":
         grown = LowestValues(self.limits, (*self.chunks, *chunks), self.bound)
         if sum(map(len, grown.chunks)) <= 2 * int(self.limits.sum()) + _SMALLEST_COMPACTION:
             return grown
         table = grown.records()
-        bound = self.bound.copy()
-        last = np.flatnonzero(np.diff(table["cell"], append=-1))
-        cells, sizes = table["cell"][last], np.diff(last, prepend=-1)
-        is_full = sizes == self.limits[cells]
-        bound[cells[is_full]] = table["value"][last][is_full]
+        highest = np.full(len(self.limits), -np.inf)
+        np.maximum.at(highest, table["cell"], table["value"])
+        is_full = np.bincount(table["cell"], minlength=len(self.limits)) == self.limits
+        bound = np.where(is_full & (self.limits > 0), np.minimum(highest, self.bound), self.bound)
         return LowestValues(self.limits, (table,), bound)
+
+
+def _lowest(table: np.ndarray, limits: np.ndarray) -> np.ndarray:
+    """Return the records that cells with more than their limit keep."""
+    order = np.lexsort((table["value"], table["cell"]))
+    cell, value = table["cell"][order], table["value"][order]
+    if ((cell[1:] == cell[:-1]) & (value[1:] == value[:-1])).any():  # else the other keys have no say
+        keys = (table["given"], ~table["can_be_flagged"], table["tie"], table["value"], table["cell"])
+        order = np.lexsort(keys)
+    first = np.searchsorted(cell, cell)
+    return table[order[np.arange(len(table)) - first < limits[cell]]]

@@ -26,12 +26,13 @@ from millcert.checks import columns
 from millcert.checks.base import Accumulator, GroupEvidence, Role, Scores, Severity
 from millcert.checks.class_cells import ClassCells, calibrate_joint
 from millcert.checks.class_columns import classes_of, codes_of, count_labels
-from millcert.checks.confident_learning import class_thresholds
+from millcert.checks.confident_learning import class_thresholds, confident_class
 from millcert.checks.confident_neighbours import PREFIX, ConfidentNeighbours
 from millcert.checks.exact import ExactSum
 from millcert.checks.fold_refinement import choice_sums, refine, refine_sums, settle
 from millcert.checks.fold_sums import fit_fold_models, fit_folds, fold_of, second_opinion
 from millcert.checks.in_sample import AGREEMENT, agreement_part, judge_agreement
+from millcert.checks.label_cuts import add_lowest, fit_cutoffs
 from millcert.checks.label_filter import FilterBy, LabelFilter, Rows
 from millcert.checks.label_noise_config import faults_of
 from millcert.checks.label_noise_evidence import agreement_evidence, class_counts, class_evidence
@@ -43,9 +44,7 @@ from millcert.checks.label_noise_parts import (
     ClassSums,
     JointPart,
     NullPart,
-    add_lowest,
     class_sums,
-    fit_cutoffs,
     joint_parts,
     merge_parts,
     null_part,
@@ -174,9 +173,10 @@ class LabelNoise:
         if known.folds and (stage in REFINES or stage == "thresholds"):
             return self.merge([acc, self._fold_parts(batch, known, stage)])
         if stage == "thresholds":
-            position, label, pred_probs, _ = self._judged(batch, known)
-            agreement = {AGREEMENT: agreement_part(label, pred_probs, self._second_opinion(batch, known, position))}
-            return self.merge([acc, class_sums(label, pred_probs), agreement])
+            rows = self.rows(batch, known)
+            second = self._second_opinion(batch, known, rows.position)
+            agreement = {AGREEMENT: agreement_part(rows.label, rows.pred_probs, rows.top, second)}
+            return self.merge([acc, class_sums(rows.label, rows.pred_probs), agreement])
         if stage == "joint":
             return self.merge([acc, *self._joint_parts(batch, known)])
         return self._add_lowest(acc, self.rows(batch, known), known)
@@ -232,7 +232,7 @@ class LabelNoise:
         threshold = np.full(batch.num_rows, np.inf)
         threshold[rows.position] = np.where(_fitted(model.is_suspicious), _fitted(model.bars), np.inf)[rows.label]
         flagged = np.zeros(batch.num_rows, dtype=np.bool_)
-        flags = self._filter.flags(rows, _fitted(model.thresholds), model.cuts)
+        flags = self._filter.flags(rows, _fitted(model.thresholds), model.limits, model.cuts)
         flagged[rows.position] = flags
         chosen = rows.chosen(np.flatnonzero(flags))
         suggestions = suggestions_of(batch, chosen, model.neighbours, self._neighbour_view, model.classes)
@@ -245,7 +245,22 @@ class LabelNoise:
             MissingColumnError: the batch lacks a role.
             InvalidSampleError: a label outside the classes, or probabilities of another width.
         """
-        return Rows.of(*self._judged(batch, model))
+        position, label, tie = self._labelled(batch, model)
+        if self.view == "pred_probs":
+            pred_probs, top = columns.probabilities_and_top(batch)
+            if pred_probs.shape[1] != len(model.classes):
+                raise InvalidSampleError(
+                    f"pred_probs has {pred_probs.shape[1]} columns, there are {len(model.classes)} classes.",
+                    hint="Give `classes` in the order of the columns.",
+                    column="pred_probs",
+                )
+            return Rows(position, label, pred_probs, tie, top)
+        rows, fold = self._folded(batch, position)
+        pred_probs = np.zeros((len(position), len(model.classes)))
+        for index in np.unique(fold).tolist():
+            in_fold = np.flatnonzero(fold == index)
+            pred_probs[in_fold] = model.folds[index].probabilities(rows[in_fold])
+        return Rows(position, label, pred_probs, tie, pred_probs.argmax(axis=1))
 
     def evidence(self, model: LabelNoiseModel) -> tuple[GroupEvidence, ...]:
         """Return for each class the estimated label errors, from the calibrated joint, with an interval.
@@ -343,27 +358,6 @@ class LabelNoise:
         rows = view_rows(batch, self.view)[position]
         return rows, fold_of(self._digest_key(batch)[position], self.folds)
 
-    def _judged(
-        self, batch: pa.RecordBatch, model: LabelNoiseModel
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Return position, label, pred_probs and tie of the samples whose class is judged, as in `Rows`."""
-        position, label, key = self._labelled(batch, model)
-        if self.view == "pred_probs":
-            pred_probs = columns.probabilities(batch)
-            if pred_probs.shape[1] != len(model.classes):
-                raise InvalidSampleError(
-                    f"pred_probs has {pred_probs.shape[1]} columns, there are {len(model.classes)} classes.",
-                    hint="Give `classes` in the order of the columns.",
-                    column="pred_probs",
-                )
-            return position, label, pred_probs, key
-        rows, fold = self._folded(batch, position)
-        pred_probs = np.zeros((len(position), len(model.classes)))
-        for index in np.unique(fold).tolist():
-            in_fold = np.flatnonzero(fold == index)
-            pred_probs[in_fold] = model.folds[index].probabilities(rows[in_fold])
-        return position, label, pred_probs, key
-
     def _second_opinion(
         self, batch: pa.RecordBatch, model: LabelNoiseModel, position: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray] | None:
@@ -390,11 +384,12 @@ class LabelNoise:
     def _joint_parts(self, batch: pa.RecordBatch, model: LabelNoiseModel) -> list[Accumulator]:
         rows, thresholds = self.rows(batch, model), _fitted(model.thresholds)
         quality = None if self._scores_as_filtered else self._quality(rows, thresholds)
-        parts = joint_parts(rows, self._filter, thresholds, quality)
-        return [parts, null_part(rows, thresholds), trusted_parts(batch, rows, thresholds, self._neighbour_view)]
+        guess = confident_class(rows.pred_probs, thresholds, rows.top)
+        parts = joint_parts(rows, guess, self._filter, thresholds, quality)
+        return [parts, null_part(rows, guess), trusted_parts(batch, rows, guess, self._neighbour_view, len(thresholds))]
 
     def _add_lowest(self, acc: Accumulator, rows: Rows, model: LabelNoiseModel) -> Accumulator:
-        return add_lowest(acc, rows, model.classes, _fitted(model.limits), self._filter)
+        return add_lowest(acc, rows, _fitted(model.limits), _fitted(model.bounds), self._filter)
 
     def _fit_joint(self, acc: Accumulator, model: LabelNoiseModel) -> LabelNoiseModel:
         none, counts = ClassCells.zero(len(model.classes)), _fitted(model.label_counts)
@@ -404,6 +399,7 @@ class LabelNoise:
         confident = none.merge(part.confident for part in parts)
         joint = calibrate_joint(confident, counts)
         issues = sum(part.issues for part in parts)
+        predicted = none.merge(part.predicted for part in parts)
         limits = self._filter.limits(joint, counts, issues) if self._filter.ranks else None
         qualities = [part.quality for part in parts if part.quality is not None]
         means = _fitted(model.thresholds)
@@ -417,11 +413,12 @@ class LabelNoise:
             joint=joint,
             issues=issues,
             limits=limits,
+            bounds=None if limits is None else self._filter.first_bounds(limits, predicted),
             is_suspicious=is_suspicious,
             bars=bars,
             neighbours=neighbours,
             confident=confident,
-            predicted=none.merge(part.predicted for part in parts),
+            predicted=predicted,
             expected=null.expected / 2.0**NULL_BITS,
         )
 

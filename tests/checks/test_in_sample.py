@@ -136,11 +136,11 @@ def test_easy_labels_that_the_second_view_predicts_as_well_are_not_told() -> Non
 
 def test_a_few_rows_say_nothing() -> None:
     label = np.arange(1000) % 2
-    part = agreement_part(label, np.eye(2)[label], None)
+    part = agreement_part(label, np.eye(2)[label], label, None)
 
     assert judge_agreement(part).notice == ""
-    assert judge_agreement(agreement_part(label[:0], np.eye(2)[label[:0]], None)) == ({}, "")
-    wrong = judge_agreement(agreement_part(label, np.eye(2)[1 - label], None))
+    assert judge_agreement(agreement_part(label[:0], np.eye(2)[label[:0]], label[:0], None)) == ({}, "")
+    wrong = judge_agreement(agreement_part(label, np.eye(2)[1 - label], 1 - label, None))
     assert wrong.figures["disagreement_high"] == 1
 
 
@@ -150,7 +150,7 @@ def test_published_out_of_sample_probabilities_are_not_told(name: str, label_err
     label = np.load(label_errors / f"{name}_test_set_original_labels.npy").astype(np.int64)
     probs = np.load(label_errors / f"{name}_test_set_pyx.npy").astype(np.float64)
 
-    found = judge_agreement(agreement_part(label, probs, None))
+    found = judge_agreement(agreement_part(label, probs, probs.argmax(axis=1), None))
 
     assert found.notice == ""
     assert found.figures["disagreement_rate"] < 0.2
@@ -162,7 +162,8 @@ def test_parts_merge_in_any_order(seed: int) -> None:
 
     def part(number: int) -> AgreementPart:
         label, second = rng.integers(0, 3, number), (rng.integers(-1, 3, number), rng.random(number))
-        return agreement_part(label, rng.dirichlet(np.ones(3), number), second)
+        probs = rng.dirichlet(np.ones(3), number)
+        return agreement_part(label, probs, probs.argmax(axis=1), second)
 
     parts = [part(number) for number in (5, 0, 9)]
 

@@ -499,9 +499,10 @@ def test_the_lowest_values_of_a_cell_are_those_of_a_sorted_list(
     parts = []
     for start in range(pieces):
         chosen = values[start::pieces]
-        table = np.repeat(np.array([[float(value)] for value, _ in chosen]).reshape(-1, 1), len(limits), axis=1)
-        tie = np.array([tie for _, tie in chosen], dtype=np.uint64)
-        parts.append(zero.add(table, tie, np.zeros(len(chosen)), np.ones(len(chosen), dtype=np.bool_)))
+        cell = np.repeat(np.arange(len(limits)), len(chosen))
+        value = np.tile(np.array([float(value) for value, _ in chosen]), len(limits))
+        tie = np.tile(np.array([tie for _, tie in chosen], dtype=np.uint64), len(limits))
+        parts.append(zero.add(cell, value, tie, np.zeros(len(cell)), np.ones(len(cell), dtype=np.bool_)))
     ordered = sorted(values)
 
     cut = zero.merge(parts).cutoffs()
@@ -519,8 +520,8 @@ def test_the_lowest_values_keep_their_size_while_samples_grow() -> None:
     everything = rng.random((200_000, 3))
     for start in range(0, 200_000, 20_000):
         rows = everything[start : start + 20_000]
-        tie = np.arange(start, start + 20_000, dtype=np.uint64)
-        part = part.add(rows, tie, rows[:, 0], np.ones(20_000, dtype=np.bool_))
+        tie = np.repeat(np.arange(start, start + 20_000, dtype=np.uint64), 3)
+        part = part.add(np.tile(np.arange(3), 20_000), rows.ravel(), tie, tie / 1e6, np.ones(60_000, dtype=np.bool_))
 
     assert sum(map(len, part.chunks)) <= 2 * 60 + 1024
     assert part.nbytes < 29 * (2 * 60 + 1024) + 100
