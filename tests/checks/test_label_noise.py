@@ -499,10 +499,10 @@ def test_the_lowest_values_of_a_cell_are_those_of_a_sorted_list(
     parts = []
     for start in range(pieces):
         chosen = values[start::pieces]
-        cell = np.repeat(np.arange(len(limits)), len(chosen))
-        value = np.tile(np.array([float(value) for value, _ in chosen]), len(limits))
+        cells = np.repeat(np.arange(len(limits)), len(chosen))
+        numbers = np.tile(np.array([float(value) for value, _ in chosen]), len(limits))
         tie = np.tile(np.array([tie for _, tie in chosen], dtype=np.uint64), len(limits))
-        parts.append(zero.add(cell, value, tie, np.zeros(len(cell)), np.ones(len(cell), dtype=np.bool_)))
+        parts.append(zero.add(cells, numbers, tie, np.zeros(len(cells)), np.ones(len(cells), dtype=np.bool_)))
     ordered = sorted(values)
 
     cut = zero.merge(parts).cutoffs()
