@@ -4,60 +4,38 @@ The pipeline computes; this driver alone holds keys and the ledger, so no worker
 true if we crash behind a step:
   1. plan          nothing was written.
   2. pipeline      only the staging folder has anything; the next run removes it, or goes on from it (resume.py).
-  3. record        the ledger says what was decided; nothing is published. A later run records its own decision.
+  3. record        the ledger says what was decided; nothing is published. The next run that is asked for the same
+                   finishes it, and logs nothing twice (unpublished.py).
   4. certify       the certificate exists in staging and in the ledger only.
   5. publish       everything appears at once (publish.py).
 """
 
-import json
 import os
-import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 from apache_beam.runners.runner import PipelineState
 
-from millcert.checks.profile_format import load_profile, profile_digest
 from millcert.errors import InternalError, MillcertError, StoreError
 from millcert.pipelines.clearing import refuse_revoked_run, refuse_revoked_sources
 from millcert.pipelines.expectation_rows import rows_schema
 from millcert.pipelines.finding_records import findings_of
-from millcert.pipelines.formats import ReadLimits
 from millcert.pipelines.history import asks_history, place_history, settle_history
-from millcert.pipelines.output import (
-    PartWriter,
-    copy_spooled,
-    open_output,
-    part_name,
-    read_part,
-    translate_store_errors,
-)
 from millcert.pipelines.overriding import plan_overrides
 from millcert.pipelines.plan import PlannedWork, VetPlan
 from millcert.pipelines.planning import Workspace, plan_run, refuse_unreadable
-from millcert.pipelines.profiling import PROFILE_FILE, SIGNED_PROFILE_FILE
-from millcert.pipelines.publish import (
-    is_local,
-    left_stagings,
-    local_path,
-    promote,
-    refuse_overlap,
-    staging_for,
-    write_file,
-)
-from millcert.pipelines.rating import RATES_FILE, compares_rates, rates_digest
+from millcert.pipelines.publish import left_stagings, local_path, promote, refuse_overlap, staging_for, write_file
+from millcert.pipelines.rating import compares_rates
 from millcert.pipelines.recording import Recorded, Recorder, run_entries
-from millcert.pipelines.records import WorkItem, error_from
-from millcert.pipelines.reference import keep_profile, keep_rates, place_rates, place_reference
+from millcert.pipelines.records import error_from
+from millcert.pipelines.reference import place_rates, place_reference
 from millcert.pipelines.resume import begin_recording, is_worth_resuming, kept_place, prepare_work
 from millcert.pipelines.row_digest import settle_rows
 from millcert.pipelines.ruling import RunResult, read_ruling
@@ -66,20 +44,29 @@ from millcert.pipelines.runner import pipeline_options, refuse_out_of_reach, use
 from millcert.pipelines.sample_set import data_files, settle_samples
 from millcert.pipelines.score_schemas import FINDINGS_SCHEMA, MALFORMED_SCHEMA
 from millcert.pipelines.selftest_file import bind_selftest
+from millcert.pipelines.settling import merge_parts, settle_admitted, settle_profile, settle_rates, write_documents
 from millcert.pipelines.splitting import unit_count
-from millcert.pipelines.spool import read_verified
+from millcert.pipelines.unpublished import (
+    Decision,
+    asked_of,
+    finish_history,
+    forget_decision,
+    is_half_published,
+    is_published,
+    keep_decision,
+    read_decision,
+)
 from millcert.pipelines.vet import RULING_FILE, build_pipeline
 from millcert.pipelines.view_manifest import read_views
 from millcert.pipelines.watchdog import call_watched
 from millcert.pipelines.work_report import StepWork
 from millcert.pipelines.workers import worker_count
 from millcert.policy import LoadedPolicy
-from millcert.provenance.manifest import Manifest
 from millcert.provenance.named_sample import named_samples
 from millcert.provenance.revocation import active_revocations
 from millcert.provenance.standing import Standing, require_book
 from millcert.provenance.state import StateFolder
-from millcert.provenance.timestamp import stamp
+from millcert.provenance.timestamp import instant, stamp
 from millcert.verdict import Verdict
 
 
@@ -128,7 +115,7 @@ class Published:
 
 @dataclass(frozen=True)
 class VetResult:
-    """What a run decided and where it put it."""
+    """What a run decided and where it put it. decided_at: when, if an earlier run did and this one finished it."""
 
     verdict: Verdict
     out: str
@@ -136,6 +123,7 @@ class VetResult:
     findings: int
     malformed: int
     work: tuple[StepWork, ...] = ()
+    decided_at: str = ""
 
 
 class Watcher(Protocol):
@@ -196,62 +184,139 @@ def vet_dataset(
     FileSystems.set_options(beam_options)  # the plan lists files before there is a pipeline that would set them
     logged = loaded.policy.ledger
     recorder = Recorder.open(options.state, logged.origin, options.ledger_url, logged.witnessing())
-    with (
-        staging_for(
-            options.out, replace=options.replace, keeps_left=options.resume, is_worth_keeping=is_worth_resuming
-        ) as staging,
-        _progress_file() as progress_path,
-    ):
-        plan = _planned(loaded, options, recorder, Workspace(staging, progress_path))
-        if not options.workers and is_local_runner(beam_options):
-            read_bytes = plan.reads * sum(item.size_bytes for item in plan.items)
-            use_workers(beam_options, worker_count(read_bytes, unit_count(plan)))
-        after("planned")
-        left = [folder for folder in left_stagings(options.out) if folder != staging] if options.resume else []
-        work, secret = prepare_work(staging, kept, left, plan.checks, options)
-        plan = replace(plan, work=work)
-        result = (engine or run_pipeline)(plan, beam_options, watcher or _NoWatcher())
-        after("computed")
+    run = _Run(loaded, options, beam_options, kept, recorder, render_report, watcher or _NoWatcher(), after, engine)
+    asked, left = asked_of(loaded, options), read_decision(options.state, options.out)
+    is_half = left is not None and is_half_published(options.out)
+    decided = left if left is not None and left.asked == asked else None
+    try:
+        return run.to_the_end(asked, decided, is_half=is_half, resume=options.resume)
+    except _DecidedOtherwiseError:
+        if not is_half:
+            forget_decision(options.state, options.out)
+        # What was done is used; the salts are not: the ledger may name leaves that were made of them.
+        return run.to_the_end(asked, None, is_half=is_half, resume=True)
+
+
+class _DecidedOtherwiseError(Exception):
+    """The data are not those that the decision was made on which was to be finished."""
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What `vet_dataset` was given, made ready."""
+
+    loaded: LoadedPolicy
+    options: VetOptions
+    beam_options: PipelineOptions
+    kept: str
+    recorder: Recorder
+    render_report: Callable[[Published], str] | None
+    watcher: Watcher
+    after: Callable[[str], None]
+    engine: Engine | None
+
+    def to_the_end(self, asked: str, earlier: Decision | None, *, is_half: bool, resume: bool) -> VetResult:
+        """Plan, compute, record and publish; or finish what an earlier run decided.
+
+        `is_half`: at the output is what a killed run had copied there.
+
+        Raises:
+            _DecidedOtherwiseError: the verdict is not the one that was to be finished; nothing was recorded.
+        """
+        options, after = self.options, self.after
+        with (
+            staging_for(
+                options.out,
+                replace=options.replace,
+                keeps_left=resume,
+                is_unfinished=is_half or (earlier is not None and is_published(options.out, earlier)),
+                is_worth_keeping=_is_worth_keeping,
+            ) as staging,
+            _progress_file() as progress_path,
+        ):
+            size = self.recorder.size() if earlier is None else earlier.history_size
+            plan = _planned(self.loaded, options, self.recorder, Workspace(staging, progress_path), size)
+            if not options.workers and is_local_runner(self.beam_options):
+                read_bytes = plan.reads * sum(item.size_bytes for item in plan.items)
+                use_workers(self.beam_options, worker_count(read_bytes, unit_count(plan)))
+            after("planned")
+            left = [folder for folder in left_stagings(options.out) if folder != staging] if resume else []
+            work, secret = prepare_work(staging, self.kept, left, plan.checks, options, earlier)
+            plan = replace(plan, work=work)
+            result = (self.engine or run_pipeline)(plan, self.beam_options, self.watcher)
+            after("computed")
+            if result.verdict is None:
+                raise error_from(list(result.faults))
+            if earlier is not None and earlier.verdict_digest != result.verdict.digest:
+                begin_recording(staging)
+                raise _DecidedOtherwiseError
+            decided = earlier or Decision(asked, result.verdict.digest, stamp(options.now()), size, secret)
+            vetted = self._publish(plan, result, decided)
+        forget_decision(options.state, options.out)
+        after("cleaned up")
+        return vetted if earlier is None else replace(vetted, decided_at=earlier.recorded_at)
+
+    def _publish(self, plan: VetPlan, result: RunResult, decided: Decision) -> VetResult:
+        """Record a verdict and publish; all of it may be done again and gives the same."""
+        options, recorder, after, staging = self.options, self.recorder, self.after, plan.staging
         if result.verdict is None:
-            raise error_from(list(result.faults))
+            raise InternalError("A run without a verdict cannot be published.")
         published = f"{staging}/publish"
-        findings = _merge_parts(staging, "findings", FINDINGS_SCHEMA, result.files)
-        malformed = _merge_parts(staging, "malformed", MALFORMED_SCHEMA, result.files)
+        findings = merge_parts(staging, "findings", FINDINGS_SCHEMA, result.files)
+        malformed = merge_parts(staging, "malformed", MALFORMED_SCHEMA, result.files)
         if plan.suite is not None:
-            _merge_parts(staging, "expectation_rows", rows_schema(plan), result.files)
+            merge_parts(staging, "expectation_rows", rows_schema(plan), result.files)
             settle_rows(published, result.verdict.expectations)
-        _settle_admitted(plan, result, published)
+        settle_admitted(plan, result, published)
         samples = settle_samples(
-            staging, StateFolder(options.state), secret, data_files(plan, result), findings_of(published, secret)
+            staging,
+            StateFolder(options.state),
+            decided.secret,
+            data_files(plan, result),
+            findings_of(published, decided.secret),
         )
         after("parts merged")
-        now = stamp(options.now())
+        now = stamp(options.now())  # what was revoked since the decision counts
         entries = run_entries(result.verdict, now)
         refuse_revoked_run(result, samples, entries, options.state, active_revocations(recorder.standing()), now)
-        _settle_profile(result.verdict, recorder, published, options.state)
-        _settle_rates(result.verdict, published, options.state)
-        kept_of_it = settle_history(plan, result.verdict.decision, options.state)
+        settle_profile(result.verdict, recorder, published, options.state)
+        settle_rates(result.verdict, published, options.state)
+        kept = settle_history(plan, result.verdict.decision, options.state)
+        decided = finish_history(decided, kept, options.state, published)
         begin_recording(staging)
-        recorded = recorder.record(plan, replace(result, history_digest=kept_of_it), samples, options.now())
+        keep_decision(options.state, options.out, decided)
+        after("decided")
+        recorded = recorder.record(
+            plan,
+            replace(result, history_digest=decided.history_digest or ""),
+            samples,
+            instant(decided.recorded_at),
+            after,
+        )
         after("recorded")
-        _write_documents(result, recorded, published)
+        write_documents(result, recorded, published)
         after("documents written")
-        if render_report is not None:
+        if self.render_report is not None:
             about = Published(plan, result, recorded, published, f"{staging}/parts")
-            write_file(f"{published}/report.html", render_report(about).encode())
+            write_file(f"{published}/report.html", self.render_report(about).encode())
         after("report written")
         promote(published, options.out, after=after)
-    return VetResult(result.verdict, options.out, recorded, findings, malformed, result.work)
+        after("published")
+        return VetResult(result.verdict, options.out, recorded, findings, malformed, result.work)
 
 
-def _planned(loaded: LoadedPolicy, options: VetOptions, recorder: Recorder, workspace: Workspace) -> VetPlan:
-    """Return the plan of the run, with what ledger and self-test add to it."""
+def _is_worth_keeping(error: BaseException, staging: str) -> bool:
+    return isinstance(error, _DecidedOtherwiseError) or is_worth_resuming(error, staging)
+
+
+def _planned(loaded: LoadedPolicy, options: VetOptions, recorder: Recorder, workspace: Workspace, size: int) -> VetPlan:
+    """Return the plan of the run, with what self-test and the ledger's first `size` entries add to it."""
     plan = plan_run(
         loaded,
         options.datasets,
         workspace,
         now=options.now(),
-        last_signers=recorder.last_signers(loaded.policy.dataset.name),
+        last_signers=recorder.last_signers(loaded.policy.dataset.name, size),
         views=None if options.views is None else read_views(local_path(options.views)),
     )
     if options.selftest is not None:
@@ -259,7 +324,11 @@ def _planned(loaded: LoadedPolicy, options: VetOptions, recorder: Recorder, work
         plan = replace(plan, selftest_sha256=tested)
     standing = recorder.standing()
     plan = _with_acts(plan, loaded, standing, options)
-    plan = _with_references(plan, loaded, recorder, standing, options.state)
+    if plan.drift is not None or compares_rates(plan) or asks_history(plan):
+        history, revoked = recorder.history(plan.dataset, size), active_revocations(standing)
+        plan = place_reference(plan, loaded, options.state, history, revoked)
+        plan = place_history(plan, options.state, history, revoked)
+        plan = place_rates(plan, options.state, history, revoked)
     refuse_unreadable(plan)
     return plan
 
@@ -279,17 +348,6 @@ def _with_acts(plan: VetPlan, loaded: LoadedPolicy, standing: Standing, options:
         now=now,
     )
     return replace(plan, overrides=overrides)
-
-
-def _with_references(
-    plan: VetPlan, loaded: LoadedPolicy, recorder: Recorder, standing: Standing, state: Path
-) -> VetPlan:
-    """Return the plan with what the last admitted version was like, where anything is compared with it."""
-    if plan.drift is None and not compares_rates(plan) and not asks_history(plan):
-        return plan
-    history, revoked = recorder.history(plan.dataset), active_revocations(standing)
-    plan = place_history(place_reference(plan, loaded, state, history, revoked), state, history, revoked)
-    return place_rates(plan, state, history, revoked)
 
 
 def run_pipeline(plan: VetPlan, options: PipelineOptions, watcher: Watcher) -> RunResult:
@@ -358,87 +416,6 @@ def _last_line(error: Exception) -> str:
     line = next((line for line in reversed(str(error).splitlines()) if line.strip()), "")
     # In this process the runner raises the worker's own class, whose name is not in the text.
     return line if line and type(error) is RuntimeError else f"{type(error).__name__}: {line}"
-
-
-def _merge_parts(staging: str, kind: str, schema: pa.Schema, files: Sequence[str]) -> int:
-    """Join the files' parts in the order of the files' names, in bounded memory; return how many rows there are."""
-    target = f"{staging}/publish/{kind}.parquet"
-    with PartWriter(target, schema) as merged:
-        for name in sorted(files, key=str.encode):
-            for batch in read_part(f"{staging}/parts/{kind}/{part_name(name)}"):
-                merged.write(batch.cast(schema))
-    if not merged.rows:
-        with translate_store_errors(target), open_output(target) as stream:
-            pq.write_table(schema.empty_table(), stream)
-    return merged.rows
-
-
-def _settle_admitted(plan: VetPlan, result: RunResult, published: str) -> None:
-    """Complete `admitted/` with the auxiliary files, or take it away where the verdict does not admit."""
-    admitted = f"{published}/admitted"
-    if result.verdict is not None and result.verdict.decision == "admitted":
-        for item in plan.auxiliary:
-            _copy_auxiliary(item, f"{admitted}/{item.name}", result.output_manifest, plan.limits)
-        return
-    with translate_store_errors(admitted):
-        if is_local(admitted):
-            if Path(admitted).exists():
-                shutil.rmtree(admitted)
-        else:
-            found = [entry.path for entry in FileSystems.match([f"{admitted}/**"])[0].metadata_list]
-            if found:
-                FileSystems.delete(found)
-
-
-def _settle_profile(verdict: Verdict, recorder: Recorder, published: str, state: Path) -> None:
-    """Sign the profile; keep that of an admitted version, so that the next one can be compared with it."""
-    if not verdict.profile_digest:
-        return
-    uri = f"{published}/{PROFILE_FILE}"
-    with translate_store_errors(uri), FileSystems.open(uri, compression_type="uncompressed") as stream:
-        data = bytes(stream.read())
-    if (digest := profile_digest(load_profile(data))) != verdict.profile_digest:
-        raise InternalError(f"The profile has the digest {digest}; the verdict says {verdict.profile_digest}.")
-    write_file(f"{published}/{SIGNED_PROFILE_FILE}", recorder.sign_profile(verdict, data))
-    if verdict.decision == "admitted":
-        keep_profile(state, digest, data)
-
-
-def _settle_rates(verdict: Verdict, published: str, state: Path) -> None:
-    """Keep the rates of an admitted version, so that the next one can be compared with them."""
-    if not verdict.rates_digest:
-        return
-    uri = f"{published}/{RATES_FILE}"
-    with translate_store_errors(uri), FileSystems.open(uri, compression_type="uncompressed") as stream:
-        data = bytes(stream.read())
-    if (digest := rates_digest(data)) != verdict.rates_digest:
-        raise InternalError(f"The rates have the digest {digest}; the verdict says {verdict.rates_digest}.")
-    if verdict.decision == "admitted":
-        keep_rates(state, digest, data)
-
-
-def _copy_auxiliary(item: WorkItem, target: str, manifest: Manifest | None, limits: ReadLimits) -> None:
-    if manifest is None:
-        raise InternalError("An admitted data set has no manifest.")
-    entry = next(entry for entry in manifest.files if entry.path == item.name)
-    with read_verified(item.uri, expected_sha256=entry.sha256, limits=limits) as spooled:
-        copy_spooled(spooled, target)
-
-
-def _write_documents(result: RunResult, recorded: Recorded, published: str) -> None:
-    documents: dict[str, bytes | None] = {
-        "certificate.json": recorded.certificate,
-        "expectations.json": None if result.suite_result is None else _json(result.suite_result),
-        "manifest.json": None if result.input_manifest is None else result.input_manifest.to_json(),
-        "verdict.json": None if result.verdict is None else result.verdict.to_json(),
-    }
-    for name, data in documents.items():
-        if data is not None:
-            write_file(f"{published}/{name}", data)
-
-
-def _json(value: Mapping[str, Any]) -> bytes:
-    return json.dumps(value, indent=2, sort_keys=True).encode()
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from millcert.pipelines.formats import Decoded, ReadLimits
 from millcert.pipelines.formats.writers import open_writer
 from millcert.pipelines.publish import is_local
 from millcert.pipelines.records import WorkItem
+from millcert.pipelines.remote_file import create_remote
 from millcert.pipelines.spool import Spooled
 
 _COPY_BYTES = 1 << 20
@@ -209,7 +210,7 @@ def open_output(uri: str, *, sha256: str = "") -> BinaryIO:
         path.parent.mkdir(parents=True, exist_ok=True)
         stream = path.open("wb")
     else:
-        stream = FileSystems.create(uri, compression_type=CompressionTypes.UNCOMPRESSED)
+        stream = create_remote(uri)
     record = _RECORD.get()
     return stream if record is None else cast("BinaryIO", _RecordedStream(stream, uri, record, sha256))
 

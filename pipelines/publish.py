@@ -20,10 +20,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
 from millcert.errors import StoreError, UsageError
+from millcert.pipelines.remote_file import create_remote
 
 #: The order of a promotion that is not atomic: what proves comes first, what declares the end comes last.
 FIRST = ("certificate.json",)
@@ -74,7 +74,7 @@ def write_file(uri: str, data: bytes) -> None:
                 stream.flush()
                 os.fsync(stream.fileno())
         else:
-            with FileSystems.create(uri, compression_type=CompressionTypes.UNCOMPRESSED) as stream:
+            with create_remote(uri) as stream:
                 stream.write(data)
     except OSError as error:
         raise StoreError(f"Cannot write {uri}: {error}", hint="Free space or rights, then run again.") from error
@@ -87,6 +87,7 @@ def staging_for(
     replace: bool,
     marker: str = LAST[0],
     keeps_left: bool = False,
+    is_unfinished: bool = False,
     is_worth_keeping: Callable[[BaseException, str], bool] = lambda _, __: False,
 ) -> Iterator[str]:
     """Yield a fresh staging folder for `out`, which only this run writes to; remove it at the end, whatever happened.
@@ -96,6 +97,7 @@ def staging_for(
         replace: an earlier output there may be replaced.
         marker: the file that tells an earlier output of ours.
         keeps_left: folders that earlier runs left are removed when this run is done, not before (`left_stagings`).
+        is_unfinished: what is at `out` was being published when a run was killed; it is completed or replaced.
         is_worth_keeping: says of what ended a run, and of its folder, whether it stays for a run that resumes.
 
     Raises:
@@ -103,7 +105,7 @@ def staging_for(
         StoreError: the folder cannot be made.
     """
     if not is_local(out):
-        refuse_existing(out, replace=replace, marker=marker)
+        refuse_existing(out, replace=replace, marker=marker, is_unfinished=is_unfinished)
         staging = f"{out.rstrip('/')}.staging-{os.urandom(8).hex()}"
         left = [] if not keeps_left else left_stagings(out)
         try:
@@ -119,7 +121,7 @@ def staging_for(
     with _locked(path):
         try:
             _restore(path)
-            refuse_existing(out, replace=replace, marker=marker)
+            refuse_existing(out, replace=replace, marker=marker, is_unfinished=is_unfinished)
             left = left_stagings(out)
             if not keeps_left:
                 _remove_all(left)
@@ -162,8 +164,8 @@ def _remove_all(folders: Sequence[str]) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def refuse_existing(out: str, *, replace: bool, marker: str = LAST[0]) -> None:
-    """Refuse to write over an earlier run unless asked to.
+def refuse_existing(out: str, *, replace: bool, marker: str = LAST[0], is_unfinished: bool = False) -> None:
+    """Refuse to write over an earlier run unless asked to, or unless it is `is_unfinished`.
 
     Raises:
         UsageError: there is something at `out`; or, with `replace`, something that no run of ours published.
@@ -173,10 +175,10 @@ def refuse_existing(out: str, *, replace: bool, marker: str = LAST[0]) -> None:
         found = {entry.name for entry in path.iterdir()} if path.is_dir() else {""} if path.exists() else set()
     else:
         found = {name.split("/")[0] for name in _remote_names(out)}
-    if found and not replace:
+    if found and not replace and not is_unfinished:
         raise UsageError(f"{out} exists already.", hint="Choose another --out, or give --replace.")
     foreign = sorted(found - PUBLISHED) if marker == LAST[0] else []
-    if foreign or (found and marker not in found):
+    if foreign or (found and marker not in found and not is_unfinished):
         raise UsageError(
             f"{out} is not the output of an earlier run"
             + (f": it holds {', '.join(foreign[:5])}." if any(foreign) else "."),

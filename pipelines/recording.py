@@ -4,7 +4,7 @@ Leaves hold roots, digests and counts, never a sample: a leaf cannot be taken ba
 are made on first use in the state folder and never leave the machine that submits the job.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -71,17 +71,26 @@ class Recorder:
             recorder._checkpoint(ledger)
         return recorder
 
-    def last_signers(self, dataset: str) -> Mapping[str, SeenSigner]:
-        """Return for each source of a data set who vouched for its last admitted version.
+    def last_signers(self, dataset: str, size: int | None = None) -> Mapping[str, SeenSigner]:
+        """Return for each source of a data set who vouched for its last admitted version, by the first `size` entries.
 
         Raises:
             LedgerError: an entry is not what the tree says.
             StoreError: the ledger could not be read.
         """
-        return last_signers(self.history(dataset), dataset)
+        return last_signers(self.history(dataset, size), dataset)
 
-    def history(self, dataset: str) -> list[Entry]:
-        """Return the "manifest" and "verdict" entries of a data set, oldest first.
+    def size(self) -> int:
+        """Return how many entries the ledger has.
+
+        Raises:
+            StoreError: the ledger could not be read.
+        """
+        with self._ledger() as ledger:
+            return ledger.size
+
+    def history(self, dataset: str, size: int | None = None) -> list[Entry]:
+        """Return the "manifest" and "verdict" entries of a data set, oldest first; those among the first `size`.
 
         Raises:
             LedgerError: an entry is not what the tree says.
@@ -94,7 +103,11 @@ class Recorder:
             kinds = ("manifest", "verdict")
             found = [one for kind in kinds for one in ledger.find(kind=kind, text=text, limit=limit)]
         found.sort(key=lambda logged: logged.index)
-        return [logged.entry for logged in found if logged.entry.body.get("dataset") == dataset]
+        return [
+            logged.entry
+            for logged in found
+            if logged.entry.body.get("dataset") == dataset and (size is None or logged.index < size)
+        ]
 
     def standing(self) -> Standing:
         """Return what people said in the ledger, and whether it counts.
@@ -106,8 +119,18 @@ class Recorder:
         with self._ledger() as ledger:
             return read_standing(ledger)
 
-    def record(self, plan: VetPlan, result: RunResult, samples: SampleSet, now: datetime) -> Recorded:
+    def record(
+        self,
+        plan: VetPlan,
+        result: RunResult,
+        samples: SampleSet,
+        now: datetime,
+        after: Callable[[str], None] = lambda _: None,
+    ) -> Recorded:
         """Append the run and the roots of its samples to the ledger and, if it admits, issue the certificate.
+
+        With the same arguments it may be called again: what is logged is not logged twice. `after` is called with the
+        name of each step that was done; fault tests stop there.
 
         Raises:
             StoreError: the ledger could not be written, or too few witnesses cosigned it; nothing counts then.
@@ -119,7 +142,9 @@ class Recorder:
         entries = run_entries(result.verdict, stamp, result.history_digest)
         with self._ledger() as ledger:
             appended = ledger.append(entries)
+            after("run logged")
             ledger.append([samples_entry(samples, entries, appended.indexes)])
+            after("samples logged")
             certificate = None
             if result.verdict.decision == "admitted":
                 if result.output_manifest is None:
@@ -136,6 +161,7 @@ class Recorder:
                     ledger=ledger,
                     cosigned=None if self.witnessing is None else self._checkpoint,
                 )
+                after("certified")
             return Recorded(self.origin, appended.indexes[-1], self._checkpoint(ledger).decode(), certificate)
 
     def sign_profile(self, verdict: Verdict, data: bytes) -> bytes:

@@ -7,7 +7,8 @@ all that the work depends on (work_keys.py): after a change of policy, code or d
 nothing.
 
 The run's secret is taken over too, so that leaves that were salted need not be salted again; unless the run that left
-it had begun to log its decision, because leaves that the ledger may name must not appear in two runs.
+it had begun to log its decision, because leaves that the ledger may name must not appear in two runs. A run that
+finishes that very decision (unpublished.py) is no second one, and takes the secret with it.
 """
 
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ from millcert.pipelines.publish import is_local, local_path, refuse_overlap, wri
 from millcert.pipelines.runner import is_local as is_local_runner
 from millcert.pipelines.runner import refuse_out_of_reach
 from millcert.pipelines.sample_leaves import SECRET_FILE, new_secret, read_secret
+from millcert.pipelines.unpublished import Decision
 from millcert.pipelines.value_coding import OUR_PACKAGE
 from millcert.pipelines.work_keeping import place_run_keys
 from millcert.provenance.sample_leaf import RunSecret
@@ -62,7 +64,12 @@ def kept_place(options: "VetOptions", beam_options: PipelineOptions) -> str:
 
 
 def prepare_work(
-    staging: str, kept: str, left: Sequence[str], checks: Sequence[PlannedCheck], options: "VetOptions"
+    staging: str,
+    kept: str,
+    left: Sequence[str],
+    checks: Sequence[PlannedCheck],
+    options: "VetOptions",
+    decided: Decision | None = None,
 ) -> tuple[PlannedWork, RunSecret]:
     """Put keys and the run's secret into the staging folder; return what the workers keep, and the secret.
 
@@ -72,6 +79,7 @@ def prepare_work(
         left: staging folders of the runs that this one resumes.
         checks: of the plan.
         options: of the run.
+        decided: the decision that this run finishes, whose salts it takes.
 
     Raises:
         UsageError: the key of the state folder can be read by others.
@@ -80,6 +88,9 @@ def prepare_work(
     place_run_keys(staging, work_key(options.state), kept)
     packages = {type(planned.check).__module__.split(".")[0] for planned in checks} - {OUR_PACKAGE}
     planned = PlannedWork(kept, tuple(left), tuple(sorted(packages)), options.least_work_bytes)
+    if decided is not None:
+        write_file(f"{staging}/{SECRET_FILE}", decided.secret.secret)
+        return planned, decided.secret
     return planned, _secret_of(left, staging) or new_secret(staging)
 
 

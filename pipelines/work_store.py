@@ -28,6 +28,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from millcert.pipelines.publish import is_local
+from millcert.pipelines.remote_file import create_remote
 from millcert.provenance.keys import PRIVATE_MODE
 
 MAGIC = b"millcert work 1\n"
@@ -119,7 +120,7 @@ class WorkStore:
         path = self.path_of(name)
         try:
             if not is_local(path):
-                with FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED) as stream:
+                with create_remote(path) as stream:
                     return self._seal(name, source, stream)
             folder = Path(path).parent
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
