@@ -148,6 +148,7 @@ def _payload(result: "VetResult") -> dict[str, Any]:
         "findings": result.findings,
         "malformed": result.malformed,
         "ledger": {"origin": result.recorded.origin, "index": result.recorded.index},
+        "decided_at": result.decided_at,
         "work": [
             {
                 "step": one.step,
@@ -243,6 +244,8 @@ def describe(result: "VetResult") -> str:
         lines.append(f"  not covered: {', '.join(verdict.not_covered)}")
     if any(one.reused or one.refused or one.failed for one in result.work):
         lines += [f"  {line}" for line in describe_work(result.work)]
+    if result.decided_at:
+        lines.append(f"  finished: an earlier run logged this decision at {result.decided_at}; nothing twice")
     lines.append(f"  verdict: {verdict.digest}   ledger: {result.recorded.origin} #{result.recorded.index}")
     lines.append(f"  report: {result.out}/report.html   findings: {result.out}/findings.parquet")
     if verdict.decision == "admitted":

@@ -38,6 +38,7 @@ from millcert.report.model import (
     SampleField,
     SampleValue,
     Source,
+    Work,
 )
 from millcert.report.render import render_report
 from millcert.verdict import CheckSummary, ClusterSummary, DriftSummary, OverrideUse, Verdict
@@ -117,6 +118,7 @@ def report_data(published: Published, images: Mapping[str, ImageShape]) -> Repor
         code_version=verdict.code_version,
         drift=None if verdict.drift is None else _drift(verdict.drift),
         distributions=tuple(_distributions(published, verdict)),
+        work=tuple(Work(one.step, one.done, one.reused) for one in published.result.work),
     )
 
 

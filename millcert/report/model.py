@@ -54,6 +54,15 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Work:
+    """What became of the files in one step of the run: read in it, or found as kept (docs/resume.md)."""
+
+    step: str
+    read: int
+    reused: int
+
+
+@dataclass(frozen=True)
 class Expectation:
     """One expectation's outcome.
 
@@ -312,6 +321,7 @@ class ReportData:
     malformed: the first ones; how many there are in all stands in `counts`.
     drift: None where the policy asks for no comparison. distributions: none without a profile.
     next_commands: command lines that a reader may want to run next.
+    work: by step, how much of the run was done and how much was found as kept.
     """
 
     dataset: str
@@ -334,3 +344,4 @@ class ReportData:
     code_version: str = ""
     drift: Drift | None = None
     distributions: tuple[Distribution, ...] = ()
+    work: tuple[Work, ...] = ()

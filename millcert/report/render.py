@@ -65,6 +65,7 @@ def render_report(report: ReportData) -> str:
         expectations=_capped(report.expectations),
         drift_rows=Capped(report.drift.rows[:MAX_ROWS], report.drift.compared) if report.drift else Capped((), 0),
         distributions=_capped(report.distributions),
+        work=_capped(report.work),
         checks=_capped(report.checks),
         clusters=Capped(report.clusters[:MAX_ROWS], max(report.clusters_total, len(report.clusters))),
         not_covered=_capped(report.not_covered),

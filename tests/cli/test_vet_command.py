@@ -147,7 +147,9 @@ VERDICT = Verdict(
 
 def text_of(verdict: Verdict) -> str:
     recorded = SimpleNamespace(origin="test.example/ledger", index=7)
-    result: Any = SimpleNamespace(verdict=verdict, out="out", recorded=recorded, findings=0, malformed=0, work=())
+    result: Any = SimpleNamespace(
+        verdict=verdict, out="out", recorded=recorded, findings=0, malformed=0, work=(), decided_at=""
+    )
     return describe(result)
 
 

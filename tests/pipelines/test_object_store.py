@@ -6,6 +6,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,7 +14,9 @@ import pytest
 from millcert.cli.main import main
 from millcert.errors import DigestMismatchError, StoreError, UsageError
 from millcert.pipelines.driver import VetOptions, VetResult, vet_dataset
+from millcert.pipelines.work_gc import choose_garbage, delete_entries, list_entries
 from millcert.policy import load_policy
+from millcert.provenance.ledger import open_ledger
 
 if TYPE_CHECKING:
     from tests.pipelines.conftest import Workbench
@@ -69,7 +72,7 @@ class Bucket:
         }
 
     def vet(
-        self, *, after: Callable[[str], None] = lambda _: None, replace: bool = False, out: str = "out"
+        self, *, after: Callable[[str], None] = lambda _: None, replace: bool = False, out: str = "out", **more: Any
     ) -> VetResult:
         options = VetOptions(
             (f"s3://{self.name}/data",),
@@ -78,8 +81,13 @@ class Bucket:
             replace=replace,
             workers=1,
             beam_arguments=self.arguments,
+            **more,
         )
         return vet_dataset(load_policy(self.bench.save_policy()), options, after=after)
+
+    def verdicts(self) -> int:
+        with open_ledger(self.state / "ledger.db", origin="test.example/ledger") as ledger:
+            return len(ledger.find(kind="verdict"))
 
 
 @pytest.fixture
@@ -110,23 +118,103 @@ def test_a_bucket_gives_the_verdict_and_the_files_that_a_folder_gives(bucket: Bu
     assert {name.split("/")[0] for name in bucket.objects()} == {"data", "out"}
 
 
-def test_a_run_that_stops_while_it_publishes_leaves_no_verdict_and_the_next_one_says_so(bucket: Bucket) -> None:
-    class Stopped(Exception):
-        pass
+class Stopped(Exception):
+    """What a test stops a run with."""
 
-    def stop(step: str) -> None:
-        if step.startswith("admitted/"):
+
+def stop_at(step: str) -> Callable[[str], None]:
+    def after(done: str) -> None:
+        if done.startswith(step):
             raise Stopped
 
-    with pytest.raises(Stopped):
-        bucket.vet(after=stop)
+    return after
 
+
+@pytest.mark.parametrize("step", ["decided", "recorded", "certificate.json", "admitted/", "verdict.json"])
+def test_a_run_that_stops_while_it_publishes_is_finished_by_the_next_one(bucket: Bucket, step: str) -> None:
+    """There is no verdict before all is there, so nobody takes a half for a whole; and nothing is decided twice."""
+    local = bucket.bench.vet()
+    with pytest.raises(Stopped):
+        bucket.vet(after=stop_at(step))
     left = bucket.objects("out/")
-    assert "certificate.json" in left
-    assert "verdict.json" not in left
+    assert ("verdict.json" in left) == (step == "verdict.json")
+    assert ("certificate.json" in left) >= any(name.startswith("admitted/") for name in left)
+    assert {name.split("/")[0] for name in bucket.objects()} <= {"data", "out"}
+
+    finished = bucket.vet()
+
+    assert finished.verdict.digest == local.verdict.digest
+    assert finished.decided_at
+    assert bucket.verdicts() == 1
+    here = {path.relative_to(bucket.bench.out).as_posix(): path.read_bytes() for path in files_of(bucket.bench.out)}
+    assert admitted_digests(bucket.objects("out/")) == admitted_digests(here) != {}
     assert {name.split("/")[0] for name in bucket.objects()} == {"data", "out"}
+
+
+def files_of(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def test_a_half_output_under_another_policy_is_replaced_and_one_of_somebody_else_is_not(bucket: Bucket) -> None:
+    with pytest.raises(Stopped):
+        bucket.vet(after=stop_at("admitted/"))
+    bucket.bench.policy["checks"][0]["max_flagged_fraction"] = 0.2
+
+    assert bucket.vet().decided_at == ""
+
+    assert bucket.verdicts() == 2
+    bucket.client.put_object(Bucket=bucket.name, Key="other/admitted/a.parquet", Body=b"mine")
     with pytest.raises(UsageError, match="is not the output of an earlier run"):
-        bucket.vet(replace=True)
+        bucket.vet(out="other", replace=True)
+
+
+def test_a_run_is_resumed_on_a_bucket_and_work_is_kept_there(bucket: Bucket) -> None:
+    """`--resume` takes files and work from the folder that was left; `--work s3://...` from runs that ended."""
+
+    def fail(step: str) -> None:
+        if step == "computed":
+            raise StoreError("The machine failed.")
+
+    local = bucket.bench.vet()
+    work = f"s3://{bucket.name}/work"
+    with pytest.raises(StoreError):
+        bucket.vet(after=fail, least_work_bytes=0)
+    assert any(".staging-" in name for name in bucket.objects())
+
+    resumed = bucket.vet(resume=True, least_work_bytes=0, work=work)
+    again = bucket.vet(out="again", least_work_bytes=0, work=work)
+
+    assert resumed.verdict.digest == again.verdict.digest == local.verdict.digest
+    assert {one.step: one.done for one in resumed.work} == {one.step: 0 for one in resumed.work}
+    assert {one.step for one in again.work if one.done} == {"hash", "score"}
+    assert sum(one.refused + one.failed for one in (*resumed.work, *again.work)) == 0
+    here = {path.relative_to(bucket.bench.out).as_posix(): path.read_bytes() for path in files_of(bucket.bench.out)}
+    for out in ("out/", "again/"):
+        assert admitted_digests(bucket.objects(out)) == admitted_digests(here) != {}
+    assert {name.split("/")[0] for name in bucket.objects()} == {"again", "data", "out", "work"}
+    entries = list_entries(work)
+    assert entries
+    delete_entries(choose_garbage(entries, max_bytes=0))
+    assert list_entries(work) == []
+
+
+def test_empty_files_are_published_to_a_bucket_as_to_a_folder(bench: Workbench, endpoint: str) -> None:
+    """S3 takes no upload of no parts, which is what Beam makes of a file without bytes."""
+    (bench.data / "north" / "empty.jsonl").write_bytes(b"")
+    (bench.data / "north" / "lines.jsonl").write_bytes(b"{broken\n")
+    (bench.data / "north" / ".gitattributes").write_bytes(b"")
+    bench.sign("north")
+    bench.policy["dataset"]["max_malformed_fraction"] = 0.1
+    bucket = Bucket(bench, endpoint)
+    local = bench.vet()
+
+    remote = bucket.vet(least_work_bytes=0)
+
+    found = bucket.objects("out/")
+    here = {path.relative_to(bench.out).as_posix(): path.read_bytes() for path in files_of(bench.out)}
+    assert remote.verdict.digest == local.verdict.digest
+    assert admitted_digests(found) == admitted_digests(here)
+    assert found["admitted/north/empty.jsonl"] == b""
 
 
 def test_an_earlier_output_is_replaced_only_when_asked_and_tampered_data_is_refused(bucket: Bucket) -> None:

@@ -125,7 +125,7 @@ def published(
     write(top / "publish" / "findings.parquet", findings, FINDINGS_SCHEMA)
     write(top / "publish" / "malformed.parquet", malformed, MALFORMED_SCHEMA)
     histogram = ScoreHistogram("odd", {-2: (5, 0), 1: (2, 2)}, 0.5)
-    result = SimpleNamespace(verdict=verdict, histograms=(histogram,))
+    result = SimpleNamespace(verdict=verdict, histograms=(histogram,), work=())
     recorded = SimpleNamespace(origin="o", index=7, checkpoint="c", certificate=None)
     return SimpleNamespace(
         plan=SimpleNamespace(suite=SUITE),

@@ -32,6 +32,7 @@ from millcert.report.model import (
     ReportData,
     SampleField,
     Source,
+    Work,
 )  # fmt: skip
 from millcert.report.visible import number, percent, plain, shown, shown_lines, size
 
@@ -177,6 +178,7 @@ def full_report(word: str = "word") -> ReportData:
         malformed=(MalformedRow(word, 4, word, word),),
         next_commands=(word,),
         code_version=word,
+        work=(Work(word, 1, 2000), Work("score", 3, 0)),
     )
 
 
@@ -235,6 +237,7 @@ def test_every_text_field_of_the_model_reaches_the_hostile_test() -> None:
         Provenance,
         Counts,
         Histogram,
+        Work,
     } <= seen
     assert [key for key, has_word in words.items() if not has_word] == []
 
@@ -277,6 +280,13 @@ def test_sources_expectations_and_checks_show_their_figures() -> None:
         "Showing 1 of 3; 2 more are not shown.", "4.8 MiB (5,000,000 bytes)", "limit none",
     ):  # fmt: skip
         assert words in text
+
+
+def test_the_work_of_the_run_is_counted_by_step() -> None:
+    text = Page(render_report(full_report())).text
+
+    assert "StepReadReused word12,000 score30" in text
+    assert "Reused" not in Page(render_report(empty_report())).text
 
 
 def test_a_finding_shows_its_place_score_and_sample() -> None:
