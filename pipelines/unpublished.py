@@ -14,7 +14,7 @@ Format: docs/formats/work-store.md.
 import hashlib
 import json
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -24,8 +24,9 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from millcert.errors import IntegrityError, MillcertError, StoreError
+from millcert.pipelines.history import HISTORY_FILE, history_path
 from millcert.pipelines.planning import CODE_VERSION
-from millcert.pipelines.publish import LAST, is_local
+from millcert.pipelines.publish import LAST, is_local, write_file
 from millcert.policy import LoadedPolicy
 from millcert.provenance.atomic_file import replace_file
 from millcert.provenance.sample_leaf import RunSecret
@@ -41,7 +42,14 @@ FOLDER = "unpublished"
 MAGIC = b"millcert unpublished 1\n"
 
 _NONCE_BYTES, _MAX_BYTES = 12, 4096
-_FIELDS = {"asked": str, "history_size": int, "recorded_at": str, "secret": str, "verdict_digest": str}
+_FIELDS = {
+    "asked": str,
+    "history_digest": str,
+    "history_size": int,
+    "recorded_at": str,
+    "secret": str,
+    "verdict_digest": str,
+}
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,7 @@ class Decision:
 
     asked: digest of what the run was asked for, see `asked_of`. verdict_digest: hex. recorded_at: the time in its
     entries. history_size: entries of the ledger that it took earlier versions from. secret: of its salts.
+    history_digest: of what its checks keep of the version, "" for nothing, None before that is known.
     """
 
     asked: str
@@ -57,6 +66,7 @@ class Decision:
     recorded_at: str
     history_size: int
     secret: RunSecret
+    history_digest: str | None = None
 
 
 def asked_of(loaded: LoadedPolicy, options: "VetOptions") -> str:
@@ -144,6 +154,22 @@ def is_published(out: str, decision: Decision) -> bool:
     except (OSError, BeamIOError) as error:
         raise StoreError(f"Cannot read {uri}: {error}", hint="Check the place, then run again.") from error
     return verdict.digest == decision.verdict_digest
+
+
+def finish_history(decision: Decision, digest: str, state: Path, published: str) -> Decision:
+    """Return a decision with the digest of what its checks keep; what an earlier run kept of it stays as it was.
+
+    That has bits of the machine's linear algebra (history.py), so another machine would give the ledger other bytes.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    if decision.history_digest is None:
+        return replace(decision, history_digest=digest)
+    path = history_path(state, decision.history_digest)
+    if digest != decision.history_digest and path.exists():
+        write_file(f"{published}/{HISTORY_FILE}", path.read_bytes())
+    return decision
 
 
 def forget_decision(state: Path, out: str) -> None:
