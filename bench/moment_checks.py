@@ -12,7 +12,9 @@ order that nobody holds.
     OPENBLAS_NUM_THREADS=1 python bench/moment_checks.py 250000 512 1000     # classes beyond the memory for covariances
     OPENBLAS_NUM_THREADS=1 python bench/moment_checks.py quality [classes]   # what folded columns cost in quality
 
-The last prints robust_spectral on planted classes with all columns, whatever memory they take, and with folded ones:
+    OPENBLAS_NUM_THREADS=1 python bench/moment_checks.py sorted              # the fit of data sorted by class
+
+Quality prints robust_spectral on planted classes with all columns, whatever memory they take, and with folded ones:
 40 classes at several widths; or so many classes of 512 columns, with what the budget leaves, and with all.
 """
 
@@ -36,6 +38,7 @@ from millcert.checks.detectors.robust_spectral import RobustSpectral
 from millcert.checks.detectors.source_shift import SourceShift
 from millcert.checks.detectors.spectral_signatures import SpectralSignatures
 from millcert.checks.detectors.view_contradiction import ViewContradiction
+from millcert.checks.moments import Moments
 from millcert.errors import MillcertError
 
 BATCH_BYTES, BATCH_ROWS, DISTINCT = 8 << 20, 16_384, 8
@@ -224,6 +227,11 @@ def quality_cases(classes: int) -> Iterator[tuple[int, int, int, float, int]]:
 
 
 def main() -> None:
+    if sys.argv[1:2] == ["sorted"]:
+        context = multiprocessing.get_context("spawn")
+        for is_folded in (False, True):
+            in_turn(context.Process(target=sorted_by_class, args=(1000, 512), kwargs={"is_folded": is_folded}))
+        return
     if sys.argv[1:2] == ["quality"]:
         context = multiprocessing.get_context("spawn")
         for case in quality_cases(int((sys.argv[2:] or ["0"])[0])):
@@ -239,6 +247,26 @@ def main() -> None:
     processes += [context.Process(target=measured, args=(number, *sizes)) for number in range(len(CHECKS))]
     for process in processes:
         in_turn(process)
+
+
+def sorted_by_class(classes: int, width: int, *, is_folded: bool) -> None:
+    """Print what the parts of all classes take where each worker saw one class alone, all rows of it."""
+    random, start = np.random.default_rng(0), time.process_time()
+    parts: dict[str, Moments] = {}
+    for number in range(classes):
+        rows = random.standard_normal((width + 100, width)).astype(np.float32)  # too many to wait
+        part = class_moments.no_rows(width).add_rows(rows)
+        tables = max(class_moments.tables_of(part), 1) * classes
+        parts[f"{number}"] = class_moments.folded_part(part, tables) if is_folded else part
+    held = sum(part.nbytes for part in parts.values())
+    summed, fold = class_moments.final_moments(parts)
+    digest = hashlib.sha256(b"".join(part.sums().tobytes() for part in summed.values())).hexdigest()[:12]
+    print(
+        f"{classes} classes, d = {width}, parts {'folded on their way' if is_folded else 'as they come'}: "
+        f"{held / 2**20:,.0f} MiB at the fit, {fold.columns} columns in the end, sums {digest}, "
+        f"{time.process_time() - start:.0f} CPU-s, peak {peak_mib():,.0f} MiB",
+        flush=True,
+    )
 
 
 def in_turn(process: SpawnProcess) -> None:

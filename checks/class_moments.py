@@ -10,6 +10,7 @@ A worker that has seen fewer classes keeps more columns for the time being, and 
 """
 
 from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -21,6 +22,16 @@ from millcert.errors import InvalidSampleError
 BUDGET_BYTES = 256 << 20
 #: Wider rows are folded in any case: a class's table stays below 4 MB, the largest record that may cross a shuffle.
 MOST_COLUMNS = 1000
+
+
+@runtime_checkable
+class FoldsColumns(Protocol):
+    """A check whose parts of the first pass are `Moments` of classes, in the budget together."""
+
+    @property
+    def most_columns(self) -> int:
+        """How many columns are kept at most, whatever the memory."""
+        ...
 
 
 def fold_for(width: int, tables: int, most: int = MOST_COLUMNS, seed: int = 0) -> ColumnFold:
@@ -61,6 +72,17 @@ def within_budget(classes: Mapping[str, Moments], most: int = MOST_COLUMNS) -> d
         return {}
     fold = fold_for(widths.pop(), tables, most, next(iter(classes.values())).fold.seed)
     return {label: part.folded(fold) if part.fold.folds < fold.folds else part for label, part in classes.items()}
+
+
+def tables_of(part: Moments) -> int:
+    """Return how many tables a class has, once no row waits."""
+    return max(1, len({scale.exponent for scale in part.scales} | {exponent for exponent, _ in part.waiting}))
+
+
+def folded_part(part: Moments, tables: int, most: int = MOST_COLUMNS) -> Moments:
+    """Return a class's moments folded as far as so many tables of all classes together ask for."""
+    fold = fold_for(part.fold.width, tables, most, part.fold.seed)
+    return part.folded(fold) if part.fold.folds < fold.folds else part
 
 
 def final_moments(classes: Mapping[str, Moments], most: int = MOST_COLUMNS) -> tuple[dict[str, Moments], ColumnFold]:

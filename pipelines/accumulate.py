@@ -19,6 +19,7 @@ from millcert.checks.base import Accumulator
 from millcert.checks.metric_plan import LEAVING_ENTRIES, MANY_ENTRIES, MetricPlan
 from millcert.errors import InternalError, MillcertError
 from millcert.pipelines.dataset import DatasetFacts
+from millcert.pipelines.fold_parts import fold_parts
 from millcert.pipelines.history import recall_history, write_history
 from millcert.pipelines.metric_spill import Accumulators, spill
 from millcert.pipelines.models import EXPECTATIONS, Models
@@ -75,6 +76,8 @@ class RunPass(beam.PTransform):
         added.shards.element_type, added.spans.element_type = ShardFacts, SpanFacts
         added.notes.element_type = Note
         merged = added.checks | "Merge" >> beam.CombinePerKey(_MergeParts(self._plan)).with_output_types(pair)
+        if self._request.number == 1:
+            merged = fold_parts(merged, self._plan)
         # How metrics merge stands in the data set's metric plan, which is known only while the pipeline runs; a
         # combiner that waits for it would make the local runner change engines, so these few parts are grouped instead.
         metrics = (

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from millcert.checks.base import Accumulator, GroupEvidence, Role, Scores, Severity, merge_alike, merge_groups
-from millcert.checks.class_moments import final_moments, no_rows, unfolded, within_budget
+from millcert.checks.class_moments import MOST_COLUMNS, final_moments, no_rows, unfolded, within_budget
 from millcert.checks.columns import digests, matrix, strings
 from millcert.checks.digest_sample import DigestSample
 from millcert.checks.exact import ExactMatrix
@@ -113,6 +113,11 @@ class ActivationClustering:
     def passes(self) -> int:
         """Full reads of the data that `fit` needs."""
         return 2
+
+    @property
+    def most_columns(self) -> int:
+        """Columns that the sums of a class keep at most (`millcert.checks.class_moments.FoldsColumns`)."""
+        return MOST_COLUMNS
 
     def empty(self) -> Accumulator:
         """Return the accumulator of no samples."""

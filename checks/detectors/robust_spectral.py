@@ -146,6 +146,11 @@ class RobustSpectral:
         """Full reads of the data that `fit` needs."""
         return 3
 
+    @property
+    def most_columns(self) -> int:
+        """Columns that the sums of a class keep at most (`millcert.checks.class_moments.FoldsColumns`)."""
+        return self.max_dimension
+
     def empty(self) -> Accumulator:
         """Return the accumulator of no samples."""
         return {}

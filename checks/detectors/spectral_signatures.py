@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from millcert.checks.base import Accumulator, GroupEvidence, Role, Scores, Severity, merge_alike, merge_groups
-from millcert.checks.class_moments import final_moments, no_rows, unfolded, within_budget
+from millcert.checks.class_moments import MOST_COLUMNS, final_moments, no_rows, unfolded, within_budget
 from millcert.checks.columns import matrix, strings
 from millcert.checks.exact import ExactMatrix
 from millcert.checks.flagging import (
@@ -97,6 +97,11 @@ class SpectralSignatures:
     def passes(self) -> int:
         """Full reads of the data that `fit` needs."""
         return 3
+
+    @property
+    def most_columns(self) -> int:
+        """Columns that the sums of a class keep at most (`millcert.checks.class_moments.FoldsColumns`)."""
+        return MOST_COLUMNS
 
     def empty(self) -> Accumulator:
         """Return the accumulator of no samples."""
