@@ -54,11 +54,12 @@ class RunPass(beam.PTransform):
         dataset: AsSingleton,
         models: AsSingleton | None,
         sidecars: AsDict | None,
+        broken: AsList | None,
     ) -> None:
         super().__init__()
         self._plan = plan
         self._request = request
-        self._side_inputs = (dataset, models, sidecars)
+        self._side_inputs = (dataset, models, sidecars, broken)
         self._dataset = dataset
 
     def expand(self, items: PCollection[WorkItem]) -> Any:
@@ -108,6 +109,8 @@ class _ReadAndAccumulate(beam.DoFn):
 
     def setup(self) -> None:
         self._read.setup()
+        #: What the first pass found out, for later ones: sidecars, and units with malformed records.
+        self._kept: tuple[Mapping[str, str] | None, list[str] | None] = (None, None)
         self._work = PassWork(self._plan, self._request)
 
     def teardown(self) -> None:
@@ -117,11 +120,17 @@ class _ReadAndAccumulate(beam.DoFn):
         self._add.start_bundle()
 
     def process(
-        self, item: WorkItem, dataset: DatasetFacts, models: Models | None, sidecars: Mapping[str, str] | None
+        self,
+        item: WorkItem,
+        dataset: DatasetFacts,
+        models: Models | None,
+        sidecars: Mapping[str, str] | None,
+        broken: list[str] | None = None,
     ) -> Iterator[Any]:
         if dataset.faults:
             return
         work, number = self._work, self._request.number
+        self._kept = sidecars, broken
         name = work.name(item, dataset, models, active_checks(self._plan, number, models))
         found = work.recall(name, item) if name else None
         if found is not None:
@@ -131,9 +140,9 @@ class _ReadAndAccumulate(beam.DoFn):
             yield from self._add.leaving()
             self._read.skip(item)
         elif name:
-            yield from self._read_and_keep(name, item, dataset, models, sidecars)
+            yield from self._read_and_keep(name, item, dataset, models)
         else:
-            yield from self._read_into(self._add, item, dataset, models, sidecars)
+            yield from self._read_into(self._add, item, dataset, models)
         yield TaggedOutput("notes", work.done(item, is_reused=found is not None))
 
     def _read_into(
@@ -142,9 +151,8 @@ class _ReadAndAccumulate(beam.DoFn):
         item: WorkItem,
         dataset: DatasetFacts,
         models: Models | None,
-        sidecars: Mapping[str, str] | None,
     ) -> Iterator[TaggedOutput]:
-        for element in self._read.process(item, dataset, sidecars):
+        for element in self._read.process(item, dataset, *self._kept):
             if isinstance(element, TaggedOutput):
                 yield TaggedOutput("notes", element.value) if element.tag == "faults" else element
             else:
@@ -158,12 +166,11 @@ class _ReadAndAccumulate(beam.DoFn):
         item: WorkItem,
         dataset: DatasetFacts,
         models: Models | None,
-        sidecars: Mapping[str, str] | None,
     ) -> Iterator[TaggedOutput]:
         own = _Accumulate(self._plan, self._request.number)
         own.start_bundle()
         with recorded_outputs() as written:
-            told = list(self._read_into(own, item, dataset, models, sidecars))
+            told = list(self._read_into(own, item, dataset, models))
         try:
             sums = own.sums()
             self._add.absorb(sums, dataset)

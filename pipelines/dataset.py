@@ -97,10 +97,21 @@ class DatasetFacts:
         return frozenset(self.schema.names) if self.dropped else None
 
     def decode(
-        self, item: WorkItem, file: BinaryIO, limits: ReadLimits, budget: DecodedBudget | None = None
+        self,
+        item: WorkItem,
+        file: BinaryIO,
+        limits: ReadLimits,
+        budget: DecodedBudget | None = None,
+        columns: frozenset[str] | None = None,
     ) -> Iterator[Decoded]:
         """Yield a data file's samples, or those of a span; see `millcert.pipelines.formats.decode`."""
-        return decode_permitted(item, file, self.stored_schema or self.schema, self.schema, limits, budget)
+        return decode_permitted(item, file, self.stored_schema or self.schema, self.schema, limits, budget, columns)
+
+    @property
+    def role_columns(self) -> frozenset[str]:
+        """Columns of the samples that play a role."""
+        named = {name for one in self.roles.columns for name in (one.column, *one.more)}
+        return frozenset(named & set(self.schema.names))
 
     @property
     def signers(self) -> frozenset[str]:
@@ -117,7 +128,7 @@ class DatasetFacts:
 
     def unit(self, item: WorkItem) -> WorkItem:
         """Return a file, or the same span of it, with the digest that every read must meet."""
-        return self.item(item.name)._replace(span=item.span)
+        return self.item(item.name)._replace(span=item.span, steps=item.steps)
 
 
 class HashFiles(beam.PTransform):

@@ -10,12 +10,16 @@ from apache_beam.pvalue import AsSingleton, PCollection, TaggedOutput
 from millcert.errors import InternalError, MillcertError
 from millcert.pipelines.dataset import VerifiedFiles
 from millcert.pipelines.formats import HEAD_BYTES, SchemaFacts, decode, detect_format, read_schema
+from millcert.pipelines.formats.parquet import plan_steps
 from millcert.pipelines.plan import VetPlan
 from millcert.pipelines.records import FileSchema, WorkItem, fault_from, groups_of
 from millcert.pipelines.roles import TEXT_ROLES, is_list, vector_width
 from millcert.pipelines.splitting import open_blocks, open_unit, plan_spans, require_footer
 from millcert.pipelines.work_keeping import WorkKeeper
 from millcert.pipelines.work_keys import work_name
+
+#: Up to here what a file may decode to at once is found out once, and travels with it: so many numbers at most.
+SMALL_BYTES, MAX_STEPS = 1 << 20, 8
 
 
 class DescribeFiles(beam.PTransform):
@@ -62,23 +66,24 @@ class _DescribeFile(beam.DoFn):
             keeper.remember(name, found, ())
         yield found._replace(work=keeper.done("describe", item.name, is_reused=recalled is not None))
         for span in found.spans or (None,):
-            yield TaggedOutput("units", item._replace(span=span))
+            yield TaggedOutput("units", item._replace(span=span, steps=found.steps))
 
     def _described(self, item: WorkItem, verified: VerifiedFiles) -> FileSchema:
-        plan, facts, widths = self._plan, None, dict[str, int]()
+        plan, facts, widths, steps = self._plan, None, dict[str, int](), tuple[int, ...]()
         try:
             units = self._units(verified.files[item.name])
             for unit in units:
                 with open_unit(unit, plan.staging, plan.limits) as spooled:
                     if facts is None:
                         facts = self._facts(item, spooled.file)
+                        steps = self._steps(unit, spooled.file)
                     if _add_widths(widths, plan, unit, spooled.file, facts.schema):
                         break
             if facts is None:
                 raise InternalError(f"{item.name}: there is nothing to read.")
             schema = facts.schema.serialize().to_pybytes()
             spans = tuple(unit.span for unit in units if unit.span is not None)
-            return FileSchema(item.name, schema, facts.is_inferred, widths, None, spans=spans)
+            return FileSchema(item.name, schema, facts.is_inferred, widths, None, spans=spans, steps=steps)
         except MillcertError as error:
             return FileSchema(item.name, b"", False, {}, fault_from(error, file=item.name))
 
@@ -90,6 +95,16 @@ class _DescribeFile(beam.DoFn):
         with open_blocks(known, self._plan.staging, limits, limits.max_metadata_bytes) as reader:
             spans = plan_spans(require_footer(reader, known, limits), known.size_bytes, limits)
         return tuple(known._replace(span=span) for span in spans) or (known,)
+
+    def _steps(self, unit: WorkItem, file: Any) -> tuple[int, ...]:
+        """Return the steps of a small Parquet file: looking through its pages costs more than decoding them.
+
+        The bytes are held to the file's digest here and in each later read, so what is found of them stays true.
+        """
+        if unit.format != "parquet" or unit.size_bytes > SMALL_BYTES:
+            return ()
+        steps = plan_steps(file, self._plan.limits, name=unit.name)
+        return steps if len(steps) <= MAX_STEPS else ()
 
     def _facts(self, item: WorkItem, file: Any) -> SchemaFacts:
         file.seek(0)

@@ -55,6 +55,7 @@ def decode_permitted(
     permitted: pa.Schema,
     limits: ReadLimits,
     budget: DecodedBudget | None = None,
+    columns: frozenset[str] | None = None,
 ) -> Iterator[Decoded]:
     """Yield a data file's records with the permitted columns only; see `millcert.pipelines.formats.decode`.
 
@@ -65,9 +66,20 @@ def decode_permitted(
         permitted: schema of those that may be used.
         limits: bounds.
         budget: counts what is decoded; one of its own where None.
+        columns: those that are needed, None for all; see `decode`.
     """
     groups = groups_of(item)
-    decoded = decode(item.data_format, file, stored, limits, name=item.name, groups=groups, budget=budget)
+    decoded = decode(
+        item.data_format,
+        file,
+        stored,
+        limits,
+        name=item.name,
+        groups=groups,
+        budget=budget,
+        columns=columns,
+        steps=item.steps,
+    )
     if len(stored) == len(permitted):
         return decoded
     kept = frozenset(permitted.names)

@@ -9,7 +9,7 @@ Its schema metadata names the file and the source. Malformed records and rows th
 it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -86,9 +86,20 @@ class ReadFile(beam.DoFn):
         self._progress.close()
 
     def process(
-        self, item: WorkItem, dataset: DatasetFacts, sidecars: Mapping[str, str] | None = None
+        self,
+        item: WorkItem,
+        dataset: DatasetFacts,
+        sidecars: Mapping[str, str] | None = None,
+        broken: Collection[str] | None = None,
     ) -> Iterator[Any]:
-        """Yield the file's batches in order."""
+        """Yield the file's batches in order.
+
+        Args:
+            item: the unit of work.
+            dataset: what is known of all files.
+            sidecars: unit -> SHA-256 of its digest sidecar, where a check asks for digests.
+            broken: units with malformed records, as the first pass found them; None in that pass itself.
+        """
         if dataset.faults:
             return
         try:
@@ -99,10 +110,29 @@ class ReadFile(beam.DoFn):
                 self._digests(item, sidecars) as source,
                 open_views(verified, self._request.view_columns, self._request.limits) as views,
             ):
-                yield from self._read(verified, spooled, dataset, leaves, source, views)
+                columns = self._columns(item, dataset, sidecars, broken)
+                yield from self._read(verified, spooled, dataset, leaves, source, views, columns)
         except MillcertError as error:
             yield TaggedOutput("faults", fault_from(error, file=item.name))
         self._progress.advance(self._request.number, size_bytes=item.read_bytes)
+
+    def _columns(
+        self,
+        item: WorkItem,
+        dataset: DatasetFacts,
+        sidecars: Mapping[str, str] | None,
+        broken: Collection[str] | None,
+    ) -> frozenset[str] | None:
+        """Return the columns that this pass needs of a file, None for all.
+
+        A sample digest needs all, unless it was kept. So does a file with malformed records: which they are is seen in
+        all columns.
+        """
+        request = self._request
+        needs_all = request.wants_columns or request.wants_shards or broken is None or item.unit in broken
+        if needs_all or (request.wants_digests and not (sidecars or {}).get(item.unit)):
+            return None
+        return dataset.role_columns
 
     def _leaf_writer(self, item: WorkItem) -> AbstractContextManager[LeafWriter | None]:
         if not self._request.wants_shards:
@@ -123,13 +153,14 @@ class ReadFile(beam.DoFn):
         leaves: LeafWriter | None,
         source: DigestSource,
         views: ViewRows | None,
+        columns: frozenset[str] | None,
     ) -> Iterator[Any]:
         request, records = self._request, 0
         tree = RangeBuilder(0 if item.span is None else item.span.first_row)
         budget = DecodedBudget(item.name, item.size_bytes, request.limits)
         self.row_runs = []
         metadata = {FILE_KEY: item.name.encode(), SOURCE_KEY: item.source.encode()}
-        for decoded in dataset.decode(item, spooled.file, request.limits, budget):
+        for decoded in dataset.decode(item, spooled.file, request.limits, budget, columns):
             records += len(decoded.rows) + len(decoded.malformed)
             digests = None
             if request.wants_digests or request.wants_shards:

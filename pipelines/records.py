@@ -35,7 +35,9 @@ class WorkItem(NamedTuple):
     name: the manifest path (POSIX, relative). source: the name of the policy's rule for it. sha256: "" before the
     file was hashed; afterwards every read of it must meet this digest. view_uri, view_sha256: its file of views, and
     view_of: the digest of the data file that they were made of; "" where the run has no views. blocks_sha256: hex, of
-    the list of its blocks' digests, "" where there is none (blocks.py). span: None for the whole file.
+    the list of its blocks' digests, "" where there is none (blocks.py). span: None for the whole file. steps: of a
+    small Parquet file, how many rows of each row group may be decoded at once, as its bytes say; () where each reader
+    finds that out.
     """
 
     name: str
@@ -49,6 +51,7 @@ class WorkItem(NamedTuple):
     view_of: str = ""
     blocks_sha256: str = ""
     span: Span | None = None
+    steps: tuple[int, ...] = ()
 
     @property
     def unit(self) -> str:
@@ -115,7 +118,8 @@ class FileDigest(NamedTuple):
 class FileSchema(NamedTuple):
     """What a file says of its columns. schema: Arrow IPC schema bytes; widths: role -> list length in its first row.
 
-    work: whether that was found out in this run. spans: how it is read; none where it is read as a whole.
+    work: whether that was found out in this run. spans: how it is read; none where it is read as a whole. steps: as
+    those of its work items.
     """
 
     name: str
@@ -125,6 +129,7 @@ class FileSchema(NamedTuple):
     fault: Fault | None
     work: WorkDone | None = None
     spans: tuple[Span, ...] = ()
+    steps: tuple[int, ...] = ()
 
 
 class ShardFacts(NamedTuple):

@@ -76,20 +76,22 @@ class VetDataset(beam.PTransform):
         shards: PCollection[ShardFacts] | None = None
         cells: AsList | None = None
         sidecars: AsDict | None = None
+        broken: AsList | None = None
         notes: list[PCollection[Note]] = []
         for number in range(1, plan.passes + 1):
             label = f"Pass{number}"
-            done = units | f"{label}/Run" >> RunPass(shared, _request(plan, number), dataset, models, sidecars)
+            done = units | f"{label}/Run" >> RunPass(shared, _request(plan, number), dataset, models, sidecars, broken)
             models = AsSingleton(begin | f"{label}/Fit" >> FitModels(shared, number, dataset, done["parts"], models))
             if number == 1:
                 joined = done["spans"] | f"{label}/JoinShards" >> JoinShards(shared, dataset)
                 shards = (done["shards"], joined.shards) | "Shards" >> beam.Flatten()
                 notes.append(joined.notes)
+                found = (done["shards"], done["spans"]) | "Units" >> beam.Flatten()
+                broken = AsList(found | "Broken" >> beam.FlatMap(broken_units).with_output_types(str))
+                if plan.wants_digests:
+                    sidecars = AsDict(found | "Sidecars" >> beam.Map(_sidecar).with_output_types(tuple[str, str]))
             if number == 1 and plan.profile is not None:
                 cells = AsList(done["cells"])
-            if number == 1 and plan.wants_digests:
-                found = (done["shards"], done["spans"]) | "Units" >> beam.Flatten()
-                sidecars = AsDict(found | "Sidecars" >> beam.Map(_sidecar).with_output_types(tuple[str, str]))
             notes.append(done["notes"])
         scored = units | "ScoreFiles" >> ScoreFiles(shared, dataset, models, sidecars)
         every_note = [*notes, scored["notes"]] | "Notes" >> beam.Flatten()
@@ -124,6 +126,11 @@ def write_ruling(
 
 def _sidecar(shard: ShardFacts | SpanFacts) -> tuple[str, str]:
     return shard.unit, shard.digests_sha256
+
+
+def broken_units(shard: ShardFacts | SpanFacts) -> list[str]:
+    """Return the unit of work if it has malformed records: later passes find them again in all of its columns."""
+    return [shard.unit] if shard.rows != shard.records else []
 
 
 def _request(plan: VetPlan, number: int) -> ReadRequest:

@@ -20,7 +20,7 @@ from millcert.pipelines.rating import NOT_RATED, rate_run
 from millcert.pipelines.records import Fault, FileOutcome, Note, ShardFacts, SpanFacts, WorkDone, WorkItem
 from millcert.pipelines.ruling import RunResult, read_ruling, ruling_to_json
 from millcert.pipelines.score_files import JoinScoreSpans, _ScoreFile
-from millcert.pipelines.vet import _request, _sidecar
+from millcert.pipelines.vet import _request, _sidecar, broken_units
 from millcert.pipelines.work_report import sum_work
 
 
@@ -110,10 +110,11 @@ class PlainEngine:
         read.setup()
         parts: dict[Any, list[Any]] = {}
         shards, spans = facts
+        broken = None if number == 1 else [unit for one in (*shards, *spans) for unit in broken_units(one)]
         found: tuple[list[ShardFacts], list[SpanFacts]] = ([], [])
         for item in self._each(f"pass {number}", units):
             read.start_bundle()
-            for element in read.process(item, dataset, models, _sidecars(shards, spans)):
+            for element in read.process(item, dataset, models, _sidecars(shards, spans), broken):
                 self._sort(element, {"notes": notes, "shards": found[0], "spans": found[1]}, [])
             for element in read.finish_bundle():
                 if getattr(element, "tag", "") == "notes":

@@ -79,6 +79,8 @@ def decode(
     name: str = "the file",
     groups: tuple[int, int] | None = None,
     budget: DecodedBudget | None = None,
+    columns: frozenset[str] | None = None,
+    steps: tuple[int, ...] = (),
 ) -> Iterator[Decoded]:
     """Yield the records of a file as batches in one schema; see the rules in millcert.pipelines.formats.base.
 
@@ -90,6 +92,8 @@ def decode(
         name: of the file, for errors.
         groups: [first, end) of a Parquet file's row groups, None for all.
         budget: counts what is decoded; one of its own where None.
+        columns: of a Parquet file without malformed records, to decode these alone; other formats decode all.
+        steps: of a Parquet file, what `parquet.plan_steps` said of these very bytes; () to find it out.
 
     Raises:
         UsageError: the schema does not fit the file's own types, or the format cannot carry one of its types.
@@ -98,7 +102,7 @@ def decode(
     """
     budget = _budget(file, limits, name) if budget is None else budget
     if format == "parquet":
-        return parquet.decode(file, schema, limits, budget, name=name, groups=groups)
+        return parquet.decode(file, schema, limits, budget, name=name, groups=groups, columns=columns, steps=steps)
     if format == "jsonl":
         return jsonl.decode(file, schema, limits, budget, name=name)
     if format == "csv":

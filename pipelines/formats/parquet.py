@@ -61,6 +61,19 @@ def read_footer(file: BinaryIO, limits: ReadLimits, *, name: str) -> Footer:
         return _open(buffer_of(file), limits, name)[1]
 
 
+def plan_steps(file: BinaryIO, limits: ReadLimits, *, name: str) -> tuple[int, ...]:
+    """Return how many rows of each row group may be decoded at once: steps 1 to 3, done once for several reads.
+
+    Raises:
+        HostileDataError: the footer lies, or decoding would break a bound.
+        UsageError: it is encrypted.
+    """
+    with translate_errors(name, "Parquet file"):
+        buffer = buffer_of(file)
+        data = memoryview(buffer).cast("B")
+        return tuple(_rows_at_a_time(data, group, limits, name) for group in _open(buffer, limits, name)[1].groups)
+
+
 def decode(
     file: BinaryIO,
     schema: pa.Schema,
@@ -69,8 +82,15 @@ def decode(
     *,
     name: str,
     groups: tuple[int, int] | None = None,
+    columns: frozenset[str] | None = None,
+    steps: tuple[int, ...] = (),
 ) -> Iterator[Decoded]:
     """Yield the rows of a Parquet file, or of its row groups [first, end) alone: the same batches either way.
+
+    With `columns`, only these are decoded, measured and validated: other rows may be malformed then, and batches end
+    elsewhere. It is for a file of which all columns were decoded before, without a malformed record. With `steps`,
+    what `plan_steps` found of these very bytes under these limits, the footer and the pages are not looked through
+    again.
 
     Raises:
         HostileDataError: a page is damaged, the footer lies, or decoding breaks a bound.
@@ -79,23 +99,48 @@ def decode(
     """
     with translate_errors(name, "Parquet file"):
         buffer = buffer_of(file)
-        parquet, footer = _open(buffer, limits, name)
+        parquet, footer = (_library(buffer), None) if steps else _open(buffer, limits, name)
         refuse_other_schema(parquet.schema_arrow, schema, limits, name=name)
         data = memoryview(buffer).cast("B")  # Arrow calls its bytes signed
-        first, end = groups or (0, len(footer.groups))
-        row = sum(group.rows for group in footer.groups[:first])
-        for index, group in enumerate(footer.groups[first:end], first):
-            step = _rows_at_a_time(data, group, limits, name)
+        names = _chosen(parquet.schema_arrow, columns)
+        if names is not None:
+            schema = pa.schema([field for field in schema if field.name in names])
+        counts = [parquet.metadata.row_group(number).num_rows for number in range(parquet.num_row_groups)]
+        if footer is not None:
+            counts = [group.rows for group in footer.groups]
+        first, end = groups or (0, len(counts))
+        row = sum(counts[:first])
+        for index, count in enumerate(counts[first:end], first):
+            if footer is None:
+                step = steps[index]
+            else:
+                group = footer.groups[index]
+                wanted = group if names is None else _with_columns(group, frozenset(names))
+                step = _rows_at_a_time(data, wanted, limits, name)
             seen = 0
-            batches = parquet.iter_batches(batch_size=step, row_groups=[index], use_threads=False)
+            batches = parquet.iter_batches(batch_size=step, row_groups=[index], columns=names, use_threads=False)
             for batch in _read(batches, name):
                 yield from bounded_slices(batch, row + seen, schema, limits, budget, name=name)
                 seen += batch.num_rows
-            if seen != group.rows:
+            if seen != count:
                 raise HostileDataError(
-                    f"{name}: the footer says {group.rows} rows in row group {index}, it holds {seen}.", path=name
+                    f"{name}: the footer says {count} rows in row group {index}, it holds {seen}.", path=name
                 )
             row += seen
+
+
+def _chosen(stored: pa.Schema, columns: frozenset[str] | None) -> list[str] | None:
+    """Return which columns to ask the library for; None for all.
+
+    It takes a name with a dot for a path into a column, and would decode what nobody bounded.
+    """
+    if not columns or any("." in name for name in stored.names):
+        return None
+    return [name for name in stored.names if name in columns] or None
+
+
+def _with_columns(group: Group, names: frozenset[str]) -> Group:
+    return group._replace(chunks=tuple(chunk for chunk in group.chunks if chunk.leaf.path in names))
 
 
 def _read(batches: Iterator[pa.RecordBatch], name: str) -> Iterator[pa.RecordBatch]:
@@ -134,16 +179,22 @@ def _open(buffer: pa.Buffer, limits: ReadLimits, name: str) -> tuple[pq.ParquetF
         raise HostileDataError(
             f"{name}: the schema is nested {footer.depth} levels deep.", hint="See max_nesting.", path=name
         )
-    parquet = pq.ParquetFile(
+    parquet = _library(buffer)
+    if parquet.metadata.num_columns != len(footer.leaves) or parquet.num_row_groups != len(footer.groups):
+        raise HostileDataError(f"{name}: two readings of the footer differ.", path=name)
+    return parquet, footer
+
+
+def _library(buffer: pa.Buffer) -> pq.ParquetFile:
+    """Return a file that was looked through as the library sees it."""
+    footer_bytes = int.from_bytes(bytes(memoryview(buffer).cast("B")[-_TAIL_BYTES:])[:4], "little")
+    return pq.ParquetFile(
         pa.BufferReader(buffer),
         pre_buffer=False,
         thrift_string_size_limit=max(1, footer_bytes),
         thrift_container_size_limit=max(1, footer_bytes),
         page_checksum_verification=True,
     )
-    if parquet.metadata.num_columns != len(footer.leaves) or parquet.num_row_groups != len(footer.groups):
-        raise HostileDataError(f"{name}: two readings of the footer differ.", path=name)
-    return parquet, footer
 
 
 @lru_cache(maxsize=2)
