@@ -110,7 +110,7 @@ class PlainEngine:
         read.setup()
         parts: dict[Any, list[Any]] = {}
         shards, spans = facts
-        broken = None if number == 1 else [unit for one in (*shards, *spans) for unit in broken_units(one)]
+        broken = None if number == 1 else [*_broken(shards), *_broken(spans)]
         found: tuple[list[ShardFacts], list[SpanFacts]] = ([], [])
         for item in self._each(f"pass {number}", units):
             read.start_bundle()
@@ -149,6 +149,10 @@ class PlainEngine:
 
 def _sidecars(shards: Iterable[ShardFacts], spans: Iterable[SpanFacts]) -> dict[str, str]:
     return dict([*map(_sidecar, shards), *map(_sidecar, spans)])
+
+
+def _broken(facts: Iterable[ShardFacts | SpanFacts]) -> list[str]:
+    return [unit for one in facts for unit in broken_units(one)]
 
 
 def _by_file(spans: Iterable[Any]) -> list[tuple[str, list[Any]]]:
