@@ -5,16 +5,18 @@ side runs in a process of its own, on one core, and reads the files itself; GX g
 `pandas.read_parquet` gives. The sides take turns, so that a busy minute of the machine meets them all. Importing GX is
 timed apart, as both need it. "read" only reads all columns: the floor. polars and duckdb (extra `bench`) answer the 20
 expectations by hand-written queries: one aggregate, and one of the labels' counts. Memory is VmHWM of the process, with
-what its imports take, and above that. GX's results and ours are compared: every success, every count of unexpected
-rows; observed values that differ by more than 1e-12 are counted (quantiles are known to an interval there).
+what its imports take, and above that. "worker" measures as a worker of the job does: another process, which is in no
+figure, imports GX, plans and judges. GX's results and ours are compared: every success, every count of unexpected rows;
+observed values that differ by more than 1e-12 are counted (quantiles are known to an interval there).
 
 --kernels also prints where our seconds go: reading, and each kernel.
 
 Usage: python bench/expectations.py [--rows 1000000] [--runs 3] [--folder FOLDER with files of an earlier run, or empty]
-    [--sides read,great_expectations,millcert,polars,duckdb] [--kernels]
+    [--sides read,great_expectations,millcert,worker,polars,duckdb] [--kernels]
 """
 
 import argparse
+import importlib
 import importlib.util
 import json
 import math
@@ -113,22 +115,40 @@ def batches_of(file: Path, columns: Sequence[str] | None = None) -> Iterator[pa.
     return parquet.iter_batches(BATCH_ROWS, columns=columns, use_threads=False)
 
 
-def ours(folder: Path) -> list[Any]:
-    from millcert.checks.expectations import evaluate_suite, load_suite, plan_suite
+def planned(folder: Path) -> tuple[Any, pa.Schema]:
+    from millcert.checks.metric_suite import load_suite
 
-    files = sorted(folder.glob("*.parquet"))
     suite = load_suite(json.dumps({"name": "bench", "expectations": EXPECTATIONS}).encode())
-    schema = pq.read_schema(files[0])
-    plan = plan_suite(suite, schema)
-    columns = sorted(plan.columns)
-    acc = plan.empty()
-    for file in files:
+    return suite, pq.read_schema(min(folder.glob("*.parquet")))
+
+
+def measured(folder: Path, plan: Any) -> Any:
+    columns, acc = sorted(plan.columns), plan.empty()
+    for file in sorted(folder.glob("*.parquet")):
         start = 0
         for batch in batches_of(file, columns):
             acc = plan.add(acc, batch, file.name, np.arange(start, start + batch.num_rows))
             start += batch.num_rows
-    result = evaluate_suite(suite, plan, plan.merge([acc]), schema)
-    return result.json["results"]
+    return plan.merge([acc])
+
+
+def ours(folder: Path) -> list[Any]:
+    from millcert.checks.expectations import evaluate_suite, plan_suite
+
+    suite, schema = planned(folder)
+    plan = plan_suite(suite, schema)
+    result = evaluate_suite(suite, plan, measured(folder, plan), schema)
+    return list(result.json["results"])
+
+
+def worker(folder: Path) -> list[Any]:
+    """Do as a worker of the job: measure, while a process of its own plans and judges."""
+    from millcert.pipelines.gx_process import ask
+
+    suite, schema = planned(folder)
+    plan = ask("plan", (suite, schema, ()))
+    result = ask("evaluate", (suite, plan, measured(folder, plan), schema, {}, None))
+    return list(result.json["results"])
 
 
 def theirs(folder: Path) -> list[Any]:
@@ -258,10 +278,12 @@ SIDES = {
     "read": only_read,
     "great_expectations": theirs,
     "millcert": ours,
+    "worker": worker,
     "polars": with_polars,
     "duckdb": with_duckdb,
 }
-IMPORTS = {"great_expectations": "great_expectations", "millcert": "great_expectations"}
+#: What a side imports before the clock starts, where it is not what the side is called.
+IMPORTS = {"millcert": "great_expectations", "worker": "millcert.pipelines.gx_process"}
 
 
 def peak_mib() -> float:
@@ -276,7 +298,7 @@ def measure(side: str, folder: Path) -> None:
     os.environ["POLARS_MAX_THREADS"] = "1"
     started = time.process_time()
     if side != "read":
-        __import__(IMPORTS.get(side, side))
+        importlib.import_module(IMPORTS.get(side, side))
     imported = time.process_time()
     at_import = peak_mib()
     results = SIDES[side](folder)
@@ -310,13 +332,12 @@ def is_same(ours_: Any, theirs_: Any) -> bool:
 
 def kernels(folder: Path) -> None:
     """Print where our seconds go."""
-    from millcert.checks.expectations import evaluate_suite, load_suite, plan_suite
+    from millcert.checks.expectations import evaluate_suite, plan_suite
     from millcert.checks.metric_columns import BatchView
 
     pa.set_cpu_count(1)
     files = sorted(folder.glob("*.parquet"))
-    suite = load_suite(json.dumps({"name": "bench", "expectations": EXPECTATIONS}).encode())
-    schema = pq.read_schema(files[0])
+    suite, schema = planned(folder)
     plan = plan_suite(suite, schema)
     spent: defaultdict[str, float] = defaultdict(float)
     last = time.process_time()
@@ -362,9 +383,7 @@ def main() -> None:
     if arguments.measure:
         measure(arguments.measure[0], Path(arguments.measure[1]))
         return
-    print(
-        f"{platform.platform()}, Python {platform.python_version()}, pyarrow {pa.__version__}, numpy {np.__version__}"
-    )
+    print(f"{platform.platform()}, Python {platform.python_version()}, pyarrow {pa.__version__}")
     sides = [side for side in arguments.sides.split(",") if is_there(side)]
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.folder or Path(temporary)
@@ -401,7 +420,7 @@ def report(found: dict[str, list[dict[str, Any]]], rows: int) -> None:
     if "millcert" not in found:
         return
     for side, runs in found.items():
-        if side == "millcert":
+        if side in ("millcert", "worker"):
             continue
         pairs = list(zip(runs, found["millcert"], strict=True))
         ratios = [other["cpu_seconds"] / own["cpu_seconds"] for other, own in pairs]
@@ -414,6 +433,10 @@ def report(found: dict[str, list[dict[str, Any]]], rows: int) -> None:
             f"(min {min(ratios):.2f}, max {max(ratios):.2f}), peak memory {median(whole):.2f}, "
             f"memory above imports {median(above):.1f}"
         )
+    if "great_expectations" in found and "worker" in found:
+        both_runs = zip(found["great_expectations"], found["worker"], strict=True)
+        ratio = median(other["peak_mib"] / own["peak_mib"] for other, own in both_runs)
+        print(f"great_expectations against a worker: peak memory {ratio:.2f}")
     if "great_expectations" in found:
         both = list(zip(found["millcert"][0]["results"], found["great_expectations"][0]["results"], strict=True))
         same = all(own[:2] == other[:2] for own, other in both)

@@ -158,7 +158,10 @@ def _asked(plan: MetricPlan, acc: Accumulator, check: RowCheck) -> _Asked | None
                 return None
             return _Asked(check, rows, kernel, None, None, _last_before(parts))
         case CountDistinct() | CountRecords():
-            keys = kernel.conclude(parts).repeated
+            found = kernel.conclude(parts)
+            keys = found.repeated
+            if found.unexpected and (keys is None or not len(keys)):
+                raise InternalError(f"Expectation {check.number} has repeated values, but they are not here.")
             return None if keys is None or not len(keys) else _Asked(check, rows, kernel, keys, Members(keys), {})
         case _:
             found = parts.get("", NOTHING_FOUND)

@@ -68,6 +68,7 @@ class Tally(NamedTuple):
     most: how often the most common value stands. modes: how many are as common. first_modes: the first of those.
     table: every value, and its count.
     differences: one for each wanted set.
+    elsewhere: what tells where `repeated` stands, if whoever made the tally put it away; a result does not need it.
     """
 
     considered: int
@@ -80,6 +81,7 @@ class Tally(NamedTuple):
     first_modes: pa.Array | None
     table: tuple[pa.Array, np.ndarray] | None
     differences: tuple[Difference, ...]
+    elsewhere: Any = None
 
 
 EMPTY = Tally(0, 0, 0, NOTHING, None, 0, 0, None, None, ())

@@ -21,7 +21,7 @@ from millcert.errors import InternalError, MillcertError
 from millcert.pipelines.dataset import DatasetFacts
 from millcert.pipelines.fold_parts import fold_parts
 from millcert.pipelines.history import recall_history, write_history
-from millcert.pipelines.metric_spill import Accumulators, spill
+from millcert.pipelines.metric_spill import Accumulators, put_away, spill
 from millcert.pipelines.models import EXPECTATIONS, Models
 from millcert.pipelines.output import recorded_outputs
 from millcert.pipelines.pass_work import FileSums, FileWork, PassWork
@@ -84,7 +84,7 @@ class RunPass(beam.PTransform):
         metrics = (
             added.metrics
             | "GroupMetrics" >> beam.GroupByKey()
-            | "MergeMetrics" >> beam.Map(_merge_metrics, self._dataset).with_output_types(pair)
+            | "MergeMetrics" >> beam.Map(_merge_metrics, self._dataset, self._plan.staging).with_output_types(pair)
         )
         parts = [merged, metrics] | "Parts" >> beam.Flatten()
         # The profile is no model: only the ruling needs it, so it does not travel to every later pass with the others.
@@ -187,12 +187,12 @@ class _ReadAndAccumulate(beam.DoFn):
         yield from self._add.finish_bundle()
 
 
-def _merge_metrics(grouped: tuple[PartKey, Iterable[Any]], dataset: DatasetFacts) -> tuple[PartKey, Any]:
+def _merge_metrics(grouped: tuple[PartKey, Iterable[Any]], dataset: DatasetFacts, staging: str) -> tuple[PartKey, Any]:
     key, parts = grouped
     if dataset.metrics is None:
         raise InternalError("Metrics arrived without a plan.")
     # All of a group is together here, so what is not needed for the results goes no further.
-    return key, (EXPECTATIONS, dataset.metrics.total(key[1], Accumulators(parts)))
+    return key, (EXPECTATIONS, put_away(staging, dataset.metrics.total(key[1], Accumulators(parts))))
 
 
 class _Accumulate(beam.DoFn):

@@ -18,6 +18,7 @@ from millcert.checks.metric_columns import BatchView
 from millcert.checks.metric_plan import MetricPlan, RowCheck
 from millcert.checks.metric_rows import RowMarker, has_bit, mask_width
 from millcert.pipelines.dataset import DatasetFacts
+from millcert.pipelines.metric_spill import taken_out
 from millcert.pipelines.models import EXPECTATIONS, Models
 from millcert.pipelines.output import PartWriter, part_name
 from millcert.pipelines.plan import VetPlan
@@ -71,7 +72,7 @@ def suite_rows(plan: VetPlan, dataset: DatasetFacts, models: Models) -> SuiteRow
     metrics, acc = dataset.metrics, models.get(EXPECTATIONS)
     if plan.suite is None or metrics is None or acc is None:
         return None
-    marker = RowMarker(metrics, acc, mask_width(len(plan.suite.expectations)))
+    marker = RowMarker(metrics, taken_out(acc), mask_width(len(plan.suite.expectations)))
     is_holding = plan.suite_on_failure == QUARANTINE_ROWS
     holding = tuple(check for check in marker.checks if is_holding and check.severity == "critical")
     return SuiteRows(metrics.second(acc), marker, holding)
@@ -80,6 +81,12 @@ def suite_rows(plan: VetPlan, dataset: DatasetFacts, models: Models) -> SuiteRow
 def rows_place(plan: VetPlan, item: WorkItem) -> tuple[str, pa.Schema]:
     """Return where the sidecar of a file is, and its schema."""
     return f"{plan.staging}/parts/expectation_rows/{part_name(item.name)}", ROWS_SCHEMA
+
+
+def second_plan(plan: VetPlan, dataset: DatasetFacts, models: Models) -> MetricPlan | None:
+    """Return what the scoring read measures for the suite, None where `suite_rows` has nothing to ask."""
+    metrics, acc = dataset.metrics, models.get(EXPECTATIONS)
+    return None if plan.suite is None or metrics is None or acc is None else metrics.second(acc)
 
 
 class FileRows:

@@ -75,12 +75,9 @@ def _apart(work: str, arguments: tuple[Any, ...]) -> Any:
     if not _is_worker():
         return _WORK[work](*arguments)
     try:
-        answer = _ask(encode_value((work, arguments)))
+        return ask(work, arguments)
     except UncodableError:
         return _WORK[work](*arguments)
-    if isinstance(answer, Fault):
-        raise error_from([answer])
-    return answer
 
 
 def _is_worker() -> bool:
@@ -89,8 +86,18 @@ def _is_worker() -> bool:
     return spec is not None and str(spec.name).startswith(_BEAM_WORKERS)
 
 
-def _ask(question: bytes) -> Any:
-    """Return what a process answers."""
+def ask(work: str, arguments: tuple[Any, ...]) -> Any:
+    """Return what a process of its own answers.
+
+    Args:
+        work: "plan" or "evaluate".
+        arguments: those of `plan_apart` or `evaluate_apart`.
+
+    Raises:
+        UncodableError: an argument has no form in bytes.
+        MillcertError: as said of those two.
+    """
+    question = encode_value((work, arguments))
     command = [sys.executable, "-m", "millcert.pipelines.gx_process"]
     ended = subprocess.run(command, input=question, capture_output=True, check=False)  # noqa: S603 - our own module
     if ended.returncode < 0:
@@ -101,7 +108,10 @@ def _ask(question: bytes) -> Any:
     if ended.returncode:
         said = ended.stderr.decode(errors="replace").strip().splitlines()[-1:]
         raise InternalError(f"The process that runs Great Expectations failed: {' '.join(said)[:500]}")
-    return decode_value(ended.stdout)
+    answer = decode_value(ended.stdout)
+    if isinstance(answer, Fault):
+        raise error_from([answer])
+    return answer
 
 
 def _answer(question: bytes) -> bytes:

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from millcert.checks.metric_plan import MetricPlan
 from millcert.errors import InternalError
 from millcert.pipelines.blocks import copy_verified
 from millcert.pipelines.dataset import DatasetFacts
-from millcert.pipelines.expectation_rows import SuiteRows, rows_place
+from millcert.pipelines.expectation_rows import rows_place
 from millcert.pipelines.formats import Decoded
 from millcert.pipelines.join_shards import in_order
 from millcert.pipelines.output import PartWriter, write_admitted
@@ -41,7 +42,7 @@ def by_file(outcome: SpanOutcome) -> tuple[str, SpanOutcome]:
 
 
 def join_scores(
-    plan: VetPlan, found: Iterable[SpanOutcome], dataset: DatasetFacts, asked: SuiteRows | None
+    plan: VetPlan, found: Iterable[SpanOutcome], dataset: DatasetFacts, second: MetricPlan | None
 ) -> Iterator[FileOutcome]:
     """Yield a file's outcome; nothing where a span is missing, which is a fault already.
 
@@ -49,7 +50,7 @@ def join_scores(
         plan: of the run.
         found: of the file's spans, in any order.
         dataset: what is known of all files.
-        asked: what the suite asks of rows.
+        second: what this read measures for the suite.
 
     Raises:
         MillcertError: a part is not what was written, or the file is not what was hashed.
@@ -70,7 +71,7 @@ def join_scores(
                     if kind == EXPECTATION_ROWS:
                         hasher.add(batch.column("row").to_numpy(), _masks(batch))
     tally = summed(spans)
-    metrics: Any = {} if asked is None else asked.second.merge([one.metrics for one in spans])
+    metrics: Any = {} if second is None else second.merge([one.metrics for one in spans])
     held_by = sum((Counter(one.held_by) for one in spans), Counter[int]())
     output = _write_admitted(plan, item, spans, dataset, tally)
     yield file_outcome(

@@ -14,9 +14,13 @@ from typing import Any, NamedTuple
 from apache_beam.io.filesystems import FileSystems
 
 from millcert.checks.base import Accumulator
+from millcert.checks.metric_tally import Tally
 from millcert.errors import StoreError
 from millcert.pipelines.output import open_output, translate_store_errors
 from millcert.pipelines.value_coding import decode_value, encode_value
+
+#: Repeated values of a partition that are put away; fewer travel with the rest.
+MANY_REPEATED = 1000
 
 
 class Spilled(NamedTuple):
@@ -44,6 +48,34 @@ def spill(staging: str, groups: Mapping[str, Any]) -> dict[str, Spilled]:
             placed[group] = Spilled(uri, start, len(data), hashlib.sha256(data).hexdigest())
             start += len(data)
     return placed
+
+
+def put_away(staging: str, acc: Accumulator) -> Accumulator:
+    """Return reduced parts without their repeated values where these are many: only the read that scores needs them.
+
+    Raises:
+        StoreError: they cannot be written; a retry is safe.
+    """
+    return {
+        group: part._replace(repeated=None, elsewhere=spill(staging, {group: part.repeated})[group])
+        if isinstance(part, Tally) and part.repeated is not None and len(part.repeated) >= MANY_REPEATED
+        else part
+        for group, part in acc.items()
+    }
+
+
+def taken_out(acc: Accumulator) -> Accumulator:
+    """Return reduced parts with the values that `put_away` wrote.
+
+    Raises:
+        StoreError: they cannot be read; a retry is safe.
+    """
+    return {
+        group: part._replace(repeated=recalled(part.elsewhere), elsewhere=None)
+        if isinstance(part, Tally) and part.elsewhere is not None
+        else part
+        for group, part in acc.items()
+    }
 
 
 class Accumulators:

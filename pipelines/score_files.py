@@ -14,7 +14,7 @@ from millcert.checks.fusion import Panel
 from millcert.errors import MillcertError
 from millcert.pipelines.dataset import DatasetFacts
 from millcert.pipelines.digest_sidecar import digest_source
-from millcert.pipelines.expectation_rows import FileRows, SuiteRows, suite_rows
+from millcert.pipelines.expectation_rows import FileRows, SuiteRows, second_plan, suite_rows
 from millcert.pipelines.fuse import panel_of
 from millcert.pipelines.join_scores import by_file, join_scores
 from millcert.pipelines.models import Models
@@ -139,6 +139,6 @@ class JoinScoreSpans(beam.DoFn):
         """Yield the file's outcome, or what is wrong with it."""
         name, found = grouped
         try:
-            yield from join_scores(self._plan, found, dataset, suite_rows(self._plan, dataset, models))
+            yield from join_scores(self._plan, found, dataset, second_plan(self._plan, dataset, models))
         except MillcertError as error:
             yield TaggedOutput("notes", fault_from(error, file=name))

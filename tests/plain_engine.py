@@ -130,7 +130,7 @@ class PlainEngine:
             return {}
         merge = _MergeParts(plan)
         merged = [
-            _merge_metrics((key, values), dataset)
+            _merge_metrics((key, values), dataset, plan.staging)
             if "/" in key[0]
             else (key, merge.extract_output(merge.merge_accumulators(values)))
             for key, values in parts.items()
