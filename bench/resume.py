@@ -5,7 +5,7 @@ Data: `--files` Parquet files of `--rows` samples each (64-d embedding, label, t
   facts          the same with a suite and a profile, which the first pass feeds
 For each, CPU seconds behind the imports, each run in a process of its own:
   nothing kept   no work is kept at all (the size below which it is not worth it is set above every file)
-  full           the run as it is by default: work is kept in the staging folder, for --resume
+  full           --keep-work: work is kept in the staging folder, for --resume, as it is by default in long runs
   first          --incremental, when nothing is kept yet
   again          --incremental, the same files: what is left to do when all work is found
   one more       --incremental, with one file added
@@ -96,7 +96,7 @@ def report(top: Path, name: str, files: int, rows: int) -> None:
     print(f"{'run':<14}{'CPU s':>8}{'of nothing kept':>17}{'of fresh':>10}{'files read':>12}   verdict")
     nothing = measure(top, least_work_bytes=NEVER)
     line("nothing kept", nothing, nothing)
-    line("full", measure(top), nothing)
+    line("full", measure(top, keep_work=True), nothing)
     line("resumed", killed_and_resumed(top, nothing["cpu_s"]), nothing)
     line("first", measure(top, incremental=True), nothing)
     kept = sum(path.stat().st_size for path in (top / "state" / "work").rglob("*") if path.is_file())
@@ -160,7 +160,7 @@ def measure(top: Path, **options: Any) -> dict[str, Any]:
 def killed_and_resumed(top: Path, whole_s: float) -> dict[str, Any]:
     """Kill a run when it has spent half of what a whole run takes, and resume it."""
     shutil.rmtree(top / "out", ignore_errors=True)
-    with start(top) as process:
+    with start(top, keep_work=True) as process:
         began = None
         while process.poll() is None:
             if began is None and any(top.glob(".out.staging-*/work")):

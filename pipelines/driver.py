@@ -29,7 +29,7 @@ from millcert.pipelines.expectation_rows import rows_schema
 from millcert.pipelines.finding_records import findings_of
 from millcert.pipelines.history import asks_history, place_history, settle_history
 from millcert.pipelines.overriding import plan_overrides
-from millcert.pipelines.plan import PlannedWork, VetPlan
+from millcert.pipelines.plan import VetPlan
 from millcert.pipelines.planning import Workspace, plan_run, refuse_unreadable
 from millcert.pipelines.publish import left_stagings, local_path, promote, refuse_overlap, staging_for, write_file
 from millcert.pipelines.rating import compares_rates
@@ -80,7 +80,8 @@ class VetOptions:
     ledger's database, where it is not in `state`. selftest: bytes of a self-test's file, whose digest goes into
     the verdict. views: folder of the views that `millcert embed` made. resume: go on where runs to `out` stopped.
     incremental: keep work on files for later runs, in the state folder, and use what is there; work: the same, in that
-    place. least_work_bytes: work on smaller files is not kept.
+    place. keep_work: keep work for a later `resume`; None: where the run is large enough (resume.py). least_work_bytes:
+    work on smaller files is not kept; None: a size below which that costs more than it saves.
     """
 
     datasets: tuple[str, ...]
@@ -96,7 +97,8 @@ class VetOptions:
     resume: bool = False
     incremental: bool = False
     work: str = ""
-    least_work_bytes: int = PlannedWork.least_bytes
+    keep_work: bool | None = None
+    least_work_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -241,7 +243,7 @@ class _Run:
                 use_workers(self.beam_options, worker_count(read_bytes, unit_count(plan)))
             after("planned")
             left = [folder for folder in left_stagings(options.out) if folder != staging] if resume else []
-            work, secret = prepare_work(staging, self.kept, left, plan.checks, options, earlier)
+            work, secret = prepare_work(staging, self.kept, left, plan, options, earlier)
             plan = replace(plan, work=work)
             result = (self.engine or run_pipeline)(plan, self.beam_options, self.watcher)
             after("computed")

@@ -21,7 +21,7 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from millcert.errors import MillcertError, StoreError, UsageError
-from millcert.pipelines.plan import PlannedCheck, PlannedWork
+from millcert.pipelines.plan import PlannedWork, VetPlan
 from millcert.pipelines.publish import is_local, local_path, refuse_overlap, write_file
 from millcert.pipelines.runner import is_local as is_local_runner
 from millcert.pipelines.runner import refuse_out_of_reach
@@ -34,6 +34,11 @@ from millcert.provenance.work_key import FOLDER_NAME, work_key
 
 if TYPE_CHECKING:
     from millcert.pipelines.driver import VetOptions
+
+#: Reads from which on work is kept without being asked for: some 8 minutes of a core (workers.py). A shorter run is
+#: done again sooner than anybody looks; keeping adds a tenth to a fifth to every run (docs/resume.md), killed or not.
+WORTH_KEEPING_BYTES = 64 << 30
+_NEVER = 1 << 62
 
 #: Stands in the staging folder from the moment at which a run begins to log its decision.
 RECORDING_FILE = "recording"
@@ -67,7 +72,7 @@ def prepare_work(
     staging: str,
     kept: str,
     left: Sequence[str],
-    checks: Sequence[PlannedCheck],
+    plan: VetPlan,
     options: "VetOptions",
     decided: Decision | None = None,
 ) -> tuple[PlannedWork, RunSecret]:
@@ -77,7 +82,7 @@ def prepare_work(
         staging: of this run.
         kept: where the store is that outlives the run, "" for none.
         left: staging folders of the runs that this one resumes.
-        checks: of the plan.
+        plan: of the run.
         options: of the run.
         decided: the decision that this run finishes, whose salts it takes.
 
@@ -86,12 +91,36 @@ def prepare_work(
         StoreError: a folder cannot be used.
     """
     place_run_keys(staging, work_key(options.state), kept)
-    packages = {type(planned.check).__module__.split(".")[0] for planned in checks} - {OUR_PACKAGE}
-    planned = PlannedWork(kept, tuple(left), tuple(sorted(packages)), options.least_work_bytes)
+    packages = {type(planned.check).__module__.split(".")[0] for planned in plan.checks} - {OUR_PACKAGE}
+    read_bytes = plan.reads * sum(item.size_bytes for item in plan.items)
+    planned = PlannedWork(kept, tuple(left), tuple(sorted(packages)), least_bytes(options, read_bytes))
     if decided is not None:
         write_file(f"{staging}/{SECRET_FILE}", decided.secret.secret)
         return planned, decided.secret
     return planned, _secret_of(left, staging) or new_secret(staging)
+
+
+def least_bytes(options: "VetOptions", read_bytes: int) -> int:
+    """Return the size of the files on which work is kept, at least; more than any file has where none is kept.
+
+    Args:
+        options: of the run. Kept is what the user asks for; without a word of his, what takes long.
+        read_bytes: bytes of all files times the number of reads.
+
+    Raises:
+        UsageError: the options contradict each other.
+    """
+    needs_it = options.resume or options.incremental or bool(options.work)
+    if options.keep_work is False:
+        if needs_it:
+            raise UsageError(
+                "--no-keep-work leaves nothing for --resume, --incremental and --work.", hint="Give one or the other."
+            )
+        return _NEVER
+    if options.least_work_bytes is not None:
+        return options.least_work_bytes
+    is_kept = needs_it or options.keep_work or read_bytes >= WORTH_KEEPING_BYTES
+    return PlannedWork.least_bytes if is_kept else _NEVER
 
 
 def begin_recording(staging: str) -> None:

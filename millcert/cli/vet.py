@@ -45,6 +45,11 @@ _DECEPTIVE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u20
     is_flag=True,
     help="Keep the work on files in the state folder, and use what earlier runs kept there (docs/resume.md).",
 )
+@click.option(
+    "--keep-work/--no-keep-work",
+    default=None,
+    help="Keep the work on files until the run has ended, for --resume; by the size of the work unless given.",
+)
 @click.option("--work", help="Folder or URI to keep the work in, instead of the state folder; implies --incremental.")
 @click.option(
     "--workers", type=click.IntRange(min=1), help="Local worker processes; by the size of the work unless given."
@@ -78,6 +83,7 @@ def vet(
     replace: bool,
     resume: bool,
     incremental: bool,
+    keep_work: bool | None,
     is_dry_run: bool,
     quiet: bool,
     as_json: bool,
@@ -114,6 +120,7 @@ def vet(
         views=views,
         resume=resume,
         incremental=incremental,
+        keep_work=keep_work,
         work=work or "",
         selftest=None if selftest_path is None else read_bounded(selftest_path, MAX_SELFTEST_BYTES),
     )

@@ -13,8 +13,10 @@ import pyarrow as pa
 import pytest
 
 from millcert.errors import StoreError, UsageError
-from millcert.pipelines.driver import Engine, VetResult
+from millcert.pipelines.driver import Engine, VetOptions, VetResult
+from millcert.pipelines.plan import PlannedWork
 from millcert.pipelines.publish import left_stagings
+from millcert.pipelines.resume import least_bytes
 from millcert.provenance.work_key import forget_work, work_key
 
 if TYPE_CHECKING:
@@ -307,6 +309,43 @@ def test_work_on_small_files_is_not_kept(bench: Workbench) -> None:
     bench.vet(incremental=True)
 
     assert not [path for path in (bench.top / "state" / "work").rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize(
+    ("asked", "read_gib", "is_kept"),
+    [
+        ({}, 63, False),
+        ({}, 64, True),
+        ({"keep_work": True}, 1, True),
+        ({"keep_work": False}, 100, False),
+        ({"resume": True}, 1, True),
+        ({"incremental": True}, 1, True),
+        ({"work": "place"}, 1, True),
+    ],
+)
+def test_work_is_kept_where_it_was_asked_for_or_takes_long(
+    tmp_path: Path, asked: dict[str, Any], read_gib: int, is_kept: bool
+) -> None:
+    options = VetOptions(("data",), "out", tmp_path, **asked)
+
+    assert least_bytes(options, read_gib << 30) == (PlannedWork.least_bytes if is_kept else 1 << 62)
+
+
+@pytest.mark.parametrize("asked", [{"resume": True}, {"incremental": True}, {"work": "place"}])
+def test_work_that_is_needed_and_not_kept_is_a_contradiction(bench: Workbench, asked: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="--no-keep-work"):
+        bench.vet(keep_work=False, **asked)
+
+
+def test_a_small_run_keeps_nothing_unless_it_is_asked_to(bench: Workbench) -> None:
+    def fail(step: str) -> None:
+        if step == "computed":
+            raise StoreError("The machine failed.")
+
+    with pytest.raises(StoreError):
+        bench.vet(after=fail)
+
+    assert left_stagings(str(bench.out)) == []
 
 
 @pytest.mark.slow

@@ -8,9 +8,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +47,16 @@ SUITE = {
 
 @dataclass(frozen=True)
 class Run:
-    """What a run printed and published. files: what is published, less what holds a clock or a signature."""
+    """What a run printed and published. files: what is published, less what holds a clock or a signature.
+
+    work: by step, files that were read and files that were found as kept.
+    """
 
     exit_code: int
     verdict_digest: str
     files: dict[str, bytes]
     errors: str
+    work: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def answer(self) -> tuple[int, str, dict[str, bytes]]:
@@ -94,7 +98,7 @@ class Bench:
         )
 
     def result(self, name: str, exit_code: int, answer: str, errors: str) -> Run:
-        digest = json.loads(answer)["verdict_digest"] if exit_code == 0 else ""
+        told: Mapping[str, Any] = json.loads(answer) if exit_code == 0 else {"verdict_digest": "", "work": []}
         out = self.top / f"out-{name}"
         kept = ("verdict.json", "manifest.json", "findings.parquet", "malformed.parquet", "admitted", "quarantine")
         files = {
@@ -102,7 +106,22 @@ class Bench:
             for path in sorted(out.rglob("*"))
             if path.is_file() and path.relative_to(out).parts[0] in kept
         }
-        return Run(exit_code, digest, files, answer + errors)
+        work = {step["step"]: (step["items_done"], step["items_reused"]) for step in told["work"]}
+        return Run(exit_code, told["verdict_digest"], files, answer + errors, work)
+
+    def kill_midway(self, name: str, running: subprocess.Popen[str], entries: int) -> None:
+        """Kill a run, and what it started, as soon as so many entries of work are kept in its staging folder."""
+        try:
+            while running.poll() is None:
+                kept = sum(path.is_file() for path in self.top.glob(f".out-{name}.staging-*/work/*/*"))
+                if kept >= entries:
+                    return
+                time.sleep(0.05)
+            raise AssertionError(f"the run ended before anybody killed it: {running.communicate()}")
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(running.pid, signal.SIGKILL)
+            running.communicate()
 
 
 def environment() -> dict[str, str]:
@@ -168,6 +187,57 @@ def million_local(million: Bench) -> Run:
     assert run.exit_code == 0, run.errors
     assert any(name.startswith("quarantine/west/3") for name in run.files)
     return run
+
+
+RESUMABLE_FILES, RESUMABLE_ROWS = 6, 30_000
+
+
+@pytest.fixture(scope="session")
+def resumable(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """Files large enough to keep work on; poison in one of them."""
+    top = tmp_path_factory.mktemp("resumable")
+    (top / "policy.yaml").write_text(MILLION_POLICY)
+    for number in range(RESUMABLE_FILES):
+        folder = top / "data" / ("west" if number % 2 else "north")
+        folder.mkdir(parents=True, exist_ok=True)
+        table = _table(200 + number, poisoned=600 if number == 3 else 0, rows=RESUMABLE_ROWS)
+        table = table.append_column("view", table.column("embedding"))
+        pq.write_table(table, folder / f"{number}.parquet", compression="none")
+    return Bench(top)
+
+
+@pytest.fixture(scope="session")
+def resumable_local(resumable: Bench) -> Run:
+    """The local answer of a run that did everything itself."""
+    run = resumable.vet("local", "--no-keep-work")
+    assert run.exit_code == 0, run.errors
+    assert not any(reused for _, reused in run.work.values())
+    return run
+
+
+@pytest.fixture
+def hold_resumed(resumable: Bench, resumable_local: Run) -> Callable[..., None]:
+    """Return what holds that a runner resumes a killed run and finds kept work, and gives the local answer."""
+
+    def hold(name: str, *beam: str, timeout: float = 300) -> None:
+        resumable.kill_midway(name, resumable.start(name, "--keep-work", *beam), 2 * RESUMABLE_FILES)
+        assert not (resumable.top / f"out-{name}").exists()
+
+        resumed = resumable.vet(name, "--resume", "--work", f"work-{name}", *beam, timeout=timeout)
+        again = resumable.vet(name, "--replace", "--work", f"work-{name}", *beam, timeout=timeout)
+
+        for run in (resumed, again):
+            assert run.exit_code == 0, run.errors
+            assert run.answer == resumable_local.answer
+            assert all(done + reused == RESUMABLE_FILES for done, reused in run.work.values()), run.work
+        sys.stdout.write(f"\n{name}: resumed {resumed.work}\n{name}: the same files again {again.work}\n")
+        assert resumed.work["hash"][1] > 0
+        # What is held back of a file is scored again; all else is found.
+        assert {step for step, (done, _) in again.work.items() if done} == {"hash", "score"}
+        assert again.work["score"][0] < RESUMABLE_FILES
+        assert not list(resumable.top.glob(f".out-{name}*"))
+
+    return hold
 
 
 @pytest.fixture

@@ -221,6 +221,21 @@ def test_a_killed_worker_changes_nothing(runs: Bench, local: Run, two_slots: Clu
 
 
 @matrix_only
+def test_a_driver_that_was_killed_is_resumed_on_the_cluster_and_work_is_found_there(
+    two_slots: Cluster, hold_resumed: Callable[..., None]
+) -> None:
+    """The cluster may go on with the job of the dead driver: that one's folder is its own, and disturbs nobody."""
+    hold_resumed(
+        "flink-resumed",
+        *two_slots.options,
+        "--environment_type=EXTERNAL",
+        f"--environment_config=localhost:{two_slots.port + 1}",
+        "--parallelism=2",
+        timeout=TIMEOUT_SECONDS,
+    )
+
+
+@matrix_only
 def test_a_lost_cluster_is_exit_5_and_publishes_nothing(runs: Bench, tmp_path: Path) -> None:
     """Rule: fails closed: without a whole run there is no output."""
     with cluster(tmp_path / "flink", "1", "1") as doomed:

@@ -58,6 +58,11 @@ def test_a_job_service_with_loopback_workers_gives_the_local_answer(
 
 
 @pytest.mark.long
+def test_a_driver_that_was_killed_is_resumed_by_two_local_workers(hold_resumed: Callable[..., None]) -> None:
+    hold_resumed("two-resumed", "--workers", "2")
+
+
+@pytest.mark.long
 def test_two_local_workers_give_the_answer_of_one_on_a_million_samples(
     million: Bench, same_as_local: Callable[[str, Run], None]
 ) -> None:

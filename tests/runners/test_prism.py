@@ -35,6 +35,13 @@ def test_prism_gives_the_local_answer(runs: Bench, local: Run, prism: tuple[str,
 
 
 @pytest.mark.long
+def test_a_driver_that_was_killed_is_resumed_on_prism(
+    prism: tuple[str, ...], hold_resumed: Callable[..., None]
+) -> None:
+    hold_resumed("prism-resumed", *prism)
+
+
+@pytest.mark.long
 def test_prism_gives_the_local_answer_on_a_million_samples(
     million: Bench, same_as_local: Callable[[str, Run], None], prism: tuple[str, ...]
 ) -> None:
