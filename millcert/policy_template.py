@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 #: Folders beyond this are put under one rule; directory entries beyond the second are not looked at.
 MAX_SOURCES = 50
 MAX_ENTRIES = 20_000
+#: Of two sources nobody can say which is the odd one.
+LEAST_SOURCES = 3
 
 _MAX_LINE_BYTES = 1 << 20
 #: Characters that a pattern may not hold, or a file should not; `?` stands for any one.
@@ -140,7 +142,7 @@ def policy_template(sketch: DatasetSketch) -> str:
         columns="".join(f"    {role}: {_quoted(column)}  # CHECK\n" for role, column in roles.items())
         or "    {}  # label: NAME, text: NAME, split: NAME, embedding_self: NAME, embedding_external: NAME\n",
         sources="".join(_source_rules(sketch)),
-        checks="".join(_check_rules(roles)),
+        checks="".join(_check_rules(roles, sketch)),
     )
 
 
@@ -162,9 +164,10 @@ def _source_rules(sketch: DatasetSketch) -> Iterator[str]:
         yield f"  - name: {_quoted(name)}\n    path: {_quoted(pattern)}\n    unsigned: accept_as_unknown\n"
 
 
-def _check_rules(roles: Mapping[str, object]) -> Iterator[str]:
+def _check_rules(roles: Mapping[str, object], sketch: DatasetSketch) -> Iterator[str]:
     if "label" in roles:
         yield from _label_rules(roles)
+        yield from _source_shift(roles, sketch)
     views = ("text", "features", "embedding_external", "embedding_self")
     view = next((role for role in views if role in roles), "sample_digest")
     yield (
@@ -185,16 +188,35 @@ def _label_rules(roles: Mapping[str, object]) -> Iterator[str]:
             "  - check: robust_spectral\n    max_flagged_fraction: 0.05\n    over_limit: reject\n"
             "    on_flagged: quarantine\n"
         )
+    if {"embedding_self", "embedding_external"} <= set(roles):
+        yield (
+            "  - check: view_contradiction\n    max_flagged_fraction: 0.05\n    over_limit: warn\n"
+            "    on_flagged: quarantine\n"
+        )
     view = next((role for role in ("pred_probs", "embedding_external", "embedding_self") if role in roles), None)
     if view is not None:
         yield (
-            "  - check: label_noise\n    max_flagged_fraction: 0.1\n    over_limit: warn\n    on_flagged: quarantine\n"
+            "  - check: label_noise  # honest data has wrong labels; a plain embedding doubts many right ones\n"
+            "    max_flagged_fraction: 0.1\n    over_limit: warn\n    on_flagged: report\n"
             f"    config: {{view: {view}}}\n"
         )
     if "features" in roles:
         yield (
             "  - check: trigger_mining  # images: say their shape under dataset.images\n    max_flagged_fraction: 0.0\n"
             "    over_limit: reject\n    on_flagged: quarantine\n"
+        )
+
+
+def _source_shift(roles: Mapping[str, object], sketch: DatasetSketch) -> Iterator[str]:
+    """Yield the rule that compares sources: it takes three, and a view that never saw the data, or pixels."""
+    column = roles.get("features")
+    is_vector = isinstance(column, str) and sketch.columns.get(column) == "vector"
+    view = "embedding_external" if "embedding_external" in roles else "features" if is_vector else ""
+    if view and (len(sketch.folders) >= LEAST_SOURCES or "source" in roles):
+        yield (
+            "  - check: source_shift  # warn, where your sources bring different kinds of data\n"
+            "    max_flagged_fraction: 0.0\n    over_limit: reject\n    on_flagged: quarantine\n"
+            f"    config: {{view: {view}}}\n"
         )
 
 

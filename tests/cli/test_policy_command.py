@@ -93,7 +93,43 @@ def test_init_writes_a_valid_policy_fitted_to_folders_and_columns(
     assert policy.roles() == {"label": "label", "embedding_self": "embedding", "embedding_external": "clip_embedding"}
     assert answer["roles"] == policy.roles()
     assert [(rule.name, rule.path) for rule in policy.sources] == [("lab-a", "lab-a/**"), ("lab-b", "lab-b/**")]
-    assert [rule.check for rule in policy.checks] == ["robust_spectral", "label_noise", "near_duplicates"]
+    assert [rule.check for rule in policy.checks] == [
+        "robust_spectral",
+        "view_contradiction",
+        "label_noise",
+        "near_duplicates",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("column", "view"), [("clip_embedding", "embedding_external"), ("pixels", "features"), ("embedding", "")]
+)
+def test_init_compares_sources_where_there_are_three_and_a_view_shows_them(
+    column: str, view: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folders in (2, 3):
+        root, out = tmp_path / f"data{folders}", tmp_path / f"policy{folders}.yaml"
+        for folder in range(folders):
+            (root / f"lab-{folder}").mkdir(parents=True)
+            pq.write_table(pa.table({"label": ["a"], column: VECTORS}), root / f"lab-{folder}" / "x.parquet")
+
+        text_of(["policy", "init", str(root), "--out", str(out)], capsys)
+
+        rules = {rule.check: rule for rule in load_policy(out).policy.checks}
+        assert ("source_shift" in rules) == (folders == 3 and bool(view))
+        assert "source_shift" not in rules or rules["source_shift"].config == {"view": view}
+
+
+def test_what_doubts_labels_is_reported_and_never_uses_up_what_may_be_held_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Label noise alone never rejects: a plain embedding doubts a sixth of clean pictures (bench/clean_gate.py)."""
+    out = tmp_path / "policy.yaml"
+
+    text_of(["policy", "init", str(dataset(tmp_path)), "--out", str(out)], capsys)
+
+    (rule,) = (rule for rule in load_policy(out).policy.checks if rule.check == "label_noise")
+    assert (rule.over_limit, rule.on_flagged) == ("warn", "report")
 
 
 def test_what_init_writes_admits_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
