@@ -6,7 +6,8 @@ The rule, for an accumulator as for the final sums:
                    8 bytes x columns**2 x tables (one a class and row exponent) <= 256 MB, 16 at least.
 
 A worker that has seen fewer classes keeps more columns for the time being, and sums fold exactly
-(`millcert.checks.column_fold`). So the final width, and every bit of the sums, depend on the samples alone.
+(`millcert.checks.column_fold`). So the final width, and every bit of the sums, depend on the samples alone. What that
+costs: docs/moments.md.
 """
 
 from collections.abc import Mapping

@@ -125,7 +125,8 @@ class SourceShift:
         nobody can say.
     False alarm that remains: an honest source that is unlike all the others. It looks the same, and should be known.
     Source: Hotelling's T2 and its F distribution: Anderson, "An Introduction to Multivariate Statistical Analysis",
-        3rd ed., section 5.3. The rest is our choice: `millcert.checks.source_cells`, `source_scatter`, `excess`.
+        3rd ed., section 5.3. The rest is our choice: `millcert.checks.source_cells`, `source_scatter`, `excess`. Cost:
+        docs/moments.md.
 
     view: an embedding, where one that never saw this data shows wrong labels as they are; or features: pixels. (Columns
         of a table have many scales, so they are no view: the largest would drown the others.)
