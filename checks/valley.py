@@ -163,9 +163,11 @@ def _log_bound(nearer: np.ndarray, farther: np.ndarray, share: np.ndarray) -> np
 
 
 def _log_binomial(nearer: float, farther: float, share: float) -> float:
-    from scipy.stats import binom  # scipy.stats takes a second to import
+    """Return the logarithm of a binomial tail. scipy.stats has it too, at a hundred times the cost a call."""
+    from scipy.special import bdtr
 
-    return float(np.clip(binom.logcdf(nearer, nearer + farther, share), _LEAST_LOG, 0.0))
+    with np.errstate(divide="ignore"):
+        return float(np.clip(np.log(bdtr(nearer, int(nearer + farther), share)), _LEAST_LOG, 0.0))
 
 
 def _emptiest(histogram: Histogram, low: float, high: float) -> float:

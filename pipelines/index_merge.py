@@ -22,8 +22,9 @@ from millcert.provenance.leaf_index import BUCKETS, bucket_name
 from millcert.provenance.lookup import INDEX_FOLDER
 from millcert.provenance.shard_tree import TreeWriter
 
-#: Records held over all runs: 76 bytes each, and a few times that while they are sorted.
-MERGE_RECORDS = 1 << 18
+#: Records held over all runs: 76 bytes each, and a few times that while they are sorted. Where there are very many runs
+#: more are held, RUN_BLOCK of each, up to MOST_RECORDS: a run is opened anew for each block of it.
+MERGE_RECORDS, RUN_BLOCK, MOST_RECORDS = 1 << 18, 128, 1 << 21
 
 #: Runs up to this size are joined before they are merged, this many records at a time.
 SMALL_RECORDS, POOL_RECORDS = 1 << 15, 1 << 18
@@ -190,10 +191,10 @@ def merged(runs: Sequence[SortedRun], *, records: int | None = None) -> Iterator
 
     Args:
         runs: by shard, and for each shard by row.
-        records: how many to hold at once; MERGE_RECORDS where None.
+        records: how many to hold at once; where None, by the number of runs.
     """
     total = sum(run.size for run in runs)
-    held = MERGE_RECORDS if records is None else records
+    held = min(max(MERGE_RECORDS, RUN_BLOCK * len(runs)), MOST_RECORDS) if records is None else records
     blocks = [max(_LEAST_BLOCK, -(-held * run.size // max(total, 1))) for run in runs]
     while True:
         for run, block in zip(runs, blocks, strict=True):

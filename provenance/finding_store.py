@@ -6,8 +6,9 @@ Nothing of it is believed: who gets a proof verifies it against the logged root.
 """
 
 import os
+import tempfile
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,6 +27,9 @@ RECORDS_FILE = "findings.records"
 SEALED_FILE = "findings.sealed"
 TREE_NAME = "findings"
 
+#: What is held of a run's findings before they go to files: 76 bytes each.
+SORTED_BYTES = 64 << 20
+
 _ENTRY_BYTES = 32 + 32 + 8 + 4
 
 
@@ -39,21 +43,53 @@ def write_findings(folder: Path, records: Iterable[tuple[bytes, bytes]]) -> tupl
     Raises:
         OSError: a file cannot be written.
 
-    Cost: memory 76 bytes a flagged sample; three hashes and a sort.
+    Cost: memory SORTED_BYTES and, of the 256 parts that records are dealt to by their first byte, one; three hashes and
+    a sort.
     """
-    entries: list[bytes] = []
     offset = 0
-    with (folder / SEALED_FILE).open("wb") as sealed:
+    with (
+        tempfile.TemporaryDirectory(prefix=".findings-", dir=folder) as dealt,
+        (folder / SEALED_FILE).open("wb") as sealed,
+        (folder / RECORDS_FILE).open("wb") as sorted_records,
+        TreeWriter(lambda level: (folder / f"{TREE_NAME}.{level}").open("wb")) as tree,
+    ):
+        parts = _DealtEntries(Path(dealt))
         for salt, record in records:
             sealed.write(seal_record(salt, record))
             place = offset.to_bytes(8, "big") + len(record).to_bytes(4, "big")
-            entries.append(place_key(salt) + finding_commitment(salt, record) + place)
+            parts.add(place_key(salt) + finding_commitment(salt, record) + place)
             offset += len(record)
-    entries.sort()
-    (folder / RECORDS_FILE).write_bytes(b"".join(entries))
-    with TreeWriter(lambda level: (folder / f"{TREE_NAME}.{level}").open("wb")) as tree:
-        tree.extend(b"".join(finding_leaf_hash(entry[:32], entry[32:64]) for entry in entries))
+        for entries in parts.in_order():
+            sorted_records.write(b"".join(entries))
+            tree.extend(b"".join(finding_leaf_hash(entry[:32], entry[32:64]) for entry in entries))
         return tree.end_tree()
+
+
+class _DealtEntries:
+    """Entries by their first byte, in memory while they are few and in a file for each byte beyond."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._held = [bytearray() for _ in range(256)]
+        self._held_bytes = 0
+
+    def add(self, entry: bytes) -> None:
+        """Take an entry."""
+        self._held[entry[0]] += entry
+        self._held_bytes += len(entry)
+        if self._held_bytes >= SORTED_BYTES:
+            for first, held in enumerate(self._held):
+                with (self._folder / f"{first:02x}").open("ab") as file:
+                    file.write(held)
+                held.clear()
+            self._held_bytes = 0
+
+    def in_order(self) -> Iterator[list[bytes]]:
+        """Yield all entries, sorted, in 256 lists."""
+        for first, held in enumerate(self._held):
+            path = self._folder / f"{first:02x}"
+            data = (path.read_bytes() if path.exists() else b"") + bytes(held)
+            yield sorted(data[at : at + _ENTRY_BYTES] for at in range(0, len(data), _ENTRY_BYTES))
 
 
 class FindingStore:
