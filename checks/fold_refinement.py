@@ -1,15 +1,15 @@
-"""Better out-of-fold probabilities from a few more reads: discriminants moved towards logistic regression.
+"""Better out-of-fold probabilities from a sample of rows: discriminants moved towards logistic regression.
 
-Each pass is a sum over the data, so it merges, and no more than a few numbers for each weight are held:
+Each step is a sum over rows in whole numbers, so their order has no say, and few numbers for each weight are held:
 
   1. The discriminant's logits are divided by a temperature, since rows are not normal and it is too sure (Guo et al.,
      "On calibration of modern neural networks", ICML 2017, section 4).
-  2. Each pass adds the gradient of multinomial logistic regression for each fold's training rows, at a few candidates.
+  2. Each step adds the gradient of multinomial logistic regression for each fold's training rows, at a few candidates.
      The step is the gradient by the fixed covariance of the rows and each class's mean curvature p (1 - p): one Newton
      step with the Hessian's factors averaged apart (as in Martens and Grosse, "Optimizing neural networks with
      Kronecker-factored approximate curvature", ICML 2015). Boehning's bound (1992), 1/2 in place of the curvature,
-     always climbs, but takes some ten times as many reads.
-  3. The last read also offers a pool with a discriminant that sees the signed roots of the columns, too (linear opinion
+     always climbs, but takes some ten times as many steps.
+  3. The last one also offers a pool with a discriminant that sees the signed roots of the columns, too (linear opinion
      pool; Wolpert, "Stacked generalization", 1992).
 
 Which candidate a fold's model takes is decided by the likelihood of the given labels on the rows of the other folds,
@@ -56,6 +56,8 @@ NOISE_FLOOR = 0.1
 #: wrong labels, each worth as much as hundreds of right ones, choose the temperature and the steps.
 RANDOM_SHARES = (0.003, 0.01, 0.03, 0.1, 0.3)
 _PRODUCT_ROWS = 2**12
+#: Probabilities of one candidate held at a time.
+_MAX_PROBABILITIES = 2**19
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,6 +209,37 @@ def with_roots(rows: np.ndarray) -> np.ndarray:
     largest = size.max(axis=1, keepdims=True, initial=0.0)
     share = np.divide(size, largest, out=np.zeros_like(size), where=largest > 0)
     return np.concatenate([rows, np.copysign(np.sqrt(share) * largest, rows)], axis=1)
+
+
+def refined(
+    models: Sequence[FoldModel], label: np.ndarray, rows: np.ndarray, fold: np.ndarray, *, steps: int
+) -> tuple[tuple[FoldModel, ...], np.ndarray]:
+    """Return the models that score, and each class's mean out-of-fold p(given label), float64 (K,).
+
+    A class without rows has the mean of all rows.
+
+    Args:
+        models: one for each fold.
+        label: int64 (n,), columns of the probabilities.
+        rows: float32 (n, d), finite.
+        fold: int64 (n,).
+        steps: how many the models take.
+    """
+    classes = len(models[0].offset)
+    step = max(1, _MAX_PROBABILITIES // classes)
+    slices = [slice(start, start + step) for start in range(0, max(1, len(label)), step)]
+    moved = tuple(models)
+    for number in range(steps):
+        parts = [refine_sums(moved, label[at], rows[at], fold[at], is_first=number == 0) for at in slices]
+        sums = {key: parts[0][key].merge(part[key] for part in parts[1:]) for key in parts[0]}
+        moved = refine(moved, sums, is_first=number == 0)
+    found: dict[str, list[ChoiceSums]] = {}
+    for at in slices:
+        for key, part in choice_sums(moved, label[at], rows[at], fold[at]).items():
+            found.setdefault(key, []).append(part)
+    settled, samples, confidence = settle(moved, {key: parts[0].merge(parts[1:]) for key, parts in found.items()})
+    everything = float(confidence.sum()) / max(1, int(samples.sum()))
+    return settled, np.where(samples > 0, confidence / np.maximum(samples, 1), everything)
 
 
 def refine_sums(

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -13,12 +13,10 @@ from millcert.checks.fold_sums import OutOfFold
 from millcert.checks.in_sample import Agreement
 from millcert.checks.margin_cutoff import Cutoffs
 
-Stage: TypeAlias = Literal[
-    "configured", "labels", "sums", "refine 1", "refine 2", "refine 3", "refine 4", "thresholds", "joint", "cutoffs"
-]
+Stage: TypeAlias = Literal["configured", "labels", "sums", "thresholds", "joint", "cutoffs"]
 
-#: The passes that refine, in order.
-REFINES: tuple[Stage, ...] = get_args(Stage)[3:7]
+#: Steps towards logistic regression at most.
+MAX_REFINEMENTS = 4
 
 
 @dataclass(frozen=True, eq=False)

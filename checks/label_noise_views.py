@@ -24,7 +24,7 @@ TEXT_WIDTH = 512
 MAX_TABLE_WIDTH = 2048
 
 
-def view_rows(batch: pa.RecordBatch, view: View) -> np.ndarray:
+def view_rows(batch: pa.RecordBatch, view: View, seed: int) -> np.ndarray:
     """Return what the models see, float32 (n, d), finite.
 
     Texts become hashed words and pairs of words (`gram_rows`, width 512). Table columns become asinh(x), which keeps
@@ -34,13 +34,14 @@ def view_rows(batch: pa.RecordBatch, view: View) -> np.ndarray:
     Args:
         batch: with the view's column.
         view: any but "pred_probs".
+        seed: of the hash of texts.
 
     Raises:
         MissingColumnError: there is no such column.
         InvalidSampleError: a value is null or not finite, or a table is wider than 2048.
     """
     if view == "text":
-        return gram_rows(columns.strings(batch, "text").to_pylist(), width=TEXT_WIDTH)
+        return gram_rows(columns.strings(batch, "text").to_pylist(), width=TEXT_WIDTH, seed=seed)
     if view == "features":
         table = columns.features(batch)
         if table.shape[1] > MAX_TABLE_WIDTH:

@@ -19,7 +19,7 @@ from millcert.checks.label_quality import self_confidence
 
 
 def trusted_parts(
-    batch: pa.RecordBatch, rows: Rows, guess: np.ndarray, view: View | None, classes: int
+    batch: pa.RecordBatch, rows: Rows, guess: np.ndarray, view: View | None, classes: int, seed: int
 ) -> Mapping[str, ConfidentSamples]:
     """Return some samples that are confidently of the class they were given; none without a view.
 
@@ -29,12 +29,13 @@ def trusted_parts(
         guess: int64 (n,), `confident_class` of the rows.
         view: where neighbours are looked for.
         classes: K.
+        seed: of the view.
     """
     if view is None:
         return {}
     sure = np.flatnonzero((guess == rows.label) & (rows.top == rows.label))
     position = rows.position[sure]
-    found = view_rows(batch, view)[position]
+    found = view_rows(batch, view, seed)[position]
     return confident_parts(columns.digests(batch)[position], rows.label[sure], found, classes)
 
 
@@ -44,6 +45,7 @@ def suggestions_of(
     neighbours: ConfidentNeighbours | None,
     view: View | None,
     classes: tuple[str, ...],
+    seed: int,
 ) -> Suggestions:
     """Return what is suggested for flagged samples.
 
@@ -53,6 +55,7 @@ def suggestions_of(
         neighbours: trusted samples.
         view: as in `trusted_parts`.
         classes: the columns of the probabilities.
+        seed: as in `trusted_parts`.
 
     Cost: two gathers a row, and with neighbours as many products as there are numbers kept.
     """
@@ -62,6 +65,6 @@ def suggestions_of(
         return Suggestions(label, given, likeliest, no_neighbours(len(rows.label)))
     # Hashing texts that nobody will look at costs more than all else; other views are looked at whole for faults.
     taken = batch.take(pa.array(rows.position)) if view == "text" else batch
-    found = view_rows(taken, view)
+    found = view_rows(taken, view, seed)
     flagged = found if view == "text" else found[rows.position]
     return Suggestions(label, given, likeliest, neighbours.nearest(flagged, classes))

@@ -1,9 +1,10 @@
 """Label noise by confident learning (Northcutt, Jiang, Chuang, JAIR 70, 2021), equal to cleanlab, in passes that merge.
 
-Passes, each a full read: [labels: which classes there are, where `classes` is empty | sums: the out-of-fold models,
-where the view is not pred_probs -> refine, 0 to 4 times: they move towards logistic regression] -> thresholds: mean
-self-confidence of each class -> joint: confident counts of given and true label -> [cutoffs: the most suspect samples
-of each cell, where `filter_by` ranks samples].
+Passes, each a full read. Of given pred_probs: [labels: which classes there are, where `classes` is empty] ->
+thresholds: mean self-confidence of each class -> joint: confident counts of given and true label -> [cutoffs: the most
+suspect samples of each cell, where `filter_by` ranks samples]. Of any other view: sums: the out-of-fold models, and the
+sample of rows that refines them and gives the thresholds -> joint -> [cutoffs]. The first is shared by all checks, as
+is the read that scores, so it takes two reads of its own at most, or three where classes of pred_probs are not named.
 
 Flags are those of `cleanlab.filter.find_label_issues` 2.9 for the same float64 probabilities, as
 tests/checks/test_label_noise_equals_cleanlab.py holds, with two differences, both where cleanlab's own answer depends
@@ -29,14 +30,14 @@ from millcert.checks.class_columns import classes_of, codes_of, count_labels
 from millcert.checks.confident_learning import class_thresholds, confident_class
 from millcert.checks.confident_neighbours import PREFIX, ConfidentNeighbours
 from millcert.checks.exact import ExactSum
-from millcert.checks.fold_refinement import choice_sums, refine, refine_sums, settle
+from millcert.checks.fold_refinement import refined
 from millcert.checks.fold_sums import fit_fold_models, fit_folds, fold_of, second_opinion
 from millcert.checks.in_sample import AGREEMENT, agreement_part, judge_agreement
 from millcert.checks.label_cuts import add_lowest, fit_cutoffs
 from millcert.checks.label_filter import FilterBy, LabelFilter, Rows
 from millcert.checks.label_noise_config import faults_of
 from millcert.checks.label_noise_evidence import agreement_evidence, class_counts, class_evidence
-from millcert.checks.label_noise_model import REFINES, LabelNoiseModel, Stage
+from millcert.checks.label_noise_model import LabelNoiseModel, Stage
 from millcert.checks.label_noise_parts import (
     ALL,
     NULL,
@@ -52,7 +53,8 @@ from millcert.checks.label_noise_parts import (
 from millcert.checks.label_noise_views import View, sums_of, view_rows, without_roots_mark
 from millcert.checks.label_quality import ScoreBy, label_quality, less_thresholds
 from millcert.checks.label_suggestions import suggestions_of, trusted_parts
-from millcert.checks.moments import Moments
+from millcert.checks.labelled_sample import PREFIX as ROWS
+from millcert.checks.labelled_sample import label_keys, sample_parts, whole_sample
 from millcert.checks.rate_history import Rates, pair_rates
 from millcert.errors import InternalError, InvalidSampleError, NotEnoughSamplesError, PolicyError
 
@@ -81,26 +83,30 @@ class LabelNoise:
     view: an embedding, from which out-of-fold probabilities are made, or given pred_probs. Label disagreement is
         visible in an embedding from a model that never saw the data; one trained on it tends to agree with its errors.
     second_view: with `view="pred_probs"`: another view, whose out-of-fold discriminant is a second opinion on whether
-        they are out-of-sample (`millcert.checks.in_sample`), and in which neighbours are looked for. 1 more read.
+        they are out-of-sample (`millcert.checks.in_sample`), and in which neighbours are looked for. No more reads.
     folds: for a view that models are made of, at least 2.
     shrinkage: of the shared covariance, in (0, 1]; None for the oracle-approximating rule.
-    refine: more reads, 0 to 4, in which the discriminants move towards logistic regression, where the labels of rows
-        that a model was not trained on become likelier (`millcert.checks.fold_refinement`); 0 leaves them.
+    refine: steps, 0 to 4, in which the discriminants move towards logistic regression, where the labels of rows that a
+        model was not trained on become likelier (`millcert.checks.fold_refinement`); 0 leaves them. Steps are taken on
+        a sample of rows (`millcert.checks.labelled_sample`), as class thresholds are: all of up to 8 million numbers.
+    seed: of the hashes that choose the sample and the buckets of words; a number that nobody else knows keeps others
+        from choosing rows and words that meet in them.
     min_examples_per_class: classes are never pruned below this; as in cleanlab.
     ties: "by_digest" needs sample_digest. "together" does not (view pred_probs only), and flags all that tie at a cut.
     rare_classes: what to do with a class whose samples all fall into one fold, so that no model knows it: "refuse", or
         "skip" it: never flagged, and reported with "judged" 0.
 
     Groups: the class. Needs: label, the view, sample_digest unless ties are "together".
-    Passes: 2 or 3 (`filter_by`), 1 more for an embedding or where `classes` is empty.
-    Accumulator: 8 x folds x (d x d + K x d) bytes for each of 1 to 3 exponents (pass "sums"); 16 bytes for each pair of
-    classes that samples are confused in; in pass "cutoffs" 29 bytes for each estimated label error, at most twice that.
+    Passes: 2 or 3 (`filter_by`), 1 more for pred_probs where `classes` is empty.
+    Accumulator: 8 x folds x (d x d + K x d) bytes for each of 1 to 3 exponents and 64 MB (pass "sums"); 16 bytes for
+    each pair of classes that samples are confused in; in pass "cutoffs" 29 bytes for each estimated label error, at
+    most twice that.
     Nothing of size n x K is held, and nothing of size K x K that the data does not fill.
     Source: JAIR 70 (2021), sections 3.1 to 3.3; discriminant: `millcert.checks.discriminant`.
     """
 
     name: ClassVar[str] = "label_noise"
-    version: ClassVar[str] = "3"
+    version: ClassVar[str] = "4"
     severity: ClassVar[Severity] = "warn"
     #: These two are of the default configuration; an instance has its own. A model that was trained on the suspect data
     #: has learned flips made on purpose.
@@ -120,6 +126,7 @@ class LabelNoise:
     score_by: ScoreBy | None = None
     adjust_pred_probs: bool = False
     frac_noise: float = 1.0
+    seed: int = 0
 
     def __post_init__(self) -> None:
         found = faults_of(self)
@@ -135,13 +142,10 @@ class LabelNoise:
     @property
     def stages(self) -> tuple[Stage, ...]:
         """The passes by name, in order."""
-        first: tuple[Stage, ...] = () if self.classes else ("labels",)
-        if self.second_view is not None:
-            first = (*first, "sums")
+        last: tuple[Stage, ...] = ("joint", "cutoffs") if self._filter.ranks else ("joint",)
         if self.view != "pred_probs":
-            first = ("sums", *REFINES[: self.refine])
-        last: tuple[Stage, ...] = ("cutoffs",) if self._filter.ranks else ()
-        return (*first, "thresholds", "joint", *last)
+            return ("sums", *last)
+        return ("thresholds", *last) if self.classes else ("labels", "thresholds", *last)
 
     @property
     def passes(self) -> int:
@@ -166,17 +170,15 @@ class LabelNoise:
         stage, known = self._stage_after(model)
         if stage == "labels":
             # What is missing or wrong is refused in the first pass.
-            _ = self._digest_key(batch) if self.second_view is None else self._sums_of(batch)
+            _ = self._digest_key(batch), self._second_sums(batch)
             return self.merge([acc, count_labels(batch)])
         if stage == "sums":
-            return self.merge([acc, self._sums_of(batch)])
-        if known.folds and (stage in REFINES or stage == "thresholds"):
-            return self.merge([acc, self._fold_parts(batch, known, stage)])
+            label, rows = columns.strings(batch, "label"), view_rows(batch, self.view, self.seed)
+            sample = sample_parts(acc, columns.digests(batch), label, rows, self.seed)
+            return self.merge([acc, self._sums_of(batch, rows, self.refine), sample])
         if stage == "thresholds":
-            rows = self.rows(batch, known)
-            second = self._second_opinion(batch, known, rows.position)
-            agreement = {AGREEMENT: agreement_part(rows.label, rows.pred_probs, rows.top, second)}
-            return self.merge([acc, class_sums(rows.label, rows.pred_probs), agreement])
+            judged = self.rows(batch, known)
+            return self.merge([acc, class_sums(judged.label, judged.pred_probs), self._second_sums(batch)])
         if stage == "joint":
             return self.merge([acc, *self._joint_parts(batch, known)])
         return self._add_lowest(acc, self.rows(batch, known), known)
@@ -202,21 +204,17 @@ class LabelNoise:
                 raise NotEnoughSamplesError(f"Label noise needs samples of at least 2 classes, found {len(acc)}.")
             return replace(known, stage=stage, classes=classes_of(acc))
         if stage == "sums":
-            return self._fit_sums(acc, known)
-        if stage in REFINES:
-            return replace(known, stage=stage, folds=refine(known.folds, acc, is_first=stage == REFINES[0]))
-        if stage == "thresholds" and known.folds:
-            folds, samples, confidence = settle(known.folds, acc)
-            thresholds = class_thresholds(samples, confidence)
-            return replace(known, stage=stage, folds=folds, label_counts=samples, thresholds=thresholds)
+            return self._fit_sums(acc)
         if stage == "thresholds":
-            width = len(known.classes)
+            width, second = len(known.classes), None
             part: ClassSums = acc.get(ALL, ClassSums(ExactSum.zero(width), np.zeros(width, dtype=np.int64)))
             thresholds = class_thresholds(part.samples, part.confidence.value())
-            agreement = judge_agreement(acc[AGREEMENT]) if AGREEMENT in acc else None
-            return replace(
-                known, stage=stage, label_counts=part.samples, thresholds=thresholds, agreement=agreement, second=None
-            )
+            if self.second_view is not None:
+                sums = {group: found for group, found in acc.items() if group != ALL}
+                second = fit_folds(
+                    sums, folds=self.folds, classes=(), skip_rare=True, shrinkage=self.shrinkage, target="variances"
+                )
+            return replace(known, stage=stage, label_counts=part.samples, thresholds=thresholds, second=second)
         return self._fit_joint(acc, known) if stage == "joint" else self._fit_cutoffs(acc, known)
 
     def score(self, model: LabelNoiseModel, batch: pa.RecordBatch) -> Scores:
@@ -235,7 +233,7 @@ class LabelNoise:
         flags = self._filter.flags(rows, _fitted(model.thresholds), model.limits, model.cuts)
         flagged[rows.position] = flags
         chosen = rows.chosen(np.flatnonzero(flags))
-        suggestions = suggestions_of(batch, chosen, model.neighbours, self._neighbour_view, model.classes)
+        suggestions = suggestions_of(batch, chosen, model.neighbours, self._neighbour_view, model.classes, self.seed)
         return Scores(score, threshold, flagged, columns.strings(batch, "label"), REASON, suggestions)
 
     def rows(self, batch: pa.RecordBatch, model: LabelNoiseModel) -> Rows:
@@ -314,21 +312,19 @@ class LabelNoise:
         key: np.ndarray = np.ascontiguousarray(columns.digests(batch)[:, :8]).view(">u8").astype(np.uint64).ravel()
         return key
 
-    def _sums_of(self, batch: pa.RecordBatch) -> dict[str, Moments]:
+    def _sums_of(self, batch: pa.RecordBatch, rows: np.ndarray, refine: int) -> Accumulator:
         label = columns.strings(batch, "label")
         if self.classes:
             codes_of(label, self.classes)
-        fold = fold_of(self._digest_key(batch), self.folds)
-        view, refine = (self.view, self.refine) if self.second_view is None else (self.second_view, 0)
-        return sums_of(label, view_rows(batch, view), fold, refine=refine)
+        return sums_of(label, rows, fold_of(self._digest_key(batch), self.folds), refine=refine)
 
-    def _fit_sums(self, acc: Accumulator, known: LabelNoiseModel) -> LabelNoiseModel:
-        if self.second_view is not None:
-            second = fit_folds(
-                acc, folds=self.folds, classes=(), skip_rare=True, shrinkage=self.shrinkage, target="variances"
-            )
-            return replace(known, stage="sums", second=second)
-        sums, has_roots = without_roots_mark(acc)
+    def _second_sums(self, batch: pa.RecordBatch) -> Accumulator:
+        if self.second_view is None:
+            return {}
+        return self._sums_of(batch, view_rows(batch, self.second_view, self.seed), 0)
+
+    def _fit_sums(self, acc: Accumulator) -> LabelNoiseModel:
+        sums, has_roots = without_roots_mark({key: part for key, part in acc.items() if not key.startswith(ROWS)})
         found = fit_fold_models(
             sums,
             folds=self.folds,
@@ -337,14 +333,21 @@ class LabelNoise:
             shrinkage=self.shrinkage,
             has_roots=has_roots,
         )
-        return LabelNoiseModel("sums", found.classes, found.skipped, found.models)
-
-    def _fold_parts(self, batch: pa.RecordBatch, model: LabelNoiseModel, stage: Stage) -> Accumulator:
-        position, label, _ = self._labelled(batch, model)
-        rows, fold = self._folded(batch, position)
-        if stage == "thresholds":
-            return choice_sums(model.folds, label, rows, fold)
-        return refine_sums(model.folds, label, rows, fold, is_first=stage == REFINES[0])
+        digest, label, rows = whole_sample(acc)
+        keys = label_keys(found.classes)
+        order = np.argsort(keys)
+        place = order[np.minimum(np.searchsorted(keys[order], label), len(keys) - 1)]
+        judged = np.flatnonzero(keys[place] == label)
+        fold = fold_of(digest[judged], self.folds)
+        models, means = refined(found.models, place[judged], rows[judged], fold, steps=self.refine)
+        of_class = dict.fromkeys(found.classes, 0)
+        for key, part in sums.items():
+            _, is_of_class, name = key.partition("/")
+            if is_of_class and name in of_class:
+                of_class[name] += part.count
+        counts = np.array(list(of_class.values()), dtype=np.int64)
+        thresholds = class_thresholds(counts, means * counts)
+        return LabelNoiseModel("sums", found.classes, found.skipped, models, label_counts=counts, thresholds=thresholds)
 
     def _labelled(self, batch: pa.RecordBatch, model: LabelNoiseModel) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return position, label and tie of the samples whose class is judged, as in `Rows`."""
@@ -355,7 +358,7 @@ class LabelNoise:
 
     def _folded(self, batch: pa.RecordBatch, position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the rows of some samples, float32 (n, d), and their folds, int64 (n,)."""
-        rows = view_rows(batch, self.view)[position]
+        rows = view_rows(batch, self.view, self.seed)[position]
         return rows, fold_of(self._digest_key(batch)[position], self.folds)
 
     def _second_opinion(
@@ -366,7 +369,7 @@ class LabelNoise:
             return None
         taken = batch.take(pa.array(position))
         fold, label = fold_of(self._digest_key(taken), self.folds), columns.strings(taken, "label")
-        return second_opinion(model.second, model.classes, view_rows(taken, self.second_view), fold, label)
+        return second_opinion(model.second, model.classes, view_rows(taken, self.second_view, self.seed), fold, label)
 
     @property
     def _neighbour_view(self) -> View | None:
@@ -386,7 +389,12 @@ class LabelNoise:
         quality = None if self._scores_as_filtered else self._quality(rows, thresholds)
         guess = confident_class(rows.pred_probs, thresholds, rows.top)
         parts = joint_parts(rows, guess, self._filter, thresholds, quality)
-        return [parts, null_part(rows, guess), trusted_parts(batch, rows, guess, self._neighbour_view, len(thresholds))]
+        found: list[Accumulator] = [parts, null_part(rows, guess)]
+        found.append(trusted_parts(batch, rows, guess, self._neighbour_view, len(thresholds), self.seed))
+        if self.view == "pred_probs":
+            second = self._second_opinion(batch, model, rows.position)
+            found.append({AGREEMENT: agreement_part(rows.label, rows.pred_probs, rows.top, second)})
+        return found
 
     def _add_lowest(self, acc: Accumulator, rows: Rows, model: LabelNoiseModel) -> Accumulator:
         return add_lowest(acc, rows, _fitted(model.limits), _fitted(model.bounds), self._filter)
@@ -420,6 +428,8 @@ class LabelNoise:
             confident=confident,
             predicted=predicted,
             expected=null.expected / 2.0**NULL_BITS,
+            agreement=judge_agreement(acc[AGREEMENT]) if AGREEMENT in acc else None,
+            second=None,
         )
 
     def _fit_cutoffs(self, acc: Accumulator, known: LabelNoiseModel) -> LabelNoiseModel:

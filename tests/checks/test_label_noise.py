@@ -237,12 +237,17 @@ def test_exact_duplicates_share_a_fold_so_they_cannot_vouch_for_each_other() -> 
 @pytest.mark.parametrize(
     ("check", "columns", "passes"),
     [
-        (LabelNoise(), {"label", "embedding_external", "sample_digest"}, 6),
-        (LabelNoise(view="text", refine=0), {"label", "text", "sample_digest"}, 4),
+        (LabelNoise(), {"label", "embedding_external", "sample_digest"}, 3),
+        (LabelNoise(view="text", refine=0), {"label", "text", "sample_digest"}, 3),
         (
             LabelNoise(view="embedding_self", filter_by="confident_learning", refine=1),
             {"label", "embedding_self", "sample_digest"},
-            4,
+            2,
+        ),
+        (
+            LabelNoise(view="pred_probs", classes=("a", "b"), second_view="text"),
+            {"label", "pred_probs", "text", "sample_digest"},
+            3,
         ),
         (LabelNoise(view="pred_probs"), {"label", "pred_probs", "sample_digest"}, 4),
         (LabelNoise(view="pred_probs", classes=("a", "b")), {"label", "pred_probs", "sample_digest"}, 3),
