@@ -128,8 +128,13 @@ def _guess_vectors(columns: Mapping[str, str]) -> dict[str, str]:
     return roles
 
 
-def policy_template(sketch: DatasetSketch) -> str:
-    """Return the text of a commented policy: valid if a check fits the columns, and admitting nothing until edited."""
+def policy_template(sketch: DatasetSketch, *, seed: int) -> str:
+    """Return the text of a commented policy: valid if a check fits the columns, and admitting nothing until edited.
+
+    Args:
+        sketch: of the data set.
+        seed: what keys the hashes of checks that take one, in [0, 2**64); nobody who supplies data should know it.
+    """
     roles = guess_roles(sketch.columns)
     seen = (
         f"# Columns of {_comment(sketch.columns_of)}: {_comment(', '.join(sketch.columns))}\n"
@@ -142,7 +147,7 @@ def policy_template(sketch: DatasetSketch) -> str:
         columns="".join(f"    {role}: {_quoted(column)}  # CHECK\n" for role, column in roles.items())
         or "    {}  # label: NAME, text: NAME, split: NAME, embedding_self: NAME, embedding_external: NAME\n",
         sources="".join(_source_rules(sketch)),
-        checks="".join(_check_rules(roles, sketch)),
+        checks="".join(_check_rules(roles, sketch, seed)),
     )
 
 
@@ -164,9 +169,9 @@ def _source_rules(sketch: DatasetSketch) -> Iterator[str]:
         yield f"  - name: {_quoted(name)}\n    path: {_quoted(pattern)}\n    unsigned: accept_as_unknown\n"
 
 
-def _check_rules(roles: Mapping[str, object], sketch: DatasetSketch) -> Iterator[str]:
+def _check_rules(roles: Mapping[str, object], sketch: DatasetSketch, seed: int) -> Iterator[str]:
     if "label" in roles:
-        yield from _label_rules(roles)
+        yield from _label_rules(roles, seed)
         yield from _source_shift(roles, sketch)
     views = ("text", "features", "embedding_external", "embedding_self")
     view = next((role for role in views if role in roles), "sample_digest")
@@ -181,7 +186,7 @@ def _check_rules(roles: Mapping[str, object], sketch: DatasetSketch) -> Iterator
         )
 
 
-def _label_rules(roles: Mapping[str, object]) -> Iterator[str]:
+def _label_rules(roles: Mapping[str, object], seed: int) -> Iterator[str]:
     """Yield the rules of checks that need a label."""
     if "embedding_self" in roles:
         yield (
@@ -193,12 +198,17 @@ def _label_rules(roles: Mapping[str, object]) -> Iterator[str]:
             "  - check: view_contradiction\n    max_flagged_fraction: 0.05\n    over_limit: warn\n"
             "    on_flagged: quarantine\n"
         )
-    view = next((role for role in ("pred_probs", "embedding_external", "embedding_self") if role in roles), None)
-    if view is not None:
+    # A list of columns is a table; one column of numbers may be pixels, of which a linear model sees little.
+    table = ("features",) if isinstance(roles.get("features"), list) else ()
+    views = [role for role in ("embedding_external", "embedding_self", "text", *table) if role in roles]
+    if "pred_probs" in roles or views:
+        config = f"view: {'pred_probs' if 'pred_probs' in roles else views[0]}"
+        config += f", second_view: {views[0]}" if "pred_probs" in roles and views else ""
         yield (
             "  - check: label_noise  # honest data has wrong labels; a plain embedding doubts many right ones\n"
             "    max_flagged_fraction: 0.1\n    over_limit: warn\n    on_flagged: report\n"
-            f"    config: {{view: {view}}}\n"
+            "    on_rise: warn  # compares with the last admitted version; without it the data alone decides\n"
+            f"    config: {{{config}, seed: {seed}}}  # keep the seed from who supplies the data\n"
         )
     if "features" in roles:
         yield (

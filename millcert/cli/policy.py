@@ -35,12 +35,14 @@ def policy() -> None:
 @json_option
 def init(dataset: Path | None, out: Path, force: bool, as_json: bool) -> None:
     """Write a commented policy to start from; with DATASET, fitted to its folders and columns."""
+    import secrets
+
     from millcert.policy_template import EXAMPLE, guess_roles, policy_template, sketch_dataset
 
     if out.exists() and not force:
         raise _exists(out)
     sketch = EXAMPLE if dataset is None else sketch_dataset(dataset)
-    write_new(out, policy_template(sketch), replace=force)
+    write_new(out, policy_template(sketch, seed=secrets.randbits(32)), replace=force)
     payload = {
         "path": str(out),
         "dataset": sketch.name,

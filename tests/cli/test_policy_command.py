@@ -99,6 +99,8 @@ def test_init_writes_a_valid_policy_fitted_to_folders_and_columns(
         "label_noise",
         "near_duplicates",
     ]
+    assert policy.checks[2].on_rise == "warn"
+    assert policy.checks[2].config["seed"] > 0
 
 
 @pytest.mark.parametrize(
@@ -148,6 +150,26 @@ def test_init_without_a_data_set_writes_a_valid_example(home: Path, capsys: pyte
 
     assert text.endswith("next: edit it, then millcert policy check new.yaml\n")
     assert load_policy(home / "new.yaml").policy.dataset.name == "my-dataset"
+
+
+def test_init_judges_labels_of_texts_without_an_embedding_and_probabilities_beside_a_second_view(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configs = []
+    for name, columns in (("texts", {}), ("probs", {"probs": pa.array([[0.5, 0.5]], pa.list_(pa.float32(), 2))})):
+        (tmp_path / name).mkdir()
+        table = pa.table({"label": ["a"], "text": ["so it goes"], **columns})
+        pq.write_table(table, tmp_path / name / "x.parquet")
+        out = tmp_path / f"{name}.yaml"
+
+        text_of(["policy", "init", str(tmp_path / name), "--out", str(out)], capsys)
+
+        rules = load_policy(out).policy.checks
+        configs.append(next(dict(rule.config) for rule in rules if rule.check == "label_noise"))
+
+    seeds = {config.pop("seed") for config in configs}
+    assert configs == [{"view": "text"}, {"view": "pred_probs", "second_view": "text"}]
+    assert len(seeds) == 2
 
 
 def test_init_replaces_nothing_unless_forced(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -200,7 +222,7 @@ def test_init_of_no_data_is_a_usage_error(name: str, home: Path, capsys: pytest.
             "table.csv",
             "row_id,age,city,height,label\n1,30,x,1.5,0\n",
             {"label": "label", "features": ["age", "city", "height"]},
-            ["trigger_mining", "near_duplicates"],
+            ["label_noise", "trigger_mining", "near_duplicates"],
         ),
         (
             "images.jsonl",
