@@ -85,11 +85,11 @@ class AnnotatorQuality:
 
     by: the role that says who labelled: "annotator", or "source" where each source labels its own rows.
     alpha: chance that any honest group is named, and chance that any honest pair is, in (0, 0.5].
-    view, classes, folds: as of `label_noise`.
+    view, classes, folds, seed: as of `label_noise`.
 
     Groups: the group's name; "name: given -> likely" for a pair of classes that a group confuses without being named.
     Needs: label, the view, sample_digest, and the role of `by`. At most 20,000 groups.
-    Passes: 3; 2 in the view pred_probs with `classes`.
+    Passes: 2; 3 in the view pred_probs without `classes`.
     Accumulator: as of label_noise; in the last pass 16 bytes for each (group, given, likely) and 40
     for each (group, given) that occurs.
     Limits: with fewer than 5 groups of some size there is no telling how much honest groups differ, and any that is
@@ -98,7 +98,7 @@ class AnnotatorQuality:
     """
 
     name: ClassVar[str] = "annotator_quality"
-    version: ClassVar[str] = "2"
+    version: ClassVar[str] = "3"
     severity: ClassVar[Severity] = "warn"
     covers: ClassVar[frozenset[str]] = frozenset({"bad_annotator", "targeted_label_flips"})
     columns: ClassVar[frozenset[Role]] = frozenset({"annotator", "label", "embedding_external", "sample_digest"})
@@ -108,6 +108,7 @@ class AnnotatorQuality:
     view: View = "embedding_external"
     classes: tuple[str, ...] = ()
     folds: int = 5
+    seed: int = 0
 
     def __post_init__(self) -> None:
         faults = [
@@ -128,6 +129,7 @@ class AnnotatorQuality:
             folds=self.folds,
             rare_classes="skip",
             refine=0,
+            seed=self.seed,
         )
 
     @property
@@ -310,12 +312,12 @@ class AnnotatorQuality:
 
     @staticmethod
     def _refuse_unfitted(model: AnnotatorModel) -> None:
-        if model.noise.stage != "thresholds" or not model.confused:
+        if model.noise.thresholds is None or not model.confused:
             raise InternalError("annotator_quality was asked for an answer before its last pass.")
 
     def _counts_next(self, noise: LabelNoiseModel | None) -> bool:
         """Whether the next pass counts who confuses what: the one that label_noise would use for its joint."""
-        return noise is not None and noise.stage == "thresholds"
+        return noise is not None and noise.thresholds is not None
 
     def _likely(self, rows: Rows, noise: LabelNoiseModel) -> np.ndarray:
         """Return the class that a row is confidently of, or K where there is none, int64 (n,)."""

@@ -3,14 +3,21 @@
 import hashlib
 import struct
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from millcert.errors import DigestMismatchError, HostileDataError, InvalidSampleError, UsageError
 from millcert.pipelines import onnx_view
+from millcert.pipelines.driver import Engine, VetOptions, VetResult, vet_dataset
+from millcert.pipelines.embed import EmbedOptions, embed_dataset
 from millcert.pipelines.onnx_view import OnnxView
+from millcert.policy import load_policy
 
 pytest.importorskip("onnxruntime")
 
@@ -149,3 +156,64 @@ def test_without_onnxruntime_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
 def test_the_bytes_of_a_model_are_what_protobuf_says() -> None:
     assert struct.unpack("<8f", WEIGHTS.tobytes()) == tuple(float(one) for one in range(8))
     assert varint(300) == b"\xac\x02"
+
+
+def judged_by(folder: Path, network: bytes, engine: Engine) -> VetResult:
+    """Return the verdict on 240 rows, 10 of them flipped, by a model's answers as probabilities beside the table."""
+    random = np.random.default_rng(3)
+    true = random.integers(0, 2, 240)
+    given = np.where(np.arange(240) < 10, 1 - true, true)
+    rows = random.normal(size=(240, 4)) + 4 * np.eye(4)[true * 2]
+    (folder / "data").mkdir(parents=True)
+    cells = pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), 4)
+    pq.write_table(pa.table({"label": given, "cells": cells}), folder / "data" / "a.parquet")
+    policy = {
+        "version": 1,
+        "dataset": {
+            "name": "small",
+            "columns": {"label": "label", "features": "cells", "pred_probs": "view:embedding_external"},
+            "classes": ["0", "1"],
+            "max_malformed_fraction": 0,
+        },
+        "sources": [{"name": "lab", "path": "**", "unsigned": "accept_as_unknown"}],
+        "checks": [
+            {
+                "check": "label_noise",
+                "max_flagged_fraction": 0.5,
+                "config": {"view": "pred_probs", "second_view": "features"},
+            }
+        ],
+        "verdict": {"max_quarantined_fraction": 1, "max_unknown_provenance_fraction": 1},
+        "ledger": {"origin": "test.example/ledger"},
+    }
+    (folder / "policy.yaml").write_text(yaml.safe_dump(policy))
+    loaded, data, views = load_policy(folder / "policy.yaml"), (str(folder / "data"),), str(folder / "views")
+    digest = hashlib.sha256(network).hexdigest()
+    making = EmbedOptions(
+        data, views, makes_self=False, external="onnx", model=network, model_sha256=digest, layout="flat"
+    )
+    embed_dataset(loaded, making)
+    return vet_dataset(loaded, VetOptions(data, str(folder / "out"), folder / "state", views=views), engine=engine)
+
+
+AXES = np.array([[2, 0], [0, 0], [0, 2], [0, 0]], dtype=np.float32)
+
+
+def test_class_probabilities_of_a_users_model_are_judged_as_pred_probs(tmp_path: Path, plain_engine: Any) -> None:
+    """One that was trained elsewhere: `millcert embed --external onnx`, and the role pred_probs reads the view."""
+    steps = [node("MatMul", ["x", "w"], "z"), node("Softmax", ["z"], "y")]
+
+    verdict = judged_by(tmp_path, model(steps, [tensor("w", AXES)], ["n", 4]), plain_engine()).verdict
+
+    found = pq.read_table(tmp_path / "out" / "findings.parquet").to_pylist()
+    assert 8 <= verdict.checks[0].flagged <= 12
+    assert sum(item["row"] < 10 for item in found) >= 8
+
+
+def test_scores_of_a_users_model_that_are_no_probabilities_are_refused(tmp_path: Path, plain_engine: Any) -> None:
+    network = model([node("MatMul", ["x", "w"], "y")], [tensor("w", AXES)], ["n", 4])
+
+    verdict = judged_by(tmp_path, network, plain_engine()).verdict
+
+    assert verdict.decision == "rejected"
+    assert verdict.samples.malformed == 240
