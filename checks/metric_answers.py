@@ -238,7 +238,9 @@ class Answers:
                 f"at most {MAX_MODES} are listed.",
                 hint="Ask for the most common value of a column that has repeated values.",
             )
-        return list(distinct.shown(found.first_modes, self._type(request)).to_pandas().to_numpy())
+        modes = distinct.shown(found.first_modes, self._type(request)).to_pandas()
+        # As `Series.values` has them, which GX shows: of times with a zone those in UTC, without it.
+        return list(modes.dt.tz_convert(None).to_numpy() if getattr(modes.dtype, "tz", None) else modes.to_numpy())
 
     def _value_counts(self, request: MetricRequest, found: Tally) -> Any:
         import pandas as pd
@@ -257,7 +259,7 @@ def listed_values(listing: Listing, request: MetricRequest) -> list[Any]:
     if family(listing.content.type) == "decimal":
         # As GX writes them; left as decimals, each would cost it a walk over the whole call stack.
         return [None if value is None else float(value) for value in listing.content.to_pylist()]
-    if not pa.types.is_struct(listing.content.type):
+    if len(request.columns) == 1 or not pa.types.is_struct(listing.content.type):
         return as_pandas(listing.content)
     columns = [list(column.to_pandas().to_numpy()) for column in listing.content.flatten()]
     if request.base.startswith("column_pair"):

@@ -201,6 +201,13 @@ class ColumnView:
         return values if values.type == self.data_type else values.cast(self.data_type)
 
 
+def _without_views(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Return a batch whose columns of string or binary views, which Arrow cannot pick rows of, are plain ones."""
+    plain = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
+    columns = [column.cast(plain[column.type]) if column.type in plain else column for column in batch.columns]
+    return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
+
+
 class BatchView:
     """A batch of n rows with their places.
 
@@ -228,7 +235,7 @@ class BatchView:
         """Return which rows `mask_of` picks, bool (n,), and the view of them, both made once for each `key`."""
         if key not in self._parts:
             mask = mask_of(self)
-            part = self.batch.filter(pa.array(mask))
+            part = _without_views(self.batch).filter(pa.array(mask))
             self._parts[key] = mask, type(self)(part, self.file, self.rows[mask], self.span)
         return self._parts[key]
 
