@@ -1,10 +1,14 @@
 """What a profile costs: rows per CPU-second beside the pure read, peak memory, and the size of the file.
 
-Run: OPENBLAS_NUM_THREADS=1 python bench/profile_cost.py [--rows 2000000] [--runs 3] [--whylogs-python PYTHON]
+Run: OPENBLAS_NUM_THREADS=1 python bench/profile_cost.py [--rows 2000000] [--runs 3] [--job 1000000]
+         [--whylogs-python PYTHON]
 
 The 12 columns of the research (id, 60-character text, label, source, language, score with nulls, small integer, time,
 URL, 32 hex digits, float32, bool) in Parquet (zstd). Each run is a process of its own on one core. Two specs: all rows
 in one cell, and 50 sources x 10 labels; the latter also with the text's words against the label.
+
+What it adds to `millcert vet` (--job ROWS): the same columns through the whole job with one worker and one small check,
+without a profile, with one by source and label, and with the text's words as well; CPU-seconds of all its processes.
 
 whylogs 1.6.4 needs numpy below 2, so it runs in an environment of its own on the same files:
 python -m venv V && V/bin/pip install whylogs==1.6.4 "numpy<2" "pandas<3" pyarrow==17.0.0
@@ -32,6 +36,15 @@ BATCH_ROWS = 327_680
 FILES = 4
 SIDES = ("read", "one cell", "500 cells", "500 cells, tokens")
 RIVAL = "whylogs"
+JOBS = ("vet", "vet, profile", "vet, profile, tokens")
+POLICY = """
+version: 1
+dataset: {name: bench, columns: {label: label, source: source, features: [count]}, max_malformed_fraction: 0}
+sources: [{name: all, path: "**", unsigned: accept_as_unknown}]
+checks: [{check: trigger_mining, max_flagged_fraction: 1, on_flagged: report}]
+verdict: {max_quarantined_fraction: 1, max_unknown_provenance_fraction: 1}
+ledger: {origin: bench.example/profile}
+"""
 
 
 def write_files(folder: Path, rows: int) -> None:
@@ -103,15 +116,61 @@ def measure_whylogs(folder: Path) -> None:
     print(json.dumps({"seconds": seconds, "peak_mib": peak, "size_bytes": size, "version": whylogs.__version__}))
 
 
+def measure_job(side: str, data: Path) -> None:
+    """Run the gate in this process; print its CPU-seconds and those of the processes that it started."""
+    from millcert.gate import vet
+    from millcert.pipelines.driver import VetOptions
+    from millcert.policy import load_policy
+
+    with tempfile.TemporaryDirectory() as folder:
+        top = Path(folder)
+        (top / "profile.key").write_text("5a" * 32)
+        tokens = ", tokens: [text]" if side.endswith("tokens") else ""
+        section = f"profile: {{hash_key: profile.key{tokens}}}\n" if "profile" in side else ""
+        (top / "policy.yaml").write_text(POLICY + section)
+        began = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        options = VetOptions((str(data.resolve()),), str(top / "out"), top / "state", workers=1)
+        verdict = vet(load_policy(top / "policy.yaml"), options).verdict
+        ended = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        seconds = sum(
+            after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+            for before, after in zip(began, ended, strict=True)
+        )
+        size = (top / "out" / "profile.json").stat().st_size if section else 0
+        peak = max(each.ru_maxrss for each in ended) / 1024
+        print(json.dumps({"seconds": seconds, "peak_mib": peak, "size_bytes": size, "decision": str(verdict.decision)}))
+
+
+def jobs(rows: int, runs: int) -> None:
+    """Print what the job takes without and with a profile."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_files(Path(folder), rows)
+        found: dict[str, float] = {}
+        for side in JOBS:
+            command = [sys.executable, __file__, "--measure", side, folder]
+            answers = [json.loads(subprocess.check_output(command).splitlines()[-1]) for _ in range(runs)]
+            found[side] = min(answer["seconds"] for answer in answers)
+            print(
+                f"{side:20} {rows:,} rows, {answers[0]['decision']}: CPU s min {found[side]:.2f} of "
+                f"{', '.join(format(answer['seconds'], '.2f') for answer in answers)}; "
+                f"{found[side] / found[JOBS[0]] - 1:+.0%}; largest process {answers[0]['peak_mib']:,.0f} MiB; "
+                f"profile {answers[0]['size_bytes']:,} bytes"
+            )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=2_000_000)
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--job", type=int, default=0, help="Rows that go through the whole job, too.")
     parser.add_argument("--measure", nargs=2, metavar=("SIDE", "FOLDER"), help=argparse.SUPPRESS)
     parser.add_argument("--whylogs-python", help="An interpreter that has whylogs.")
     arguments = parser.parse_args()
     if arguments.measure and arguments.measure[0] == RIVAL:
         measure_whylogs(Path(arguments.measure[1]))
+        return
+    if arguments.measure and arguments.measure[0] in JOBS:
+        measure_job(arguments.measure[0], Path(arguments.measure[1]))
         return
     if arguments.measure:
         measure(arguments.measure[0], Path(arguments.measure[1]))
@@ -119,6 +178,10 @@ def main() -> None:
     print(
         f"{platform.platform()}, Python {platform.python_version()}, pyarrow {pa.__version__}, numpy {np.__version__}"
     )
+    if arguments.job:
+        jobs(arguments.job, arguments.runs)
+    if not arguments.rows:
+        return
     with tempfile.TemporaryDirectory() as folder:
         write_files(Path(folder), arguments.rows)
         for side in (*SIDES, RIVAL) if arguments.whylogs_python else SIDES:

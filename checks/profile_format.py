@@ -40,14 +40,32 @@ class LoadedProfile(NamedTuple):
     digest: str
 
 
+def profile_file(profile: Profile) -> tuple[bytes, str]:
+    """Return the one file of a profile, canonical JSON ending in a newline, and its digest."""
+    document = _document(profile, VERSION)
+    digest = _digest(document, VERSION)
+    return _text({**document, "digest": digest}) + b"\n", digest
+
+
 def profile_bytes(profile: Profile) -> bytes:
-    """Return the one file of a profile: canonical JSON, ending in a newline."""
-    return _text({**_document(profile, VERSION), "digest": profile_digest(profile)}) + b"\n"
+    """Return the file of `profile_file`."""
+    return profile_file(profile)[0]
 
 
 def profile_digest(profile: Profile) -> str:
     """Return SHA-256 as hex over the canonical JSON of a profile without its digest."""
-    return hashlib.sha256(_TAGS[VERSION] + _text(_document(profile, VERSION))).hexdigest()
+    return _digest(_document(profile, VERSION), VERSION)
+
+
+def digest_in_file(data: bytes) -> str:
+    """Return the digest that stands in a profile file, which its content has; its parts are not read.
+
+    Raises:
+        UsageError: the file is no profile, or of a version that is not known.
+        DigestMismatchError: its content is not what its digest says.
+        IntegrityError: it has other keys than a profile.
+    """
+    return _verified(_parse(data))
 
 
 def load_profile(data: bytes) -> Profile:
@@ -68,21 +86,16 @@ def load_with_digest(data: bytes) -> LoadedProfile:
         As `load_profile`.
     """
     document = _parse(data)
-    stated, version = document.pop("digest"), document["version"]
-    actual = hashlib.sha256(_TAGS[version] + _text(document)).hexdigest()
-    if stated != actual:
-        raise DigestMismatchError(
-            f"The profile says its digest is {str(stated)[:64]!r}, its content has {actual}.",
-            hint="The file was changed or cut; make it again, or fetch it again.",
-            expected=stated,
-            actual=actual,
-        )
+    actual, version = _verified(document), document["version"]
     try:
         profile = _profile_of(document, version)
-        again = _text({**_document(profile, version), "digest": actual}) + b"\n"
-        # As of version 2, a profile that is read is one that merging makes.
-        profile = merge_profiles([_from_version_1(profile) if version == 1 else profile])
-        is_canonical = again == data and (version == 1 or profile_bytes(profile) == data)
+        if version == 1:
+            is_canonical = _text({**_document(profile, 1), "digest": actual}) + b"\n" == data
+            profile = merge_profiles([_from_version_1(profile)])
+        else:
+            # A profile that is read is one that merging makes.
+            profile = merge_profiles([profile])
+            is_canonical = profile_bytes(profile) == data
     except MillcertError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, IndexError) as error:
@@ -90,6 +103,24 @@ def load_with_digest(data: bytes) -> LoadedProfile:
     if not is_canonical:
         raise IntegrityError("The profile is not in its canonical form.", hint="Make it again with this version.")
     return LoadedProfile(profile, actual)
+
+
+def _verified(document: dict[str, Any]) -> str:
+    """Take the digest out of a document, and return it if it is that of the rest."""
+    stated, version = document.pop("digest"), document["version"]
+    actual = _digest(document, version)
+    if stated != actual:
+        raise DigestMismatchError(
+            f"The profile says its digest is {str(stated)[:64]!r}, its content has {actual}.",
+            hint="The file was changed or cut; make it again, or fetch it again.",
+            expected=stated,
+            actual=actual,
+        )
+    return actual
+
+
+def _digest(document: Mapping[str, Any], version: int) -> str:
+    return hashlib.sha256(_TAGS[version] + _text(document)).hexdigest()
 
 
 def _parse(data: bytes) -> dict[str, Any]:

@@ -16,7 +16,9 @@ _MAX_BYTES = 10
 def pack(numbers: np.ndarray) -> str:
     """Return numbers, shape (n,), whole, 0 to 2^64 - 1, as text."""
     words = numbers.astype(np.uint64)
-    used = max(1, -(-int(words.max()).bit_length() // 7)) if len(words) else 1
+    if not len(words) or words.max() < 0x80:  # as most counts are
+        return base64.b64encode(words.astype(np.uint8).tobytes()).decode()
+    used = -(-int(words.max()).bit_length() // 7)
     groups = words[:, None] >> (np.uint64(7) * np.arange(used, dtype=np.uint64))
     is_used = groups > 0
     is_used[:, 0] = True
@@ -53,7 +55,10 @@ def unpack(text: object, most: int) -> np.ndarray:
     for place in range(int(lengths.max()) if len(ends) else 0):
         has = lengths > place
         numbers[has] |= (data[starts[has] + place] & np.uint8(0x7F)).astype(np.uint64) << np.uint64(7 * place)
-    if pack(numbers) != text:
+    # Shortest: no leading zero byte, 64 bits at most, no stray bits behind the last byte.
+    is_long = lengths > 1
+    is_short = (data[ends[is_long]] != 0).all() and (data[ends[lengths == _MAX_BYTES]] <= 1).all()
+    if not is_short or base64.b64encode(data.tobytes()).decode() != text:
         raise IntegrityError("Packed numbers are not in their shortest form.")
     return numbers
 

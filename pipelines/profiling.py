@@ -18,7 +18,7 @@ from millcert.checks.drift_question import DriftSides
 from millcert.checks.profile import Cell, Profile, ProfileSpec, empty_profile, merge_cells, merge_profiles
 from millcert.checks.profile_builder import ProfileBuilder
 from millcert.checks.profile_compare import Compared, ProfileDrift, compare_profiles
-from millcert.checks.profile_format import load_profile, profile_bytes, profile_digest
+from millcert.checks.profile_format import load_profile, profile_file
 from millcert.checks.sketch_tokens import NO_TOKENS, TokenTable, merge_tokens
 from millcert.errors import MillcertError, StoreError
 from millcert.pipelines.dataset import DatasetFacts
@@ -114,8 +114,8 @@ def profile_run(plan: VetPlan, dataset: DatasetFacts, parts: Sequence[CellPart] 
         return NOT_PROFILED
     try:
         profile = profile_of(plan.profile, dataset.schema, parts or ())
-        write_file(f"{plan.staging}/publish/{PROFILE_FILE}", profile_bytes(profile))
-        digest = profile_digest(profile)
+        data, digest = profile_file(profile)
+        write_file(f"{plan.staging}/publish/{PROFILE_FILE}", data)
         if plan.drift is None:
             return Profiled(digest, None, (), ())
         return _judge(plan.drift, profile, digest)

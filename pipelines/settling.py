@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 
-from millcert.checks.profile_format import load_profile, profile_digest
+from millcert.checks.profile_format import digest_in_file
 from millcert.errors import InternalError
 from millcert.pipelines.formats import ReadLimits
 from millcert.pipelines.output import (
@@ -74,7 +74,7 @@ def settle_profile(verdict: Verdict, recorder: Recorder, published: str, state: 
     uri = f"{published}/{PROFILE_FILE}"
     with translate_store_errors(uri), FileSystems.open(uri, compression_type="uncompressed") as stream:
         data = bytes(stream.read())
-    if (digest := profile_digest(load_profile(data))) != verdict.profile_digest:
+    if (digest := digest_in_file(data)) != verdict.profile_digest:
         raise InternalError(f"The profile has the digest {digest}; the verdict says {verdict.profile_digest}.")
     write_file(f"{published}/{SIGNED_PROFILE_FILE}", recorder.sign_profile(verdict, data))
     if verdict.decision == "admitted":

@@ -255,11 +255,10 @@ def _hash_key(path: Path | None) -> str:
 
 
 def _finish(found: "Profile", out: Path, malformed: int | None, *, is_replaced: bool, as_json: bool) -> None:
-    from millcert.checks.profile_format import profile_bytes, profile_digest
+    from millcert.checks.profile_format import profile_file
 
-    data = profile_bytes(found)
+    data, digest = profile_file(found)
     write_whole(out, data, is_replaced=is_replaced)
-    digest = profile_digest(found)
     sources, labels = ({name[at] for name in found.cells} for at in (0, 1))
     payload: dict[str, Any] = {
         "cells": len(found.cells),
