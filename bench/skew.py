@@ -8,6 +8,8 @@ Cases, with a label, a text and an embedding in each sample:
   empty files     4 files with samples among 196 without
   1,000 classes   300,000 samples of 64 dimensions in 1,000 classes
   d = 4,096       20,000 samples of 4,096 dimensions, 10 classes
+  wide            60,000 samples of 64 dimensions with 100 more columns of numbers, which no check reads
+  wide, all       the same, with all columns decoded in every pass
 
 With --workers above 1 the columns behind say how the work was spread: CPU seconds of the busiest worker process as a
 share of all of them (their starting taken off: 5 s each), and the largest of them in memory; both sampled 20 times a
@@ -47,7 +49,17 @@ ledger: {origin: bench.example/skew}
 ROWS = 300_000
 #: What a worker process spends before it reads anything (docs/runners.md).
 START_S = 5.0
-CASES = ("even", "one class", "one file", "many files", "empty files", "1,000 classes", "d = 4,096")
+CASES = (
+    "even",
+    "one class",
+    "one file",
+    "many files",
+    "empty files",
+    "1,000 classes",
+    "d = 4,096",
+    "wide",
+    "wide, all",
+)
 
 
 def main() -> None:
@@ -60,7 +72,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.run:
-        run(arguments.run, arguments.workers)
+        run(arguments.run, arguments.workers, is_whole=arguments.case == ["wide, all"])
         return
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, numpy {np.__version__}")
     print(
@@ -72,7 +84,7 @@ def main() -> None:
             (top / "policy.yaml").write_text(POLICY)
             rows = make_data(top / "data", case, arguments.files, arguments.rows)
             sizes = [path.stat().st_size for path in (top / "data").iterdir()]
-            command = [sys.executable, __file__, "--run", folder, "--workers", str(arguments.workers)]
+            command = [sys.executable, __file__, "--run", folder, "--workers", str(arguments.workers), "--case", case]
             environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
             output = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
             found = json.loads(output.splitlines()[-1])
@@ -85,7 +97,7 @@ def make_data(folder: Path, case: str, small_files: int, wanted: int = ROWS) -> 
     """Write the files of a case; return how many rows they have."""
     folder.mkdir()
     rng = np.random.default_rng(7)
-    rows = 20_000 if case == "d = 4,096" else wanted
+    rows = 20_000 if case == "d = 4,096" else 60_000 if case.startswith("wide") else wanted
     dimension = 4096 if case == "d = 4,096" else 64
     classes = 1000 if case == "1,000 classes" else 10
     centres = rng.normal(size=(classes, dimension)) * 3
@@ -107,18 +119,23 @@ def make_data(folder: Path, case: str, small_files: int, wanted: int = ROWS) -> 
             "text": pa.array([f"sample {row} of file {number}" for row in range(count)], pa.string()),
             "embedding": pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), dimension),
         }
+        if case.startswith("wide"):
+            columns |= {f"number {place}": pa.array(rng.normal(size=count)) for place in range(100)}
         # Rows of 16 kB: fewer of them in a row group, as a writer that bounds its memory would have it.
         group = 2000 if dimension > 1000 else 25_000
         pq.write_table(pa.table(columns), folder / f"{number:06}.parquet", compression="none", row_group_size=group)
     return sum(counts)
 
 
-def run(folder: Path, workers: int) -> None:
+def run(folder: Path, workers: int, *, is_whole: bool) -> None:
     """Vet here or in workers; print CPU and wall seconds behind the imports, peak memory, and the busiest worker."""
     from millcert.gate import vet
     from millcert.pipelines.driver import VetOptions
+    from millcert.pipelines.read import ReadFile
     from millcert.policy import load_policy
 
+    if is_whole:
+        ReadFile._columns = lambda *_: None  # type: ignore[method-assign] # noqa: SLF001
     started, began, sampler = cpu(), time.perf_counter(), WorkerSampler()
     options = VetOptions((str(folder / "data"),), str(folder / "out"), folder / "state", workers=workers)
     verdict = vet(load_policy(folder / "policy.yaml"), options).verdict
