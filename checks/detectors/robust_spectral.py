@@ -112,6 +112,7 @@ class RobustSpectral:
     Does not find: triggers that the model did not learn; fewer than about 30 samples; parts that overlap their class (D
         below 4), as adaptive attacks with cover samples seek; triggers with the right label, where they leave no part;
         all-to-all attacks, which give each class a part that resembles the other classes; classes under 24 samples.
+        docs/detection.md says which check covers these, with figures.
         Half of the classes would have to be far apart by design to raise the bar of rule c; `gap_needed` shows it.
     False alarm that remains: a class with a sub-class that is as distinct as a class of its own. It looks the same.
     Source: over-trimmed whitening: Hayase et al., SPECTRE, ICML 2021, sections 3 and 4. Differs: whitened by the other
