@@ -219,7 +219,8 @@ def quality_cases(classes: int) -> Iterator[tuple[int, int, int, float, int]]:
     if classes:
         # What the budget leaves of 512 columns at so many classes, each in one row exponent or two.
         fitting = class_moments.fold_for(512, 2 * classes, 256).columns
-        yield from ((classes, 512, columns, 1.25, 0) for columns in (fitting, 512))
+        for strength in (1.25, 0.6):
+            yield from ((classes, 512, columns, strength, 0) for columns in (fitting, 512))
         return
     for number, width, seed in ((40, 256, 0), (40, 256, 1), (40, 512, 2)):
         for strength in (0.75, 1.0, 1.25):
