@@ -6,7 +6,8 @@ whether the project has what the Checkpoint names, the validation results store,
 
 Which of GX 1.24 is not its public API: `Checkpoint._run_validation_definitions` and `_build_result_key` (overridden,
 called), `ValidationDefinition._validation_results_store` and `_get_expectation_suite_and_validation_result_ids`
-(called), `expectationSuiteValidationResultSchema`. tests/test_gx_project.py runs them against the installed version.
+(called), `expectationSuiteValidationResultSchema`. tests/cli/test_expectations_command.py runs them against the
+installed version.
 
 A project's configuration names classes to load and addresses to call: it is its owner's code, as a Makefile is. The
 gate (`millcert vet`) never opens one.
