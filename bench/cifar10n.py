@@ -1,8 +1,8 @@
 """Claim: on human label errors `label_noise` finds no fewer than cleanlab with 5-fold logistic regression.
 
 CIFAR-10N: the labels that people gave to CIFAR-10, at five noise levels, and the clean labels to judge by; on the
-images of ../shared/data/features, embedded by a model that never saw them. Ours makes its probabilities from sums of one
-read; the rival trains five logistic regressions on standardised columns, then runs cleanlab's filter on them.
+images of ../shared/data/features, embedded by a model that never saw them. Ours makes its probabilities from sums of
+one read; the rival trains five logistic regressions on standardised columns, then runs cleanlab's filter on them.
 
     OPENBLAS_NUM_THREADS=1 python bench/cifar10n.py [images]
 """
