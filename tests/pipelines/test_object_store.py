@@ -178,7 +178,7 @@ def test_a_run_is_resumed_on_a_bucket_and_work_is_kept_there(bucket: Bucket) -> 
     local = bucket.bench.vet()
     work = f"s3://{bucket.name}/work"
     with pytest.raises(StoreError):
-        bucket.vet(after=fail, least_work_bytes=0)
+        bucket.vet(after=fail, least_work_bytes=0, work=work)
     assert any(".staging-" in name for name in bucket.objects())
 
     resumed = bucket.vet(resume=True, least_work_bytes=0, work=work)

@@ -220,11 +220,12 @@ def hold_resumed(resumable: Bench, resumable_local: Run) -> Callable[..., None]:
     """Return what holds that a runner resumes a killed run and finds kept work, and gives the local answer."""
 
     def hold(name: str, *beam: str, timeout: float = 300) -> None:
-        resumable.kill_midway(name, resumable.start(name, "--keep-work", *beam), 2 * RESUMABLE_FILES)
+        asked = ("--work", f"work-{name}", *beam)
+        resumable.kill_midway(name, resumable.start(name, *asked), 2 * RESUMABLE_FILES)
         assert not (resumable.top / f"out-{name}").exists()
 
-        resumed = resumable.vet(name, "--resume", "--work", f"work-{name}", *beam, timeout=timeout)
-        again = resumable.vet(name, "--replace", "--work", f"work-{name}", *beam, timeout=timeout)
+        resumed = resumable.vet(name, "--resume", *asked, timeout=timeout)
+        again = resumable.vet(name, "--replace", *asked, timeout=timeout)
 
         for run in (resumed, again):
             assert run.exit_code == 0, run.errors
