@@ -10,10 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.options.pipeline_options import PipelineOptions
 
 from millcert.cli.main import main
 from millcert.errors import DigestMismatchError, StoreError, UsageError
 from millcert.pipelines.driver import VetOptions, VetResult, vet_dataset
+from millcert.pipelines.publish import write_file
+from millcert.pipelines.remote_file import create_remote
 from millcert.pipelines.work_gc import choose_garbage, delete_entries, list_entries
 from millcert.policy import load_policy
 from millcert.provenance.ledger import open_ledger
@@ -200,21 +204,44 @@ def test_a_run_is_resumed_on_a_bucket_and_work_is_kept_there(bucket: Bucket) -> 
 
 def test_empty_files_are_published_to_a_bucket_as_to_a_folder(bench: Workbench, endpoint: str) -> None:
     """S3 takes no upload of no parts, which is what Beam makes of a file without bytes."""
-    (bench.data / "north" / "empty.jsonl").write_bytes(b"")
-    (bench.data / "north" / "lines.jsonl").write_bytes(b"{broken\n")
-    (bench.data / "north" / ".gitattributes").write_bytes(b"")
+    (bench.data / "north" / "README.md").write_bytes(b"")
     bench.sign("north")
-    bench.policy["dataset"]["max_malformed_fraction"] = 0.1
     bucket = Bucket(bench, endpoint)
     local = bench.vet()
 
-    remote = bucket.vet(least_work_bytes=0)
+    remote = bucket.vet()
 
     found = bucket.objects("out/")
     here = {path.relative_to(bench.out).as_posix(): path.read_bytes() for path in files_of(bench.out)}
     assert remote.verdict.digest == local.verdict.digest
     assert admitted_digests(found) == admitted_digests(here)
-    assert found["admitted/north/empty.jsonl"] == b""
+    assert found["admitted/north/README.md"] == b""
+
+
+@pytest.mark.parametrize("parts", [(), (b"",), (b"a", b"", b"bc")], ids=["no write", "nothing written", "three writes"])
+def test_an_object_is_what_was_written_to_it(bucket: Bucket, parts: tuple[bytes, ...]) -> None:
+    FileSystems.set_options(PipelineOptions(list(bucket.arguments)))
+    stream = create_remote(f"s3://{bucket.name}/made/it")
+    for part in parts:
+        stream.write(part)
+    assert stream.tell() == len(b"".join(parts))
+    stream.close()
+    stream.close()
+
+    assert bucket.objects("made/") == {"it": b"".join(parts)}
+
+
+def test_a_write_that_fails_leaves_nothing_and_is_the_systems_error(bucket: Bucket) -> None:
+    FileSystems.set_options(PipelineOptions(list(bucket.arguments)))
+    with pytest.raises(Stopped), create_remote(f"s3://{bucket.name}/made/it"):
+        raise Stopped
+    for data in (b"", b"a"):
+        with pytest.raises(OSError, match="no-such-bucket"), create_remote("s3://no-such-bucket/it") as stream:
+            stream.write(data)
+        with pytest.raises(StoreError):
+            write_file("s3://no-such-bucket/it", data)
+
+    assert bucket.objects("made/") == {}
 
 
 def test_an_earlier_output_is_replaced_only_when_asked_and_tampered_data_is_refused(bucket: Bucket) -> None:
