@@ -1,6 +1,6 @@
 """Claim: the poison checks find planted attacks, name the source, and stay silent on at least 20 clean data sets.
 
-    OPENBLAS_NUM_THREADS=1 python bench/detection.py [--seeds N] [--only PART ...]
+    OPENBLAS_NUM_THREADS=1 python bench/detection.py [--seeds N] [--only PART ...] [--checks NAME ...]
 
 One line for each check x data x attack x rate: TPR, FPR (of all clean samples), AUROC (over all samples), what was
 named, and the estimated count; of floods also how pure the copies' source and class are. No check is told a rate; all
@@ -61,6 +61,8 @@ from bench.detection_sets import (
 )
 
 ART_RATE = 0.33
+#: Names of the checks to run, if not all.
+CHOSEN: set[str] = set()
 
 
 def run(check: Check, data: Data) -> tuple[Scores, tuple[GroupEvidence, ...], float]:
@@ -108,6 +110,7 @@ def checks_for(data: Data) -> list[Check]:
         NearDuplicates(view="features"),
         NearDuplicates(view="sample_digest"),
     ]
+    every = [check for check in every if not CHOSEN or check.name in CHOSEN]
     has_pixels = bool(data.shape)  # a table's columns have many scales: no view of source_shift
     return [
         check
@@ -365,7 +368,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Detection quality of the poison checks.")
     parser.add_argument("--seeds", type=int, default=3, help="repetitions of each attack")
     parser.add_argument("--only", nargs="+", choices=[*PARTS], default=[*PARTS], help="parts to run")
+    parser.add_argument("--checks", nargs="+", default=[], help="names of the checks to run; all unless given")
     given = parser.parse_args()
+    CHOSEN.update(given.checks)
     print(f"Python {platform.python_version()}, numpy {np.__version__}, scikit-learn {version('scikit-learn')}")
     print(f"{platform.machine()}, {platform.system()}; SHA-256 of the inputs, 16 digits:")
     for name in INPUTS:

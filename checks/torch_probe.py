@@ -24,7 +24,7 @@ from millcert.checks.text_grams import MAX_CHARACTERS, words_of
 from millcert.errors import InvalidSampleError, NotEnoughSamplesError, UsageError
 
 #: Which activations are the view: those that the classes are read from, or what the layers before have seen: how much
-#: and how strongly each filter answers. The latter shows a patch far better (bench/selftest.py), so it is the default.
+#: and how strongly each filter answers: a patch is one filter's answer, so the latter is the default (our choice).
 Layer: TypeAlias = Literal["penultimate", "hidden"]
 #: Images as float (n, d), or n texts.
 Content: TypeAlias = np.ndarray | Sequence[str]
@@ -132,7 +132,7 @@ def train_torch_probe(
         UsageError: torch is not installed.
 
     The same samples in the same order give the same probe on one machine with one torch.
-    Cost: see `bench/selftest.py`. Memory: `content` as it is given, and a batch.
+    Cost: `bench/selftest.py` prints it where torch is installed. Memory: `content` as it is given, and a batch.
     """
     torch = load_torch()
     classes, target = np.unique(labels.astype(str), return_inverse=True)

@@ -85,9 +85,11 @@ class ViewContradiction:
     Score: log p(label | self) - log p(label | external), natural logarithms, each p at least 1e-12.
     Accumulator: pass 1 8 x folds x (d x d + K x d) bytes a view and exponent; pass 2 16 bytes an occupied bin, of at
         most 886 a class, and one of an upper bin and a class that the external view takes it for.
-    Finds: triggers with a wrong label that the suspect model has learnt, blended or fixed, in any number of sources and
-        target classes (all-to-all), from `1 / max_false_fraction` samples a class on. Of
+    Finds: triggers with a wrong label that the suspect model has learnt, blended or fixed, in any number of sources
+        and target classes, from `1 / max_false_fraction` samples a class on. Of
         the samples of a class it names often half or less: those beyond what honest contradictions reach.
+    Does not promise: all-to-all triggers. Where both views are good it names most classes, but of the views that
+        `millcert embed` makes of images it named none (bench/selftest.py), so they count as not covered.
     Does not find: triggers with the right label; triggers that were not learnt; labels that both views doubt.
     False alarms that remain: a suspect model that knows its training labels by heart contradicts the external view
         wherever a label is wrong. Hence the severity: it takes a second check to call it a backdoor.
@@ -102,7 +104,7 @@ class ViewContradiction:
     version: ClassVar[str] = "3"
     columns: ClassVar[frozenset[Role]] = frozenset({"label", "sample_digest", *VIEWS})
     severity: ClassVar[Severity] = "warn"
-    covers: ClassVar[frozenset[str]] = frozenset({"backdoor_dirty_label", "backdoor_all_to_all"})
+    covers: ClassVar[frozenset[str]] = frozenset({"backdoor_dirty_label"})
     reason: ClassVar[str] = "view_contradiction.self_sure_external_not"
 
     max_false_fraction: float = 0.05

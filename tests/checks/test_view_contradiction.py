@@ -84,7 +84,8 @@ def test_a_trigger_that_moves_every_class_to_the_next_is_seen_in_most() -> None:
     assert len(found) >= 3
     assert scores.flagged[bad].mean() >= 0.4
     assert np.delete(scores.flagged, bad).mean() <= 0.005
-    assert "backdoor_all_to_all" in ViewContradiction.covers
+    # With such views; with those of real pictures it named no class, so it does not say that it covers them.
+    assert "backdoor_all_to_all" not in ViewContradiction.covers
 
 
 def test_cover_samples_that_keep_their_label_hide_nothing() -> None:
