@@ -189,7 +189,8 @@ def test_a_run_is_resumed_on_a_bucket_and_work_is_kept_there(bucket: Bucket) -> 
     again = bucket.vet(out="again", least_work_bytes=0, work=work)
 
     assert resumed.verdict.digest == again.verdict.digest == local.verdict.digest
-    assert {one.step: one.done for one in resumed.work} == {one.step: 0 for one in resumed.work}
+    # An object has no inode that would tell another one of the same name, so its bytes are hashed again.
+    assert {one.step for one in resumed.work if one.done} == {"hash"}
     assert {one.step for one in again.work if one.done} == {"hash", "score"}
     assert sum(one.refused + one.failed for one in (*resumed.work, *again.work)) == 0
     here = {path.relative_to(bucket.bench.out).as_posix(): path.read_bytes() for path in files_of(bucket.bench.out)}
