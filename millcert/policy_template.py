@@ -207,7 +207,7 @@ def _label_rules(roles: Mapping[str, object], seed: int) -> Iterator[str]:
         yield (
             "  - check: label_noise  # honest data has wrong labels; a plain embedding doubts many right ones\n"
             "    max_flagged_fraction: 0.1\n    over_limit: warn\n    on_flagged: report\n"
-            "    on_rise: warn  # compares with the last admitted version; without it the data alone decides\n"
+            "    # on_rise: warn  # would compare with the last admitted version; without it the data alone decides\n"
             f"    config: {{{config}, seed: {seed}}}  # keep the seed from who supplies the data\n"
         )
     if "features" in roles:
