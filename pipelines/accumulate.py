@@ -6,12 +6,12 @@ the order in which parts meet cannot change the model (checks/base.py, rule 3).
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, TypeAlias
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
-from apache_beam.pvalue import AsDict, AsList, AsSingleton, PBegin, PCollection, TaggedOutput
+from apache_beam.pvalue import AsDict, AsList, AsSingleton, PCollection, TaggedOutput
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
@@ -19,8 +19,8 @@ from millcert.checks.base import Accumulator
 from millcert.checks.metric_plan import LEAVING_ENTRIES, MANY_ENTRIES, MetricPlan
 from millcert.errors import InternalError, MillcertError
 from millcert.pipelines.dataset import DatasetFacts
+from millcert.pipelines.fit import PartKey, active_checks
 from millcert.pipelines.fold_parts import fold_parts
-from millcert.pipelines.history import recall_history, write_history
 from millcert.pipelines.metric_spill import Accumulators, put_away, spill
 from millcert.pipelines.models import EXPECTATIONS, Models
 from millcert.pipelines.output import recorded_outputs
@@ -28,9 +28,7 @@ from millcert.pipelines.pass_work import FileSums, FileWork, PassWork
 from millcert.pipelines.plan import VetPlan
 from millcert.pipelines.profiling import PROFILE, CellMerge, ProfileBuffer
 from millcert.pipelines.read import FILE_KEY, SOURCE_KEY, ReadFile, ReadRequest, role_batch, user_batch
-from millcert.pipelines.records import CheckFailure, Fault, Note, ShardFacts, SpanFacts, WorkItem, fault_from
-
-PartKey: TypeAlias = tuple[str, str]
+from millcert.pipelines.records import Fault, Note, ShardFacts, SpanFacts, WorkItem, fault_from
 
 #: Batches of fewer rows wait until there are so many rows or bytes of them: a check's work on a batch has a fixed part.
 _SMALL_ROWS, _WAITING_ROWS, _WAITING_BYTES = 2048, 16_384, 32 << 20
@@ -366,85 +364,3 @@ class _MergeParts(beam.CombineFn):
 
     def extract_output(self, accumulator: tuple[str, Any]) -> tuple[str, Any]:
         return accumulator
-
-
-class FitModels(beam.PTransform):
-    """Fit every check on the merged parts of a pass.
-
-    In: the pass's parts. Out: one `Models`: new models of the checks that this pass fed, the old ones of the rest.
-    """
-
-    def __init__(
-        self,
-        plan: VetPlan,
-        number: int,
-        dataset: AsSingleton,
-        parts: PCollection[tuple[PartKey, Any]],
-        models: AsSingleton | None,
-    ) -> None:
-        super().__init__()
-        self._plan = plan
-        self._number = number
-        self._dataset = dataset
-        self._parts = parts
-        self._models = models
-
-    def expand(self, begin: PBegin) -> PCollection[Models]:
-        """Fit on one worker."""
-        return (
-            begin
-            | "Once" >> beam.Impulse()
-            | "Fit"
-            >> beam.Map(
-                _fit, self._dataset, AsList(self._parts), self._models, self._plan, self._number
-            ).with_output_types(dict[str, Any])
-        )
-
-
-def _fit(
-    _: bytes,
-    dataset: DatasetFacts,
-    parts: list[tuple[PartKey, Any]],
-    models: Models | None,
-    plan: VetPlan,
-    number: int,
-) -> dict[str, Any]:
-    # A data set that is refused was not read: a check must not be asked to judge that there is nothing.
-    return {} if dataset.faults else fit_models(plan, number, parts, models)
-
-
-def fit_models(plan: VetPlan, number: int, parts: list[tuple[PartKey, Any]], models: Models | None) -> dict[str, Any]:
-    """Return the models after pass `number`; a check that cannot be fitted becomes a `CheckFailure`.
-
-    Raises:
-        InternalError: a check met a bug of its own; that is no property of the data.
-    """
-    fitted: dict[str, Any] = dict(models or {})
-    by_check: dict[str, dict[str, Any]] = {}
-    for (name, _), (_, accumulator) in sorted(parts, key=lambda part: part[0]):
-        by_check.setdefault(name, {}).update(accumulator)
-    for planned in active_checks(plan, number, models):
-        check = planned.check
-        before = None if models is None else models[planned.name]
-        try:
-            model = check.fit(by_check.get(planned.name, check.empty()), before)
-            fitted[planned.name] = recall_history(plan, planned, model) if number == 1 else model
-        except MillcertError as error:
-            if error.exit_code == InternalError.exit_code:
-                raise
-            fitted[planned.name] = CheckFailure(error.code, error.message)
-    if number == 1:
-        fitted[EXPECTATIONS] = by_check.get(EXPECTATIONS)
-    if number == plan.passes:
-        write_history(plan, fitted)
-    return fitted
-
-
-def active_checks(plan: VetPlan, number: int, models: Models | None) -> list[Any]:
-    """Return the planned checks that pass `number` feeds: they need that many passes and have not failed."""
-    return [
-        planned
-        for planned in plan.checks
-        if planned.check.passes >= number
-        and not (models is not None and isinstance(models.get(planned.name), CheckFailure))
-    ]

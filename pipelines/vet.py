@@ -21,10 +21,11 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.pvalue import AsDict, AsList, AsSingleton, PBegin, PCollection
 
 from millcert.pipelines import coders  # noqa: F401 - registers the record batch coder
-from millcert.pipelines.accumulate import FitModels, RunPass
+from millcert.pipelines.accumulate import RunPass
 from millcert.pipelines.dataset import DatasetFacts, HashFiles, PlanDataset, VerifySources
 from millcert.pipelines.decide import Ruling, rule
 from millcert.pipelines.describe import DescribeFiles
+from millcert.pipelines.fit import FitModels
 from millcert.pipelines.join_shards import JoinShards
 from millcert.pipelines.models import Models
 from millcert.pipelines.plan import VetPlan
@@ -81,7 +82,8 @@ class VetDataset(beam.PTransform):
         for number in range(1, plan.passes + 1):
             label = f"Pass{number}"
             done = units | f"{label}/Run" >> RunPass(shared, _request(plan, number), dataset, models, sidecars, broken)
-            models = AsSingleton(begin | f"{label}/Fit" >> FitModels(shared, number, dataset, done["parts"], models))
+            fit = FitModels(shared, number, dataset, done["parts"], models, done["notes"])
+            models = AsSingleton(begin | f"{label}/Fit" >> fit)
             if number == 1:
                 joined = done["spans"] | f"{label}/JoinShards" >> JoinShards(shared, dataset)
                 shards = (done["shards"], joined.shards) | "Shards" >> beam.Flatten()

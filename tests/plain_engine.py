@@ -7,11 +7,12 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from millcert.pipelines.accumulate import _merge_metrics, _MergeParts, _ReadAndAccumulate, fit_models
+from millcert.pipelines.accumulate import _merge_metrics, _MergeParts, _ReadAndAccumulate
 from millcert.pipelines.dataset import _HashFile, plan_dataset, verify_files
 from millcert.pipelines.decide import rule
 from millcert.pipelines.describe import _DescribeFile
 from millcert.pipelines.driver import Watcher
+from millcert.pipelines.fit import fit_models
 from millcert.pipelines.join_shards import JoinShardSpans
 from millcert.pipelines.models import Models
 from millcert.pipelines.plan import VetPlan
@@ -112,17 +113,19 @@ class PlainEngine:
         shards, spans = facts
         broken = None if number == 1 else [*_broken(shards), *_broken(spans)]
         found: tuple[list[ShardFacts], list[SpanFacts]] = ([], [])
+        told: list[Note] = []
         for item in self._each(f"pass {number}", units):
             read.start_bundle()
             for element in read.process(item, dataset, models, _sidecars(shards, spans), broken):
-                self._sort(element, {"notes": notes, "shards": found[0], "spans": found[1]}, [])
+                self._sort(element, {"notes": told, "shards": found[0], "spans": found[1]}, [])
             for element in read.finish_bundle():
                 if getattr(element, "tag", "") == "notes":
-                    notes.append(element.value.value)
+                    told.append(element.value.value)
                     continue
                 key, value = (element.value if hasattr(element, "tag") else element).value
                 parts.setdefault(key, []).append(value)
         read.teardown()
+        notes += told
         if number == 1:
             shards += found[0]
             spans += found[1]
@@ -137,7 +140,8 @@ class PlainEngine:
         ]
         if number == 1:
             self._cells = [part for part in merged if part[0][0] == PROFILE]
-        return fit_models(plan, number, [part for part in merged if part[0][0] != PROFILE], models)
+        faults = [note for note in told if isinstance(note, Fault)]
+        return fit_models(plan, number, [part for part in merged if part[0][0] != PROFILE], models, faults)
 
     def _sort(self, element: Any, tagged: Mapping[str, list[Any]], main: list[Any]) -> None:
         tag = getattr(element, "tag", None)

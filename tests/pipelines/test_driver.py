@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 else:
     Workbench = Any
 
+#: The view of source_shift, spectral_signatures, and label_noise on data with a self view alone.
+SELF_VIEW = ({"view": "embedding_self"}, {"epsilon": 0.05}, {"view": "embedding_self"})
 EMBEDDING = pa.list_(pa.float32(), 6)
 
 
@@ -75,6 +77,24 @@ def test_a_file_that_changes_before_any_read_is_refused(bench: Workbench, step: 
             target.write_bytes(target.read_bytes().replace(b"sample 7 ", b"sample 8 "))
 
     with pytest.raises(DigestMismatchError, match=r"b\.jsonl"):
+        bench.vet(engine=bench.plain(change))
+    assert nothing_is_left(bench)
+
+
+@pytest.mark.parametrize("step", ["pass 1", "pass 2", "pass 3"])
+def test_files_that_all_change_before_a_pass_are_refused_by_every_check(bench: Workbench, step: str) -> None:
+    """A later pass that brings nothing must not meet a check that relies on what an earlier one brought."""
+    names = ("robust_spectral", "source_shift", "spectral_signatures", "label_noise")
+    bench.policy["dataset"]["columns"] = {"label": "label", "embedding_self": "embedding"}
+    bench.policy["checks"] = [{"check": name, "max_flagged_fraction": 1.0} for name in names]
+    for rule, config in zip(bench.policy["checks"][1:], SELF_VIEW, strict=True):
+        rule["config"] = config
+
+    def change(now: str) -> None:
+        for path in bench.data.rglob("?.*") if now == step else ():
+            path.write_bytes(path.read_bytes() + b"\n")
+
+    with pytest.raises(DigestMismatchError, match=r"a\.parquet"):
         bench.vet(engine=bench.plain(change))
     assert nothing_is_left(bench)
 
