@@ -29,6 +29,18 @@ class LabelIssues(NamedTuple):
     quality: np.ndarray
 
 
+class Suggestions(NamedTuple):
+    """What the probabilities would say instead, to look at; no claim that it is right.
+
+    given: float64, the probability of each given label. label: int64, the labels suggested. suggested: float64, the
+    probability of each of those.
+    """
+
+    given: np.ndarray
+    label: np.ndarray
+    suggested: np.ndarray
+
+
 class Consensus(NamedTuple):
     """What several people together say.
 
@@ -110,6 +122,31 @@ def token_issues(labels: Sequence[Sequence[int]], pred_probs: Sequence[np.ndarra
         flagged = np.array([(place, token) in found for token in range(len(given[place]))], dtype=np.bool_)
         issues[at] = LabelIssues(flagged, np.asarray(scores[place], dtype=np.float64))
     return tuple(issues)
+
+
+def suggest_set(labels: Sequence[int], chances: np.ndarray) -> Suggestions:
+    """Suggest the classes that a row has with a chance of a half or more, in order; it may be none.
+
+    Args:
+        labels: classes of one row, 0..K-1, as `multilabel_issues` takes them.
+        chances: float64 (K,).
+    """
+    likely = np.flatnonzero(chances >= 0.5)  # what a row of its own chance is more likely to have than not
+    return Suggestions(chances[np.array(labels, dtype=np.int64)], likely, chances[likely])
+
+
+def suggest_classes(labels: np.ndarray, probs: np.ndarray) -> Suggestions:
+    """Suggest for each token the likeliest class that it was not given, each of shape (n,).
+
+    Args:
+        labels: int64 (n,), 0..K-1.
+        probs: float64 (n, K), K >= 2.
+    """
+    rows = np.arange(len(labels))
+    others = np.array(probs, dtype=np.float64)
+    others[rows, labels] = -1.0
+    best = others.argmax(axis=1)
+    return Suggestions(np.asarray(probs)[rows, labels], best, others[rows, best])
 
 
 def regression_quality(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:

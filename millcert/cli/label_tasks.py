@@ -1,8 +1,8 @@
 """`millcert label issues` and `consensus`: tasks that are judged in memory, by cleanlab itself."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -13,6 +13,8 @@ from millcert.errors import InvalidSampleError, MissingColumnError, UsageError
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
+
+    from millcert.checks.label_tasks import Suggestions
 
 _OUT = click.Path(dir_okay=False, path_type=Path)
 #: Rows that the text shows, the most suspect first.
@@ -38,49 +40,131 @@ def issues(
 ) -> None:
     """Score the labels of a task with several labels a row, a label a token, or a number a row.
 
-    Classes are whole numbers, the columns of the probabilities. All rows are held in memory.
+    Classes are whole numbers, the columns of the probabilities. All rows are held in memory. Beside each row's quality
+    stand what is suggested and the probabilities of what was given and of that: the classes more likely than not
+    (multilabel), the likeliest class that a token was not given, or the predicted number.
     """
     import numpy as np
     import pyarrow as pa
 
-    from millcert.checks.label_tasks import multilabel_issues, regression_quality, token_issues
-
     data = _table(dataset, (label_column, predicted))
     labels, guesses = data[label_column].to_pylist(), data[predicted].to_pylist()
     if task == "multilabel":
-        found = multilabel_issues(labels, _matrix(guesses, predicted))
-        quality, flagged = found.quality, found.flagged
-        columns = {"quality": pa.array(quality), "flagged": pa.array(flagged)}
+        judged = _judge_sets(labels, _matrix(guesses, predicted))
     elif task == "token":
-        texts = token_issues(labels, [_matrix(rows, predicted, least=0) for rows in guesses])
-        quality = np.array([item.quality.min(initial=1.0) for item in texts])
-        flagged = np.array([bool(item.flagged.any()) for item in texts])
-        columns = {
-            "quality": pa.array([item.quality.tolist() for item in texts], pa.list_(pa.float64())),
-            "flagged": pa.array([item.flagged.tolist() for item in texts], pa.list_(pa.bool_())),
-        }
+        judged = _judge_tokens(labels, [_matrix(rows, predicted, least=0) for rows in guesses])
     else:
-        quality = regression_quality(_numbers(labels, label_column), _numbers(guesses, predicted))
-        flagged = np.zeros(len(quality), dtype=np.bool_)
-        columns = {"quality": pa.array(quality)}
-    _write(out, pa.table({"row": pa.array(np.arange(len(quality))), **columns}), is_replaced=is_replaced)
+        judged = _judge_numbers(_numbers(labels, label_column), _numbers(guesses, predicted))
+    quality, flagged = judged.quality, judged.flagged
+    _write(out, pa.table({"row": pa.array(np.arange(len(quality))), **judged.columns}), is_replaced=is_replaced)
     worst = np.argsort(quality, kind="stable")[:_SHOWN].tolist()
     lines = [f"issues  {len(quality):,} rows, {int(flagged.sum()):,} with a doubted label"]
     if task == "regression":
         lines = [f"issues  {len(quality):,} rows; a number is not doubted by itself, only ranked"]
-    lines += [f"  row {row}: quality {quality[row]:.4f}" for row in worst]
+    shown = [{"row": row, "quality": float(quality[row]), **judged.words(row)} for row in worst]
+    lines += [
+        f"  row {one['row']}: quality {one['quality']:.4f}"
+        + (f", token {one['token']}" if "token" in one else "")
+        + (f", given {_brief(one['given'])}, suggested {_brief(one['suggested'])}" if "given" in one else "")
+        for one in shown
+    ]
     emit(
         {
             "version": 1,
             "task": task,
             "rows": len(quality),
             "flagged": int(flagged.sum()),
-            "worst": [{"row": row, "quality": float(quality[row])} for row in worst],
+            "worst": shown,
             "out": str(out),
         },
         "\n".join([*lines, f"next: look at the rows of {out} with the lowest quality"]),
         as_json=as_json,
     )
+
+
+class _Judged(NamedTuple):
+    """quality: float64 (n,). flagged: bool (n,). columns: of the file. words: what is said of a row."""
+
+    quality: "np.ndarray"
+    flagged: "np.ndarray"
+    columns: "dict[str, pa.Array]"
+    words: Callable[[int], dict[str, Any]]
+
+
+def _judge_sets(labels: list[list[int]], chances: "np.ndarray") -> _Judged:
+    import pyarrow as pa
+
+    from millcert.checks.label_tasks import multilabel_issues, suggest_set
+
+    found = multilabel_issues(labels, chances)
+    suggested = [suggest_set(row, chances[at]) for at, row in enumerate(labels)]
+    columns = {
+        "quality": pa.array(found.quality),
+        "flagged": pa.array(found.flagged),
+        **_suggestion_columns(suggested),
+    }
+    return _Judged(
+        found.quality,
+        found.flagged,
+        columns,
+        lambda row: {"given": labels[row], "suggested": suggested[row].label.tolist()},
+    )
+
+
+def _judge_tokens(labels: list[list[int]], probs: "list[np.ndarray]") -> _Judged:
+    import numpy as np
+    import pyarrow as pa
+
+    from millcert.checks.label_tasks import suggest_classes, token_issues
+
+    texts = token_issues(labels, probs)
+    suggested = [suggest_classes(np.array(row, dtype=np.int64), probs[at]) for at, row in enumerate(labels)]
+    columns = {
+        "quality": pa.array([item.quality.tolist() for item in texts], pa.list_(pa.float64())),
+        "flagged": pa.array([item.flagged.tolist() for item in texts], pa.list_(pa.bool_())),
+        **_suggestion_columns(suggested),
+    }
+
+    def words(row: int) -> dict[str, Any]:
+        if not len(labels[row]):
+            return {}
+        token = int(texts[row].quality.argmin())
+        return {"token": token, "given": labels[row][token], "suggested": int(suggested[row].label[token])}
+
+    quality = np.array([item.quality.min(initial=1.0) for item in texts])
+    return _Judged(quality, np.array([bool(item.flagged.any()) for item in texts]), columns, words)
+
+
+def _judge_numbers(labels: "np.ndarray", guesses: "np.ndarray") -> _Judged:
+    import numpy as np
+    import pyarrow as pa
+
+    from millcert.checks.label_tasks import regression_quality
+
+    quality = regression_quality(labels, guesses)
+    columns = {"quality": pa.array(quality), "suggested": pa.array(guesses)}
+    flagged = np.zeros(len(quality), dtype=np.bool_)
+    return _Judged(
+        quality, flagged, columns, lambda row: {"given": float(labels[row]), "suggested": float(guesses[row])}
+    )
+
+
+def _suggestion_columns(suggested: "Sequence[Suggestions]") -> "dict[str, pa.Array]":
+    import pyarrow as pa
+
+    numbers = pa.list_(pa.float64())
+    return {
+        "given_probability": pa.array([one.given.tolist() for one in suggested], numbers),
+        "suggested": pa.array([one.label.tolist() for one in suggested], pa.list_(pa.int64())),
+        "suggested_probability": pa.array([one.suggested.tolist() for one in suggested], numbers),
+    }
+
+
+def _brief(value: Any) -> str:
+    """Return classes or a number as a line of text holds them."""
+    if not isinstance(value, list):
+        return f"{value:g}"
+    return " ".join(map(str, value[:_SHOWN])) + (" ..." if len(value) > _SHOWN else "") if value else "none"
 
 
 @click.command("consensus")

@@ -218,6 +218,17 @@ def test_sets_of_labels_tokens_and_numbers_are_scored_into_a_file(run: Run, tmp_
     assert answers["multilabel"]["flagged"] >= 5
     assert answers["token"]["flagged"] == 0
     assert answers["regression"]["worst"][0]["row"] == rows - 1
+    assert answers["regression"]["worst"][0]["suggested"] == 900.0
+    assert answers["token"]["worst"][0] | {"quality": 0} == {
+        "row": 0, "quality": 0, "token": 1, "given": 1, "suggested": 0
+    }  # fmt: skip
+    doubted = answers["multilabel"]["worst"][0]
+    assert doubted["suggested"] == [1 - doubted["given"][0]]
+    sets = pq.read_table(tmp_path / "multilabel.parquet").to_pylist()
+    assert sets[doubted["row"]]["given_probability"] == [0.1]
+    assert sets[doubted["row"]]["suggested_probability"] == [0.9]
+    tokens = pq.read_table(tmp_path / "token.parquet").to_pylist()
+    assert (tokens[0]["suggested"], tokens[-1]["suggested"]) == ([1, 0], [])
 
 
 def test_a_consensus_names_the_worst_annotator(run: Run, tmp_path: Path) -> None:
