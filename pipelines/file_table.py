@@ -7,10 +7,11 @@ form already takes it.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 from weakref import WeakValueDictionary
 
-from millcert.pipelines.records import WorkItem
+from millcert.pipelines.records import Span, WorkItem
 
 #: Form's digest -> table, for as long as anybody holds it.
 _TABLES: "WeakValueDictionary[bytes, FileTable]" = WeakValueDictionary()
@@ -44,5 +45,11 @@ def shared_table(form: bytes) -> FileTable:
     key = hashlib.sha256(form).digest()
     table = _TABLES.get(key)
     if table is None:
-        table = _TABLES[key] = FileTable(WorkItem(*fields) for fields in json.loads(form))
+        table = _TABLES[key] = FileTable(_item(fields) for fields in json.loads(form))
     return table
+
+
+def _item(fields: Sequence[Any]) -> WorkItem:
+    """Return the file that was written as a list; JSON has no tuples."""
+    item = WorkItem(*fields)
+    return item._replace(span=None if item.span is None else Span(*item.span), steps=tuple(item.steps))

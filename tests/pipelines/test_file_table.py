@@ -4,9 +4,10 @@ import weakref
 import apache_beam as beam
 
 from millcert.pipelines.file_table import FileTable, shared_table
-from millcert.pipelines.records import WorkItem
+from millcert.pipelines.records import Span, WorkItem
 
 ITEMS = [WorkItem(name, f"/data/{name}", "csv", "north", 7, "ab" * 32) for name in ("b.csv", "ä.csv", "a.csv")]
+ITEMS[0] = ITEMS[0]._replace(blocks_sha256="cd" * 32, span=Span(1, 2, 4, 8, 300, 7), steps=(16_384, 9))
 
 
 def test_a_table_is_the_mapping_that_it_was_made_of() -> None:
