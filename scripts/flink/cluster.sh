@@ -79,7 +79,7 @@ taskmanager:
   bind-host: localhost
   host: localhost
   numberOfTaskSlots: $each
-  memory: {process: {size: 2048m}, network: {min: 256m, max: 256m}}
+  memory: {process: {size: 2304m}, task: {off-heap: {size: 256m}}, network: {min: 256m, max: 256m}}
   network: {sort-shuffle: {min-buffers: 64}}
 parallelism: {default: 1}
 # With Beam's runner in lib/ and this order, Python workers live for the whole job; else each stage starts its own.
