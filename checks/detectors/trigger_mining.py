@@ -22,12 +22,11 @@ import pyarrow as pa
 from millcert.checks.base import MAX_TOP_FEATURES, Accumulator, GroupEvidence, Role, Scores, Severity, merge_groups
 from millcert.checks.cell_names import cell_name, rows_by_cell
 from millcert.checks.columns import features, strings
-from millcert.checks.exact_features import columns_at, mixed, patch_corner, patch_keys, positions_of, value_keys
+from millcert.checks.exact_features import columns_at, patch_corner, patch_keys, positions_of, value_keys
 from millcert.checks.flagging import Counts
+from millcert.checks.key_cells import KeyCells, cell_of, cells_by_part, fullest_cells
 from millcert.errors import InvalidSampleError, NotEnoughSamplesError, PolicyError
 
-#: Bits of a key's cell, and of the part of the table that travels as one record (at most 4 MB).
-CELL_BITS, PART_BITS = 22, 18
 #: Keys below this count are not looked at: no test of so few could pass.
 LEAST_COUNT = 5
 _MAX_SCORE = 300.0
@@ -137,12 +136,10 @@ class TriggerMining:
         keys = self._keys(rows, model)
         parts: dict[str, Any] = {}
         if model is None:
-            cells = _cells_of(keys).ravel()
-            part = cells >> PART_BITS
-            parts = {f"keys {number}": Counts.zero().add(cells[part == number]) for number in np.unique(part).tolist()}
-            parts["width"] = Counts(np.array([rows.shape[1]]), np.array([len(rows)]))
+            width = Counts(np.array([rows.shape[1]]), np.array([len(rows)]))
+            parts = {**cells_by_part(keys, "keys"), "width": width}
         else:
-            is_candidate = _is_in(_cells_of(keys), model.cells)
+            is_candidate = np.isin(cell_of(keys), model.cells)
             for source, label, places in rows_by_cell(sources, labels):
                 chosen = keys[places][is_candidate[places]].astype(np.int64)
                 parts[f"cell {cell_name(source, label)}"] = _Cell(source, label, len(places), Counts.zero().add(chosen))
@@ -163,9 +160,9 @@ class TriggerMining:
             if "width" not in acc:
                 raise NotEnoughSamplesError("There are no samples.")
             width = _one_width(acc["width"].keys)
-            every = Counts.zero().merge(part for group, part in acc.items() if group != "width")
-            cells, searched_from = _fullest(every, self.max_candidates)
-            return TriggerMiningModel(1, width, cells, searched_from, {}, {})
+            parts_of_cells = ((int(name.split()[1]), part) for name, part in acc.items() if name != "width")
+            cells, _, searched_from = fullest_cells(parts_of_cells, LEAST_COUNT, self.max_candidates)
+            return TriggerMiningModel(1, width, np.sort(cells), searched_from, {}, {})
         parts = {(part.source, part.label): part for part in acc.values()}
         found = _bursts(parts, self.false_alarm_rate)
         samples = {cell: part.samples for cell, part in parts.items()}
@@ -240,26 +237,6 @@ class TriggerMining:
             row, column = patch_corner(position, self.shape, self.patch)
             return f"patch at row {row}, column {column}"
         return f"value {' with '.join(map(str, columns_at(position, width)))}"
-
-
-def _cells_of(keys: np.ndarray) -> np.ndarray:
-    return (mixed(keys) >> np.uint64(64 - CELL_BITS)).astype(np.int64)
-
-
-def _is_in(values: np.ndarray, sorted_values: np.ndarray) -> np.ndarray:
-    if not len(sorted_values):
-        return np.zeros(values.shape, dtype=bool)
-    place = np.minimum(np.searchsorted(sorted_values, values), len(sorted_values) - 1)
-    found: np.ndarray = sorted_values[place] == values
-    return found
-
-
-def _fullest(counts: Counts, most: int) -> tuple[np.ndarray, int]:
-    """Return the cells that are looked at, and the least count that puts a key in one of them for sure."""
-    least = LEAST_COUNT
-    if int((counts.counts >= least).sum()) > most:
-        least = int(np.sort(counts.counts)[-most - 1]) + 1  # all cells that tie at the border are left
-    return counts.keys[counts.counts >= least], least
 
 
 def _bursts(cells: Mapping[tuple[str, str], _Cell], false_alarm_rate: float) -> dict[tuple[str, str], _Found]:
@@ -345,7 +322,7 @@ def _one_width(widths: np.ndarray) -> int:
 
 def _merged(parts: list[Any]) -> Any:
     first, *others = parts
-    if isinstance(first, Counts):
+    if isinstance(first, (Counts, KeyCells)):
         return first.merge(others)
     samples = sum(part.samples for part in parts)
     return first._replace(samples=samples, keys=first.keys.merge(part.keys for part in others))

@@ -8,9 +8,9 @@ from millcert.checks import conformance
 from millcert.checks.base import GroupEvidence, fit_check
 from millcert.checks.conformance import conformance_cases
 from millcert.checks.conformance_data import PlantedData, fixed_size_lists
-from millcert.checks.detectors.trigger_mining import TriggerMining, _fullest
+from millcert.checks.detectors.trigger_mining import LEAST_COUNT, TriggerMining
 from millcert.checks.exact_features import patch_corner, patch_keys, positions_of, value_keys
-from millcert.checks.flagging import Counts
+from millcert.checks.key_cells import KeyCells, fullest_cells
 from millcert.errors import InvalidSampleError, NotEnoughSamplesError, PolicyError
 
 SHAPE = (8, 8)
@@ -126,12 +126,12 @@ def test_equal_values_have_equal_keys_and_wide_tables_have_no_pairs() -> None:
 
 
 def test_where_there_are_too_many_frequent_cells_the_fullest_are_kept() -> None:
-    counts = Counts(np.arange(10), np.array([9, 8, 8, 7, 6, 6, 6, 2, 1, 1]))
+    parts = [(0, KeyCells(np.arange(10), np.array([9, 8, 8, 7, 6, 6, 6, 2, 1, 1])))]
 
-    assert _fullest(counts, 10)[1] == 5
-    cells, least = _fullest(counts, 3)
+    assert fullest_cells(parts, LEAST_COUNT, 10)[2] == 5
+    cells, _, least = fullest_cells(parts, LEAST_COUNT, 3)
     assert (cells.tolist(), least) == ([0, 1, 2], 8)
-    cells, least = _fullest(counts, 2)  # the two that tie at the border are both left
+    cells, _, least = fullest_cells(parts, LEAST_COUNT, 2)  # the two that tie at the border are both left
     assert (cells.tolist(), least) == ([0], 9)
 
 
