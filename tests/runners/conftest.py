@@ -166,18 +166,23 @@ ledger: {origin: test.example/million}
 """
 
 
+def _two_views(top: Path, *, seed: int, files: int, rows: int, poisoned: int) -> Bench:
+    """Write files of `rows` samples in two sources, poison in the fourth, and the policy of the million."""
+    (top / "policy.yaml").write_text(MILLION_POLICY)
+    for number in range(files):
+        folder = top / "data" / ("west" if number % 2 else "north")
+        folder.mkdir(parents=True, exist_ok=True)
+        table = _table(seed + number, poisoned=poisoned if number == 3 else 0, rows=rows)
+        table = table.append_column("view", table.column("embedding"))
+        pq.write_table(table, folder / f"{number}.parquet", compression="none")
+    return Bench(top)
+
+
 @pytest.fixture(scope="session")
 def million(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     """1,000,000 samples of 8 dimensions in two sources, poison in one file of the second."""
     top = tmp_path_factory.mktemp("million")
-    (top / "policy.yaml").write_text(MILLION_POLICY)
-    for number in range(MILLION_FILES):
-        folder = top / "data" / ("west" if number % 2 else "north")
-        folder.mkdir(parents=True, exist_ok=True)
-        table = _table(100 + number, poisoned=2000 if number == 3 else 0, rows=1_000_000 // MILLION_FILES)
-        table = table.append_column("view", table.column("embedding"))
-        pq.write_table(table, folder / f"{number}.parquet", compression="none")
-    return Bench(top)
+    return _two_views(top, seed=100, files=MILLION_FILES, rows=1_000_000 // MILLION_FILES, poisoned=2000)
 
 
 @pytest.fixture(scope="session")
@@ -196,14 +201,7 @@ RESUMABLE_FILES, RESUMABLE_ROWS = 6, 30_000
 def resumable(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     """Files large enough to keep work on; poison in one of them."""
     top = tmp_path_factory.mktemp("resumable")
-    (top / "policy.yaml").write_text(MILLION_POLICY)
-    for number in range(RESUMABLE_FILES):
-        folder = top / "data" / ("west" if number % 2 else "north")
-        folder.mkdir(parents=True, exist_ok=True)
-        table = _table(200 + number, poisoned=600 if number == 3 else 0, rows=RESUMABLE_ROWS)
-        table = table.append_column("view", table.column("embedding"))
-        pq.write_table(table, folder / f"{number}.parquet", compression="none")
-    return Bench(top)
+    return _two_views(top, seed=200, files=RESUMABLE_FILES, rows=RESUMABLE_ROWS, poisoned=600)
 
 
 @pytest.fixture(scope="session")
