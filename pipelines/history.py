@@ -19,7 +19,7 @@ from apache_beam.io.filesystems import FileSystems
 
 from millcert.checks.source_history import KeepsHistory
 from millcert.errors import DigestMismatchError, IntegrityError
-from millcert.pipelines.output import translate_store_errors
+from millcert.pipelines.output import read_whole, translate_store_errors
 from millcert.pipelines.plan import PlannedCheck, VetPlan
 from millcert.pipelines.publish import write_file
 from millcert.pipelines.records import CheckFailure
@@ -84,7 +84,7 @@ def recall_history(plan: VetPlan, planned: PlannedCheck, model: Any) -> Any:
     """
     if not planned.reference or not isinstance(planned.check, KeepsHistory):
         return model
-    known = _load(_read(plan.history_uri))[planned.name] if planned.reference_digest else {}
+    known = _load(read_whole(plan.history_uri))[planned.name] if planned.reference_digest else {}
     return planned.check.recall(model, known.get("kept"))
 
 
@@ -112,7 +112,7 @@ def settle_history(plan: VetPlan, decision: Decision, state: Path) -> str:
     with translate_store_errors(uri):
         if not asks_history(plan) or not FileSystems.exists(uri):
             return ""
-    data = _read(uri)
+    data = read_whole(uri)
     digest = hashlib.sha256(data).hexdigest()
     if decision == "admitted":
         keep_bytes(history_path(state, digest), data, "history")
@@ -150,8 +150,3 @@ def _load(data: bytes) -> Mapping[str, Any]:
 
 def _is_object(value: object) -> bool:
     return isinstance(value, dict)
-
-
-def _read(uri: str) -> bytes:
-    with translate_store_errors(uri), FileSystems.open(uri, compression_type="uncompressed") as stream:
-        return bytes(stream.read())

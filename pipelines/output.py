@@ -233,3 +233,13 @@ def translate_store_errors(uri: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise StoreError(f"Cannot write {uri}: {error}", hint="Free space or rights, then run again.") from error
+
+
+def read_whole(uri: str) -> bytes:
+    """Return the bytes of a file that a run wrote before, which fits into memory.
+
+    Raises:
+        StoreError: it cannot be read; a retry is safe.
+    """
+    with translate_store_errors(uri), FileSystems.open(uri, compression_type=CompressionTypes.UNCOMPRESSED) as stream:
+        return bytes(stream.read())

@@ -22,6 +22,7 @@ from millcert.pipelines.output import (
     open_output,
     part_name,
     read_part,
+    read_whole,
     translate_store_errors,
 )
 from millcert.pipelines.plan import VetPlan
@@ -71,9 +72,7 @@ def settle_profile(verdict: Verdict, recorder: Recorder, published: str, state: 
     """Sign the profile; keep that of an admitted version, so that the next one can be compared with it."""
     if not verdict.profile_digest:
         return
-    uri = f"{published}/{PROFILE_FILE}"
-    with translate_store_errors(uri), FileSystems.open(uri, compression_type="uncompressed") as stream:
-        data = bytes(stream.read())
+    data = read_whole(f"{published}/{PROFILE_FILE}")
     if (digest := digest_in_file(data)) != verdict.profile_digest:
         raise InternalError(f"The profile has the digest {digest}; the verdict says {verdict.profile_digest}.")
     write_file(f"{published}/{SIGNED_PROFILE_FILE}", recorder.sign_profile(verdict, data))
@@ -85,9 +84,7 @@ def settle_rates(verdict: Verdict, published: str, state: Path) -> None:
     """Keep the rates of an admitted version, so that the next one can be compared with them."""
     if not verdict.rates_digest:
         return
-    uri = f"{published}/{RATES_FILE}"
-    with translate_store_errors(uri), FileSystems.open(uri, compression_type="uncompressed") as stream:
-        data = bytes(stream.read())
+    data = read_whole(f"{published}/{RATES_FILE}")
     if (digest := rates_digest(data)) != verdict.rates_digest:
         raise InternalError(f"The rates have the digest {digest}; the verdict says {verdict.rates_digest}.")
     if verdict.decision == "admitted":
