@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from millcert.pipelines.output import translate_store_errors
+from millcert.pipelines.output import open_written
 from millcert.provenance.finding_leaf import format_record
 from millcert.provenance.sample_leaf import BLOCK_ROWS, RunSecret, row_salt
 from millcert.verdict import canonical_value
@@ -40,9 +40,7 @@ def published_records(path: str) -> Iterator[tuple[str, int, bytes]]:
 
 
 def _rows(path: str) -> Iterator[dict[str, Any]]:
-    from apache_beam.io.filesystems import FileSystems
-
-    with translate_store_errors(path), FileSystems.open(path, compression_type="uncompressed") as stream:
+    with open_written(path) as stream:
         for batch in pq.ParquetFile(stream).iter_batches(columns=_COLUMNS):
             yield from batch.to_pylist()
 

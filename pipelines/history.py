@@ -109,7 +109,7 @@ def settle_history(plan: VetPlan, decision: Decision, state: Path) -> str:
         StoreError: it cannot be read or kept.
     """
     uri = f"{plan.staging}/publish/{HISTORY_FILE}"
-    with translate_store_errors(uri):
+    with translate_store_errors(uri, "read"):
         if not asks_history(plan) or not FileSystems.exists(uri):
             return ""
     data = read_whole(uri)

@@ -3,11 +3,11 @@
 import hashlib
 import io
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, NamedTuple, Self, cast
+from typing import Any, BinaryIO, Literal, NamedTuple, Self, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -35,62 +35,6 @@ class Written(NamedTuple):
 
 
 _RECORD: ContextVar[list[Written] | None] = ContextVar("_RECORD", default=None)
-
-
-class PartWriter:
-    """A Parquet file that is made when its first row is written; a part without rows leaves no file.
-
-    Usage: `with PartWriter(uri, schema) as part: part.write(batch)`. The bytes depend on the batches only.
-    """
-
-    def __init__(self, uri: str, schema: pa.Schema) -> None:
-        self._uri = uri
-        self._schema = schema
-        self._stream: BinaryIO | None = None
-        self._writer: pq.ParquetWriter | None = None
-        self.rows = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def write(self, batch: pa.RecordBatch) -> None:
-        """Append a batch of the part's schema; an empty one does nothing.
-
-        Raises:
-            StoreError: the file system refused.
-        """
-        if not batch.num_rows:
-            return
-        with translate_store_errors(self._uri):
-            if self._writer is None:
-                self._stream = open_output(self._uri)
-                self._writer = pq.ParquetWriter(self._stream, self._schema, compression="zstd", store_schema=True)
-            self._writer.write_batch(batch)
-        self.rows += batch.num_rows
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with translate_store_errors(self._uri):
-            if self._writer is not None:
-                self._writer.close()
-            if self._stream is not None:
-                self._stream.close()
-
-
-def read_part(uri: str) -> Iterator[pa.RecordBatch]:
-    """Yield the batches of a Parquet file that a run wrote, none where there is no such file.
-
-    Raises:
-        StoreError: the file system failed.
-    """
-    try:
-        if not FileSystems.exists(uri):
-            return
-        with FileSystems.open(uri, compression_type=CompressionTypes.UNCOMPRESSED) as stream:
-            yield from pq.ParquetFile(pa.PythonFile(stream, mode="r")).iter_batches(batch_size=_READ_ROWS)
-    except OSError as error:
-        raise StoreError(f"Cannot read {uri}: {error}", hint="Run again; nothing was published.") from error
 
 
 class HashingStream(io.RawIOBase):
@@ -121,6 +65,70 @@ class HashingStream(io.RawIOBase):
     def result(self) -> tuple[str, int]:
         """Return (sha256 hex, size in bytes)."""
         return self._hash.hexdigest(), self._size_bytes
+
+
+class PartWriter:
+    """A file that is made when its first row is written; a part without rows leaves no file.
+
+    Usage: `with PartWriter(uri, schema) as part: part.write(batch)`. The bytes depend on the batches only.
+    """
+
+    def __init__(self, uri: str, schema: pa.Schema, *, as_stream: bool = False) -> None:
+        """Name the file and the schema of its batches; `as_stream` asks for an Arrow IPC stream instead of Parquet."""
+        self._uri = uri
+        self._schema = schema
+        self._as_stream = as_stream
+        self._stack = ExitStack()
+        self._target: HashingStream | None = None
+        self._writer: Any = None
+        self.rows = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    @property
+    def sha256(self) -> str:
+        """The digest of what was written, hex; "" without rows; complete when the context has ended."""
+        return "" if self._target is None else self._target.result()[0]
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Append a batch of the part's schema; an empty one does nothing.
+
+        Raises:
+            StoreError: the file system refused.
+        """
+        if not batch.num_rows:
+            return
+        with translate_store_errors(self._uri):
+            if self._writer is None:
+                self._writer = self._stack.enter_context(self._open())
+            self._writer.write_batch(batch)
+        self.rows += batch.num_rows
+
+    def _open(self) -> Any:
+        self._target = HashingStream(self._stack.enter_context(open_output(self._uri)))
+        if self._as_stream:
+            return pa.ipc.new_stream(self._target, self._schema)
+        return pq.ParquetWriter(self._target, self._schema, compression="zstd", store_schema=True)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with translate_store_errors(self._uri):
+            self._stack.close()
+
+
+def read_part(uri: str) -> Iterator[pa.RecordBatch]:
+    """Yield the batches of a Parquet file that a run wrote, none where there is no such file.
+
+    Raises:
+        StoreError: the file system failed, or the file is damaged.
+    """
+    with translate_store_errors(uri, "read"):
+        if not FileSystems.exists(uri):
+            return
+    with open_written(uri) as stream:
+        yield from pq.ParquetFile(pa.PythonFile(stream, mode="r")).iter_batches(batch_size=_READ_ROWS)
 
 
 class _RecordedStream(HashingStream):
@@ -227,12 +235,27 @@ def recorded_outputs() -> Iterator[list[Written]]:
 
 
 @contextmanager
-def translate_store_errors(uri: str) -> Iterator[None]:
-    """Turn an operating system's refusal to write into a StoreError that names the file."""
+def translate_store_errors(uri: str, doing: Literal["read", "write"] = "write") -> Iterator[None]:
+    """Turn an operating system's refusal, or bytes that Arrow cannot read, into a StoreError that names the file."""
     try:
         yield
-    except OSError as error:
-        raise StoreError(f"Cannot write {uri}: {error}", hint="Free space or rights, then run again.") from error
+    except (OSError, pa.ArrowInvalid) as error:
+        hint = "Free space or rights, then run again." if doing == "write" else "Run again; nothing was published."
+        raise StoreError(f"Cannot {doing} {uri}: {error}", hint=hint) from error
+
+
+@contextmanager
+def open_written(uri: str) -> Iterator[BinaryIO]:
+    """Open a file that a run wrote before for reading.
+
+    Raises:
+        StoreError: it cannot be read, or what is read of it inside the context is damaged; a retry is safe.
+    """
+    with (
+        translate_store_errors(uri, "read"),
+        FileSystems.open(uri, compression_type=CompressionTypes.UNCOMPRESSED) as stream,
+    ):
+        yield stream
 
 
 def read_whole(uri: str) -> bytes:
@@ -241,5 +264,5 @@ def read_whole(uri: str) -> bytes:
     Raises:
         StoreError: it cannot be read; a retry is safe.
     """
-    with translate_store_errors(uri), FileSystems.open(uri, compression_type=CompressionTypes.UNCOMPRESSED) as stream:
+    with open_written(uri) as stream:
         return bytes(stream.read())

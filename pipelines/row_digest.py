@@ -11,10 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from apache_beam.io.filesystems import FileSystems
 
 from millcert.errors import InternalError
-from millcert.pipelines.output import translate_store_errors
+from millcert.pipelines.output import open_written
 from millcert.pipelines.records import FailingRows
 from millcert.verdict import ExpectationSummary
 
@@ -81,7 +80,7 @@ def digest_of_sidecar(uri: str) -> tuple[int, str]:
     Raises:
         StoreError: it cannot be read; a retry is safe.
     """
-    with translate_store_errors(uri), FileSystems.open(uri, compression_type="uncompressed") as stream:
+    with open_written(uri) as stream:
         parquet = pq.ParquetFile(stream, pre_buffer=False)
         suite = parquet.schema_arrow.metadata[b"millcert.suite_sha256"].decode()
         hashers: dict[tuple[str, str], RowHasher] = {}

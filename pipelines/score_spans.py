@@ -10,8 +10,7 @@ file would have written. The SHA-256 of each travels through the runner, and the
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +23,7 @@ from millcert.pipelines.expectation_rows import FileRows, SuiteRows, rows_place
 from millcert.pipelines.formats import ReadLimits
 from millcert.pipelines.formats.base import buffer_of
 from millcert.pipelines.models import Models
-from millcert.pipelines.output import HashingStream, open_output, part_id, translate_store_errors
+from millcert.pipelines.output import HashingStream, PartWriter, open_output, part_id, translate_store_errors
 from millcert.pipelines.plan import VetPlan
 from millcert.pipelines.progress import ProgressReporter
 from millcert.pipelines.records import Span, WorkItem, unit_name
@@ -49,47 +48,6 @@ class SpanOutcome(NamedTuple):
     held_by: dict[int, int]
 
 
-class SpanPart:
-    """A part of a span: a file that is made when its first row is written. sha256: hex, "" without rows."""
-
-    def __init__(self, uri: str, schema: pa.Schema) -> None:
-        self._uri = uri
-        self._schema = schema
-        self._stack = ExitStack()
-        self._stream: HashingStream | None = None
-        self._writer: Any = None
-        self.rows = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    @property
-    def sha256(self) -> str:
-        """The digest of what was written; complete when the context has ended."""
-        return "" if self._stream is None else self._stream.result()[0]
-
-    def write(self, batch: pa.RecordBatch) -> None:
-        """Append a batch of the part's schema; an empty one does nothing.
-
-        Raises:
-            StoreError: the file system refused.
-        """
-        if not batch.num_rows:
-            return
-        with translate_store_errors(self._uri):
-            if self._writer is None:
-                self._stream = HashingStream(self._stack.enter_context(open_output(self._uri)))
-                self._writer = self._stack.enter_context(pa.ipc.new_stream(self._stream, self._schema))
-            self._writer.write_batch(batch)
-        self.rows += batch.num_rows
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with translate_store_errors(self._uri):
-            self._stack.close()
-
-
 def score_span(
     plan: VetPlan,
     item: WorkItem,
@@ -105,7 +63,7 @@ def score_span(
     places = {**part_places(plan, item, dataset), EXPECTATION_ROWS: rows_place(plan, item)}
     with ExitStack() as stack:
         writers = {
-            kind: stack.enter_context(SpanPart(_place(plan, item.unit, kind), schema))
+            kind: stack.enter_context(PartWriter(_place(plan, item.unit, kind), schema, as_stream=True))
             for kind, (_, schema) in places.items()
         }
         failing = FileRows(plan, item, asked, writers[EXPECTATION_ROWS])

@@ -50,6 +50,22 @@ def test_a_file_system_that_refuses_is_a_store_error_that_names_the_file(tmp_pat
         list(read_part(str(tmp_path)))
 
 
+def test_a_damaged_part_is_a_store_error_that_names_the_file(tmp_path: Path) -> None:
+    (tmp_path / "part").write_bytes(b"PAR1, but not really")
+
+    with pytest.raises(StoreError, match=r"Cannot read .*part"):
+        list(read_part(str(tmp_path / "part")))
+
+
+def test_a_part_as_a_stream_knows_its_digest(tmp_path: Path) -> None:
+    with PartWriter(str(tmp_path / "a"), SCHEMA, as_stream=True) as part:
+        part.write(rows(3))
+
+    data = (tmp_path / "a").read_bytes()
+    assert part.sha256 == hashlib.sha256(data).hexdigest()
+    assert pa.ipc.open_stream(data).read_all().column("x").to_pylist() == [3]
+
+
 def test_what_is_copied_is_whole_and_what_was_hashed(tmp_path: Path) -> None:
     data = bytes(range(256)) * 9000
     digest = hashlib.sha256(data).hexdigest()
