@@ -6,22 +6,17 @@ merged metrics (`evaluate_suite`). So parsing, `mostly`, tolerances, severities 
 arithmetic is ours. Nothing is skipped: an expectation that cannot be measured is refused by name before the data are
 read, and one that cannot be judged afterwards makes the suite inconclusive.
 
-Which calls into GX are not its public API, so that a new version of it can be tested against this list: the registry
-(`ExpectationConfiguration.to_domain_obj`), `get_validation_dependencies`, `metrics_validate`, `MetricConfiguration`,
-`PandasExecutionEngine` on a frame of no rows, `MetricsCalculator`, `calc_validation_statistics`.
+What is said to GX, and in which versions of it, stands in `millcert.checks.gx_adapter`.
 """
 
-import contextlib
-import logging
 import math
-import os
-import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import pyarrow as pa
 
+from millcert.checks import gx_adapter
 from millcert.checks.base import Accumulator
 from millcert.checks.drift import DriftLimits
 from millcert.checks.drift_question import (
@@ -31,7 +26,7 @@ from millcert.checks.drift_question import (
     question_of,
     refuse_unknown_reference,
 )
-from millcert.checks.expectations_metrics import Asked, AskedMetric, asked_of_all, listing_limit, one_line
+from millcert.checks.expectations_metrics import Asked, AskedMetric, asked_of_all, listing_limit
 from millcert.checks.metric_answers import Answers, Interval
 from millcert.checks.metric_compile import SCHEMA_METRICS
 from millcert.checks.metric_counting import CountDistinct
@@ -129,7 +124,7 @@ def plan_suite(
     deferred: dict[Deferred, None] = {}
     row_checks: list[RowCheck] = []
     faults = []
-    with _quiet():
+    with gx_adapter.quiet():
         for number, asked in enumerate(asked_of_all(suite, schema, result_format)):
             if isinstance(asked, PolicyError):
                 faults.append(f"expectation {number} ({suite.expectations[number]['type']}): {asked.message}")
@@ -187,7 +182,7 @@ def evaluate_suite(
     if plan.suite_digest != suite.digest:
         raise PolicyError("The plan was made for another suite.", expected=suite.digest, actual=plan.suite_digest)
     answers = _Measured(plan, acc, schema, second, drift)
-    with _quiet():
+    with gx_adapter.quiet():
         asked_of = list(asked_of_all(suite, schema, plan.result_format))
         judged = []
         for number in _in_order_of_columns(suite):
@@ -276,14 +271,13 @@ def _covering(kernels: Iterable[Kernel]) -> dict[Kernel, Kernel]:
 
 def _row_checks(number: int, asked: Asked) -> list[RowCheck]:
     """Return the check of an expectation's rows; none where it is about a table or a whole column."""
-    name = getattr(asked.expectation, "map_metric", None)
-    metric = next((m for m in asked.metrics if m.configuration.metric_name == f"{name}.unexpected_count"), None)
+    name = gx_adapter.row_metric_of(asked.expectation)
+    metric = next((m for m in asked.metrics if m.request.name == f"{name}.unexpected_count"), None)
     if metric is None:
         return []
     kernel = _among(metric.request.rows, metric.kernels[-1]) if metric.kernels else None
-    configuration = asked.expectation.configuration
-    severity = str(getattr(configuration.severity, "value", configuration.severity))
-    return [RowCheck(number, configuration.type, _columns_of(asked.expectation), severity, kernel, metric.deferred)]
+    kind, severity = gx_adapter.type_of(asked.expectation), gx_adapter.severity_of(asked.expectation)
+    return [RowCheck(number, kind, _columns_of(asked.expectation), severity, kernel, metric.deferred)]
 
 
 def _among(rows: RowFilter | None, kernel: Kernel) -> Kernel:
@@ -299,11 +293,9 @@ class _Judged(NamedTuple):
 
 def _judge(number: int, asked: Asked, answers: _Measured, result_format: str) -> _Judged:
     """Have GX judge one expectation; where a metric is an interval, at both of its ends."""
-    name = asked.expectation.configuration.type
+    name = gx_adapter.type_of(asked.expectation)
     try:
-        values = {
-            metric.configuration.id: _value(metric, answers, asked.engine, result_format) for metric in asked.metrics
-        }
+        values = {metric.key: _value(metric, answers, asked.engine, result_format) for metric in asked.metrics}
         interval = next((value for value in values.values() if isinstance(value, Interval)), None)
         result = _validate(asked, {key: _end(value, "low") for key, value in values.items()}, result_format)
         if interval is not None and result.success:
@@ -316,7 +308,7 @@ def _judge(number: int, asked: Asked, answers: _Measured, result_format: str) ->
     except Exception as error:
         raise InconclusiveError(
             f"Great Expectations could not judge {name} on {_columns_of(asked.expectation) or 'the table'}: "
-            f"{one_line(error)}.",
+            f"{gx_adapter.one_line(error)}.",
             hint="Change the expectation so that it can be compared with the data.",
             expectation=name,
         ) from error
@@ -324,14 +316,7 @@ def _judge(number: int, asked: Asked, answers: _Measured, result_format: str) ->
 
 
 def _validate(asked: Asked, values: Mapping[Any, Any], result_format: str) -> Any:
-    result = asked.expectation.metrics_validate(
-        metrics=dict(values),
-        runtime_configuration={"result_format": result_format},
-        execution_engine=asked.engine,
-    )
-    # GX 1.24 leaves a numpy bool in quantile results, which its own serializer cannot write with marshmallow 4.
-    result.success = bool(result.success)
-    return result
+    return gx_adapter.judged(asked.expectation, asked.engine, values, result_format)
 
 
 def _end(value: Any, which: str) -> Any:
@@ -341,35 +326,18 @@ def _end(value: Any, which: str) -> Any:
 def _value(metric: AskedMetric, answers: _Measured, engine: Any, result_format: str) -> Any:
     if metric.request.base not in SCHEMA_METRICS:
         return answers.value(metric, listing_limit(result_format))
-    frame = engine.batch_manager.active_batch_data.dataframe
+    frame = gx_adapter.frame_of(engine)
     if metric.request.base == "table.column_types":
         return [{"name": name, "type": dtype} for name, dtype in zip(frame.columns, frame.dtypes, strict=True)]
     return list(frame.columns) if metric.request.base == "table.columns" else len(frame.columns)
 
 
 def _suite_result(suite: SuiteSpec, judged: Sequence[_Judged]) -> SuiteResult:
-    import great_expectations as gx
-    from great_expectations.core.expectation_validation_result import ExpectationSuiteValidationResult
-    from great_expectations.validator.validation_statistics import calc_validation_statistics
-
-    results = [each.result for each in judged]
-    statistics = calc_validation_statistics(results)
-    whole = ExpectationSuiteValidationResult(
-        results=results,
-        success=bool(statistics.success),
-        suite_name=suite.name,
-        statistics={
-            "evaluated_expectations": statistics.evaluated_expectations,
-            "successful_expectations": statistics.successful_expectations,
-            "unsuccessful_expectations": statistics.unsuccessful_expectations,
-            "success_percent": statistics.success_percent,
-        },
-        meta={"great_expectations_version": gx.__version__, "suite_sha256": suite.digest},
-    )
+    whole = gx_adapter.suite_result([each.result for each in judged], suite.name, {"suite_sha256": suite.digest})
     outcomes = tuple(_outcome(each) for each in judged)
     failed = [outcome.severity for outcome in outcomes if not outcome.success]
     return SuiteResult(
-        success=bool(statistics.success),
+        success=bool(whole.success),
         critical_failures=failed.count("critical"),
         warning_failures=failed.count("warning"),
         info_failures=failed.count("info"),
@@ -382,17 +350,15 @@ def _outcome(judged: _Judged) -> ExpectationOutcome:
     document = _plain(judged.result.to_json_dict())
     details = document.get("result") or {}
     percent = details.get("unexpected_percent")
-    configuration = judged.expectation.configuration
-    severity = configuration.severity
     detail = ""
     if judged.interval is not None:
         detail = f"the value lies between {judged.interval.low!r} and {judged.interval.high!r}"
     return ExpectationOutcome(
         number=judged.number,
-        type=configuration.type,
+        type=gx_adapter.type_of(judged.expectation),
         column=_columns_of(judged.expectation),
         success=bool(judged.result.success),
-        severity=str(getattr(severity, "value", severity)),
+        severity=gx_adapter.severity_of(judged.expectation),
         observed=details.get("observed_value"),
         unexpected_count=details.get("unexpected_count"),
         unexpected_fraction=None if percent is None else percent / 100,
@@ -415,7 +381,7 @@ def _plain(value: Any) -> Any:
 
 
 def _columns_of(expectation: Any) -> str:
-    kwargs = expectation.configuration.kwargs
+    kwargs = gx_adapter.kwargs_of(expectation)
     if "column" in kwargs:
         return str(kwargs["column"])
     if "column_A" in kwargs:
@@ -430,22 +396,3 @@ def _in_order_of_columns(suite: SuiteSpec) -> list[int]:
         column = entry["kwargs"].get("column")
         by_column.setdefault(column if isinstance(column, str) else None, []).append(number)
     return [number for numbers in by_column.values() for number in numbers]
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Import and run GX without telemetry (versions below 1.24 have some), log lines and warnings."""
-    os.environ["GX_ANALYTICS_ENABLED"] = "false"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import great_expectations as gx  # noqa: F401 - imported here so that the variable is set before
-
-    logger = logging.getLogger("great_expectations")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from millcert.checks import gx_adapter
 from millcert.checks.expectations import plan_suite
 from millcert.checks.metric_kernels import Kernel
 from millcert.checks.metric_plan import MetricPlan
@@ -122,16 +123,12 @@ class ExpectationFacts(NamedTuple):
 
 def catalog() -> Iterator[ExpectationFacts]:
     """Yield what is known of each expectation that GX registers itself, by name. Imports GX; some 10 CPU seconds."""
-    from great_expectations.expectations.registry import (
-        get_expectation_impl,
-        list_registered_expectation_implementations,
-    )
-
-    for name in sorted(list_registered_expectation_implementations()):
-        kind = get_expectation_impl(name)
-        if not kind.__module__.startswith("great_expectations."):
+    with gx_adapter.quiet():
+        known = gx_adapter.registered()
+    for name, kind in known.items():
+        if not kind.is_own:
             continue
-        is_map = getattr(kind, "map_metric", None) is not None
+        is_map = bool(kind.row_metric)
         plans = {family: _plan(name, data_type) for family, data_type in FAMILIES.items()}
         made = {family: plan for family, plan in plans.items() if isinstance(plan, MetricPlan)}
         if not made:
@@ -156,18 +153,12 @@ def catalog() -> Iterator[ExpectationFacts]:
 
 def own_expectations() -> Mapping[str, str]:
     """Return name -> what it expects, of the expectations that millcert adds to GX. Imports GX."""
-    from great_expectations.expectations.registry import (
-        get_expectation_impl,
-        list_registered_expectation_implementations,
-    )
-
     from millcert.checks import expectations_drift
 
-    kinds = {name: get_expectation_impl(name) for name in sorted(list_registered_expectation_implementations())}
     return {
-        name: inspect.cleandoc(kind.__doc__).split("\n", 1)[0]
-        for name, kind in kinds.items()
-        if kind.__module__ == expectations_drift.__name__ and not inspect.isabstract(kind)
+        name: inspect.cleandoc(kind.docstring).split("\n", 1)[0]
+        for name, kind in gx_adapter.registered().items()
+        if kind.module == expectations_drift.__name__ and not kind.is_abstract
     }
 
 

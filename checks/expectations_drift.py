@@ -1,7 +1,8 @@
 """Drift from a reference profile as custom expectations of Great Expectations, so that a suite can hold them.
 
 Importing this module registers them with GX, after which GX's own classes load, save and validate suites that have
-them. It imports GX, so only functions import it. Two engines answer by the same code, `millcert.checks.drift_question`:
+them. Importing it imports GX (`millcert.checks.gx_adapter`), so only functions import it. Two engines answer by the
+same code, `millcert.checks.drift_question`:
   - millcert's: from the profile of the run, whatever its size, and the reference that the policy names;
   - GX on a pandas frame: the frame is profiled with the reference's spec. `reference` is then the path of a profile
     file, which is the one thing that this module reads.
@@ -12,13 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from great_expectations.core.metric_domain_types import MetricDomainTypes  # noqa: TID253 - imported by functions only
-from great_expectations.execution_engine import PandasExecutionEngine  # noqa: TID253
-from great_expectations.expectations.expectation import BatchExpectation  # noqa: TID253
-from great_expectations.expectations.metrics.metric_provider import metric_value  # noqa: TID253
-from great_expectations.expectations.metrics.table_metric_provider import TableMetricProvider  # noqa: TID253
-from great_expectations.validator.metric_configuration import MetricConfiguration  # noqa: TID253
 
+from millcert.checks import gx_adapter
 from millcert.checks.drift_question import DRIFT_METRIC, PARAMETERS, DriftQuestion, DriftSides, question_of
 from millcert.checks.profile import Profile, add_batch, empty_profile
 from millcert.checks.profile_format import MAX_PROFILE_BYTES, load_profile, profile_digest
@@ -28,7 +24,10 @@ from millcert.errors import UsageError
 _ROWS = 1 << 18
 
 
-class ProfileDriftExpectation(BatchExpectation):  # type: ignore[misc] # GX has no types here
+_MetricExpectation: Any = gx_adapter.metric_expectation()
+
+
+class ProfileDriftExpectation(_MetricExpectation):  # type: ignore[misc] # GX has no types here
     """What the drift expectations share: one metric, whose value is the whole answer."""
 
     reference: str
@@ -38,27 +37,10 @@ class ProfileDriftExpectation(BatchExpectation):  # type: ignore[misc] # GX has 
     def question(self) -> DriftQuestion:
         """Return what is asked."""
 
-    def get_validation_dependencies(self, execution_engine: Any = None, runtime_configuration: Any = None) -> Any:
-        """Return GX's list of needed metrics: the one, with the question as its parameters."""
-        needed = super().get_validation_dependencies(execution_engine, runtime_configuration)
+    def asked(self) -> tuple[str, dict[str, Any]]:
+        """Return the metric, with the question as its parameters."""
         asked = self.question()
-        batch = self.configuration.kwargs.get("batch_id")
-        metric = MetricConfiguration(
-            DRIFT_METRIC,
-            {} if batch is None else {"batch_id": batch},
-            {name: getattr(asked, name) for name in PARAMETERS},
-        )
-        needed.set_metric_configuration(DRIFT_METRIC, metric)
-        return needed
-
-    def _validate(
-        self,
-        metrics: Any,
-        runtime_configuration: Any = None,  # noqa: ARG002 - GX's signature
-        execution_engine: Any = None,  # noqa: ARG002
-    ) -> Any:
-        answer = dict(metrics[DRIFT_METRIC])
-        return {"success": answer.pop("success"), "result": answer}
+        return DRIFT_METRIC, {name: getattr(asked, name) for name in PARAMETERS}
 
 
 class ExpectColumnDriftToBeWithin(ProfileDriftExpectation):
@@ -167,26 +149,12 @@ class ExpectSourcesToBeThoseOfReference(ProfileDriftExpectation):
         return DriftQuestion("sources", self.reference, family_alpha=self.family_alpha)
 
 
-class ProfileDriftMetric(TableMetricProvider):  # type: ignore[misc]
-    """GX's metric on pandas: the whole answer of `DriftSides`."""
-
-    metric_name = DRIFT_METRIC
-    value_keys = PARAMETERS
-
-    @metric_value(engine=PandasExecutionEngine)  # type: ignore[untyped-decorator]
-    def _pandas(
-        cls,  # noqa: N805 - GX binds the class
-        execution_engine: Any,
-        metric_domain_kwargs: Any,
-        metric_value_kwargs: Any,
-        metrics: Any,  # noqa: ARG002
-        runtime_configuration: Any,  # noqa: ARG002
-    ) -> dict[str, Any]:
-        frame, _, _ = execution_engine.get_compute_domain(metric_domain_kwargs, domain_type=MetricDomainTypes.TABLE)
-        question = question_of(metric_value_kwargs)
-        reference = _read(question.reference)
-        sides = DriftSides(reference, profile_digest(reference), _profile_of(frame, reference))
-        return sides.answer(question, sides.compare(question))
+def _answer(frame: Any, parameters: Any) -> dict[str, Any]:
+    """Return the whole answer of `DriftSides`, for a pandas frame."""
+    question = question_of(parameters)
+    reference = _read(question.reference)
+    sides = DriftSides(reference, profile_digest(reference), _profile_of(frame, reference))
+    return sides.answer(question, sides.compare(question))
 
 
 def _read(path: str) -> Profile:
@@ -214,3 +182,6 @@ def _profile_of(frame: Any, reference: Profile) -> Profile:
     for batch in table.combine_chunks().to_batches(_ROWS):
         profile = add_batch(profile, batch)
     return profile
+
+
+gx_adapter.register_metric(DRIFT_METRIC, PARAMETERS, _answer)

@@ -1,6 +1,6 @@
 """From the expectations of a suite to the metrics that Great Expectations needs for them, on a frame of no rows.
 
-What cannot be measured is refused here, by name. Imports GX, in its functions only.
+What cannot be measured is refused here, by name. GX runs in `millcert.checks.gx_adapter`.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from millcert.checks import gx_adapter
 from millcert.checks.drift_question import DRIFT_EXPECTATIONS, DRIFT_METRIC
+from millcert.checks.gx_adapter import NeededMetric, one_line
 from millcert.checks.metric_columns import family, kernel_type
 from millcert.checks.metric_compile import OUTLIER_METRICS, MetricRequest, kernels_for, outliers_for
 from millcert.checks.metric_filter_parse import parse_row_condition
@@ -35,17 +37,19 @@ _SQL_ONLY = {
     "expect_query_results_to_match_comparison": "it compares two SQL queries",
     "expect_table_row_count_to_equal_other_table": "it asks another table of a SQL database",
 }
+#: A value for each family whose values all have one Python type.
+_SAMPLES: Mapping[str, Any] = {"date": date(1970, 1, 1), "decimal": Decimal(0), "binary": b""}
 _HANDED_TO_GX = ("type", "kwargs", "meta", "id", "notes", "description", "severity")
 
 
 class AskedMetric(NamedTuple):
-    """One metric that an expectation needs: GX's own configuration, and how we answer it.
+    """One metric that an expectation needs: what GX finds its value by, and how we answer it.
 
     kernels: of the first read, without the expectation's row condition; none where the second read alone answers.
     deferred: what the second read measures for it.
     """
 
-    configuration: Any
+    key: Any
     request: MetricRequest
     kernels: tuple[Kernel, ...]
     deferred: Deferred | None
@@ -61,9 +65,7 @@ class Asked(NamedTuple):
 
 def asked_of_all(suite: SuiteSpec, schema: pa.Schema, result_format: str) -> Iterator[Asked | PolicyError]:
     """Yield what each expectation of a suite needs, in its order, or why it is refused."""
-    from great_expectations.execution_engine import PandasExecutionEngine
-
-    engine = PandasExecutionEngine(batch_data_dict={"millcert": schema.empty_table().to_pandas()})
+    engine = gx_adapter.engine_of(schema)
     for entry in suite.expectations:
         try:
             yield _asked_of(entry, engine, schema, result_format)
@@ -78,42 +80,33 @@ def listing_limit(result_format: str) -> int:
     return 0 if result_format == "BOOLEAN_ONLY" else PARTIAL_UNEXPECTED_COUNT
 
 
-def one_line(error: BaseException) -> str:
-    """Return what an error of GX says, on one line of at most 500 characters."""
-    return " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")[:500]
-
-
 def _asked_of(entry: Mapping[str, Any], engine: Any, schema: pa.Schema, result_format: str) -> Asked:
-    from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
-
     if entry["type"] in _SQL_ONLY:
         raise PolicyError(f"Not for files: {_SQL_ONLY[entry['type']]}.")
     if entry["type"] in DRIFT_EXPECTATIONS:
         from millcert.checks import expectations_drift  # noqa: F401 - registers them
     handed = {key: entry[key] for key in _HANDED_TO_GX if entry.get(key) is not None}
     try:
-        expectation = ExpectationConfiguration(**handed).to_domain_obj()
-        kwargs = expectation.configuration.kwargs
+        expectation = gx_adapter.parsed(handed)
+        kwargs = gx_adapter.kwargs_of(expectation)
         _require_supported(entry["type"], kwargs, schema)
-        needed = expectation.get_validation_dependencies(
-            execution_engine=engine, runtime_configuration={"result_format": result_format}
-        )
+        needed = gx_adapter.needed_metrics(expectation, engine, result_format)
     except MillcertError:
         raise
     except Exception as error:  # GX and pydantic raise anything; all of it means that GX refuses the expectation
         raise PolicyError(f"Great Expectations refuses it: {one_line(error)}.") from error
     limit = listing_limit(result_format)
     metrics = []
-    for configuration in needed.metric_configurations.values():
-        request = _request_of(configuration, schema)
+    for metric in needed:
+        request = _request_of(metric, schema)
         if request.base == DRIFT_METRIC:
-            metrics.append(AskedMetric(configuration, request, (), None))
+            metrics.append(AskedMetric(metric.key, request, (), None))
         elif request.base in OUTLIER_METRICS:
             deferred = Deferred(request.rows, outliers_for(request, schema, limit))
-            metrics.append(AskedMetric(configuration, request, (), deferred))
+            metrics.append(AskedMetric(metric.key, request, (), deferred))
         else:
             kernels = kernels_for(request, schema, limit)
-            metrics.append(AskedMetric(configuration, request, kernels, _refinement(request, kwargs)))
+            metrics.append(AskedMetric(metric.key, request, kernels, _refinement(request, kwargs)))
     return Asked(expectation, engine, tuple(metrics))
 
 
@@ -157,13 +150,13 @@ def _has_parameter(value: Any) -> bool:
     return isinstance(value, list | tuple) and any(_has_parameter(item) for item in value)
 
 
-def _request_of(configuration: Any, schema: pa.Schema) -> MetricRequest:
-    """Translate GX's metric configuration."""
-    domain = dict(configuration.metric_domain_kwargs)
+def _request_of(metric: NeededMetric, schema: pa.Schema) -> MetricRequest:
+    """Translate what GX asks for."""
+    domain = dict(metric.domain)
     beyond = sorted(key for key, value in domain.items() if value is not None and key not in _DOMAIN_KEYS)
     if beyond:
-        raise PolicyError(f"The metric {configuration.metric_name} is about {', '.join(beyond)}, not about these data.")
-    parameters = {k: v for k, v in (configuration.metric_value_kwargs or {}).items() if k != "result_format"}
+        raise PolicyError(f"The metric {metric.name} is about {', '.join(beyond)}, not about these data.")
+    parameters = {k: v for k, v in metric.parameters.items() if k != "result_format"}
     if domain.get("column") is not None:
         columns: tuple[str, ...] = (domain["column"],)
     elif domain.get("column_A") is not None:
@@ -172,7 +165,7 @@ def _request_of(configuration: Any, schema: pa.Schema) -> MetricRequest:
         columns = tuple(domain.get("column_list") or ())
     condition = domain.get("row_condition")
     rows = None if condition is None else parse_row_condition(_as_mapping(condition), schema)
-    request = MetricRequest(configuration.metric_name, columns, parameters, domain.get("ignore_row_if"), rows)
+    request = MetricRequest(metric.name, columns, parameters, domain.get("ignore_row_if"), rows)
     if request.base in ("column_values.of_type", "column_values.in_type_list"):
         data_type = schema.field(columns[0]).type
         is_expected = _is_of_type(request.base, data_type, columns[0], parameters)
@@ -186,19 +179,7 @@ def _as_mapping(condition: Any) -> Any:
 
 def _is_of_type(base: str, data_type: pa.DataType, column: str, parameters: Mapping[str, Any]) -> bool:
     """Ask GX on one value, as all values of a column of objects (dates, decimals, bytes) have one Python type."""
-    import pandas as pd
-    from great_expectations.execution_engine import PandasExecutionEngine
-    from great_expectations.validator.metric_configuration import MetricConfiguration
-    from great_expectations.validator.metrics_calculator import MetricsCalculator
-
-    samples = {"date": date(1970, 1, 1), "decimal": Decimal(0), "binary": b""}
-    if family(data_type) not in samples:
+    sample = _SAMPLES.get(family(data_type))
+    if sample is None:
         raise PolicyError(f"The type of the values of {column!r} ({data_type}) has no name in pandas.", column=column)
-    value = pa.array([samples[family(data_type)]], kernel_type(data_type))
-    frame = pd.DataFrame({column: value.to_pandas()})
-    metric = MetricConfiguration(f"{base}.unexpected_count", {"column": column}, dict(parameters))
-    calculator = MetricsCalculator(PandasExecutionEngine(batch_data_dict={"one": frame}), show_progress_bars=False)
-    try:
-        return bool(calculator.get_metric(metric) == 0)
-    except Exception as error:
-        raise PolicyError(f"Great Expectations refuses the type {parameters!r}: {one_line(error)}.") from error
+    return gx_adapter.is_of_type(base, pa.array([sample], kernel_type(data_type)), column, parameters)

@@ -13,6 +13,7 @@ import rfc8785
 from millcert import __version__
 from millcert.checks.base import Check, Role
 from millcert.checks.expectations import load_suite
+from millcert.checks.gx_version import require_tested
 from millcert.checks.rate_history import TOLERATED_RISE, KeepsRates
 from millcert.checks.registry import config_of, get_check
 from millcert.checks.source_history import KeepsHistory
@@ -289,7 +290,10 @@ def _declared_schema(loaded: LoadedPolicy) -> pa.Schema | None:
 
 def _suite(loaded: LoadedPolicy) -> Any:
     data = loaded.files.get("expectations.suite")
-    return None if data is None else load_suite(data)
+    if data is None:
+        return None
+    require_tested()
+    return load_suite(data)
 
 
 def refuse_unreadable(plan: VetPlan) -> None:
