@@ -3,23 +3,12 @@
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
-from millcert.errors import PolicyError
-from millcert.policy_section import Count, Fault, Section, Text, at_least
+from millcert.policy_section import Count, Fault, PublicKey, Section, Text, at_least
 
 if TYPE_CHECKING:
     from millcert.provenance.roles import RoleBook
-
-
-def _key(value: str) -> str:
-    from millcert.provenance.public_key import parse_base64_key
-
-    try:
-        parse_base64_key(value)
-    except PolicyError as error:
-        raise ValueError(error.message) from error
-    return value
 
 
 Role: TypeAlias = Literal["submitter", "reviewer", "approver", "auditor"]
@@ -34,7 +23,7 @@ class Person(Section):
     """
 
     name: Annotated[Text, Field(max_length=200)]
-    keys: Annotated[tuple[Annotated[Text, AfterValidator(_key)], ...], at_least(1)]
+    keys: Annotated[tuple[PublicKey, ...], at_least(1)]
     roles: Roles
     identities: tuple[Text, ...] = ()
 

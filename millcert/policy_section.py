@@ -25,6 +25,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
+from millcert.errors import PolicyError
 from millcert.policy_faults import KeyPath
 from millcert.policy_yaml import Plain, resolve
 
@@ -66,6 +67,16 @@ def whole_number(value: object) -> object:
     value = _number(value)
     if not isinstance(value, int):
         raise ValueError(f"expected a whole number, got {value}")  # noqa: TRY004 - pydantic collects ValueError only
+    return value
+
+
+def _public_key(value: str) -> str:
+    from millcert.provenance.public_key import parse_base64_key
+
+    try:
+        parse_base64_key(value)
+    except PolicyError as error:
+        raise ValueError(error.message) from error
     return value
 
 
@@ -159,6 +170,8 @@ def _beside_policy(value: str) -> str:
 
 
 PolicyPath: TypeAlias = Annotated[Text, AfterValidator(_beside_policy)]
+#: SubjectPublicKeyInfo in one line of base64.
+PublicKey: TypeAlias = Annotated[Text, AfterValidator(_public_key)]
 Fraction: TypeAlias = Annotated[
     float, BeforeValidator(_number), AfterValidator(_fraction), Field(json_schema_extra={"minimum": 0, "maximum": 1})
 ]

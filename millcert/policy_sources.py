@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from millcert.errors import PolicyError
-from millcert.policy_section import PRINTABLE, Count, Fault, Section, Text, at_least, shown
+from millcert.policy_section import PRINTABLE, Count, Fault, PublicKey, Section, Text, at_least, shown
 from millcert.provenance.spdx_license import license_fault
 from millcert.provenance.trust_patterns import identity_pattern_fault, path_matches, path_pattern_fault
 
@@ -46,16 +46,6 @@ def _relative_path_fault(path: str) -> str | None:
     if any(segment in {"", ".", ".."} for segment in path.split("/")):
         return "empty segments, . and .. are refused in a path"
     return "expected / between segments, got a backslash" if "\\" in path else None
-
-
-def _key(value: str) -> str:
-    from millcert.provenance.public_key import parse_base64_key
-
-    try:
-        parse_base64_key(value)
-    except PolicyError as error:
-        raise ValueError(error.message) from error
-    return value
 
 
 def _certificate(value: str) -> str:
@@ -108,7 +98,7 @@ class Signer(Section):
     issuer: Annotated[str, Field(pattern=r"^https://[^\s]+$", max_length=2048), PRINTABLE] | None = None
     identity: Text | None = None
     identity_pattern: Text | None = None
-    key: Annotated[Text, AfterValidator(_key)] | None = None
+    key: PublicKey | None = None
     unlogged: Literal["accept"] | None = None
     authorities: Annotated[tuple[Annotated[Text, AfterValidator(_certificate)], ...], at_least(1)] | None = None
     subject: Text | None = None

@@ -15,10 +15,10 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from millcert.errors import LedgerError, StoreError, UsageError
+from millcert.provenance.closing import Closing
 
 KEY_BYTES = 32
 RECORD_BYTES = KEY_BYTES + 4 + 8
@@ -69,7 +69,7 @@ class _Keys:
         return bytes(self._data[start : start + KEY_BYTES])
 
 
-class LeafIndex:
+class LeafIndex(Closing):
     """An index, open for reading; close it after use.
 
     folder: holds the 256 files; a file without records may be missing.
@@ -96,14 +96,6 @@ class LeafIndex:
         if self._starts[-1] != size:
             raise self._damaged(f"it has {self._starts[-1]} records, the ledger says {size}")
         self.size = size
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Unmap the files."""

@@ -14,8 +14,6 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache
-from types import TracebackType
-from typing import Self
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -25,6 +23,7 @@ from millcert.provenance.checkpoint import (
     VerifierKey,
     sign_checkpoint,
 )
+from millcert.provenance.closing import Closing
 from millcert.provenance.last_seen import LastSeen
 from millcert.provenance.ledger_audit import LedgerReport, audit, compare_with_seen, require_newest, verify_stored
 from millcert.provenance.ledger_contract import (
@@ -68,7 +67,7 @@ class Appended:
     checkpoint: bytes
 
 
-class Ledger:
+class Ledger(Closing):
     """One ledger, open in this process; use `open_ledger` to make one, and close it (or use it in `with`).
 
     Several processes may have the same ledger open, for reading and for appending.
@@ -94,14 +93,6 @@ class Ledger:
         self._vkeys = tuple(vkeys)
         self._key = key
         self._last_seen = last_seen
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the store; the ledger cannot be used afterwards."""

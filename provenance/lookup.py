@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from millcert.errors import InconclusiveError, LedgerError, StoreError, UsageError
 from millcert.provenance.absence import Absence, Neighbour
+from millcert.provenance.closing import Closing
 from millcert.provenance.finding_leaf import FindingProof
 from millcert.provenance.finding_store import FindingStore
 from millcert.provenance.leaf_index import LeafIndex, Record
@@ -70,7 +69,7 @@ def list_runs(ledger: Ledger) -> list[LoggedEntry]:
     return ledger.find(kind=KIND, limit=_MAX_RUNS)
 
 
-class SampleRun:
+class SampleRun(Closing):
     """The samples of one run, open for look-ups; close it after use (or use it in `with`).
 
     Raises:
@@ -100,14 +99,6 @@ class SampleRun:
         self._trees = TreeFiles(self._folder, "shards")
         self._index_tree = TreeFiles(self._folder, "index")
         self._findings = FindingStore(self._folder, self.roots.flagged) if self.roots.has_findings else None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the files."""

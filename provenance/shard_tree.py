@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from millcert.errors import LedgerError, UsageError
+from millcert.provenance.closing import Closing
 from millcert.provenance.merkle import HASH_BYTES, inclusion_proof, leaf_hash, tree_root
 from millcert.provenance.tiles import TILE_HEIGHT, TILE_WIDTH
 
@@ -24,7 +24,7 @@ _TILE_BYTES = TILE_WIDTH * HASH_BYTES
 MAX_LEVELS = 8
 
 
-class TreeWriter:
+class TreeWriter(Closing):
     """Writes one tree after another to the files of a name; `open_level(l)` gives the stream of `NAME.l`, once.
 
     Cost: about one hash a leaf.
@@ -71,14 +71,6 @@ class TreeWriter:
         for stream in self._streams:
             stream.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def _add(self, level: int, hashes: bytes) -> None:
         if level == len(self._streams):
             self._streams.append(self._open_level(level))
@@ -93,21 +85,13 @@ class TreeWriter:
             self._add(level + 1, b"".join(_roots(tiles, TILE_HEIGHT)))
 
 
-class TreeFiles:
+class TreeFiles(Closing):
     """The files of a name, open for reading; `tree(...)` looks at one of the trees in them."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self._folder = folder
         self._name = name
         self._descriptors: dict[int, int] = {}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the files."""

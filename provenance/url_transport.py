@@ -19,8 +19,7 @@ import threading
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 from urllib.parse import urljoin
 
 import urllib3
@@ -29,6 +28,7 @@ from urllib3.exceptions import ConnectTimeoutError, HTTPError, MaxRetryError, Ne
 from urllib3.util import Retry, Timeout
 
 from millcert.errors import UsageError
+from millcert.provenance.closing import Closing
 from millcert.provenance.url_address import Resolver, is_no_such_host, is_public, resolve
 from millcert.provenance.url_list import Place, place_of, url_fault
 
@@ -180,7 +180,7 @@ class _Pool(urllib3.HTTPSConnectionPool):
     ConnectionCls = _Connection
 
 
-class Transport:
+class Transport(Closing):
     """Fetches addresses; several threads may share one. Close it after use.
 
     Raises:
@@ -194,14 +194,6 @@ class Transport:
         self._manager = urllib3.PoolManager(num_pools=64, maxsize=16, ssl_context=self._context)
         self._manager.pool_classes_by_scheme = {"https": _Pool}
         self._guards: set[_Guard] = set()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close all connections that are kept open."""
