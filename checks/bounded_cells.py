@@ -1,7 +1,7 @@
-"""Sums of bounded rows by cell, (source, class), in one frame: what tests of cells' means are made of.
+"""Sums of bounded rows by cell, (source, class), in one frame: what tests of cells' means and spread are made of.
 
-A row of these sums has the pull of other classes, the label directions, the whitened coordinates, and the square of
-each of the three (`millcert.checks.class_frame.PlacedRows.bounded`): whole numbers, so exact in any order.
+A row of these sums has its doubt, the label directions, the whitened coordinates and its size, then their squares and
+cubes (`millcert.checks.class_frame.PlacedRows.bounded`): whole numbers, so exact in any order.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,12 +11,15 @@ import numpy as np
 import pyarrow as pa
 
 from millcert.checks.cell_sums import CellBlock, CellSums, Segment, cell_blocks
-from millcert.checks.class_frame import GRID, ClassFrame, PlacedRows
+from millcert.checks.class_frame import DOUBT_GRID, GRID, SIZE_GRID, ClassFrame, PlacedRows
 from millcert.checks.exact import row_exponents, whole_numbers
-from millcert.checks.source_cells import ClassCells
+from millcert.checks.score_cells import ScoreSpace
+from millcert.checks.source_cells import ClassCells, Space, columns_of
 
-#: Names of the spaces that cells are tested in, in the order of the columns of a placed row.
-SPACES = ("pull_of_other_classes", "label_directions", "all_directions")
+#: Names of the spaces that cells are tested in, in the order of `spaces_of`.
+SPACES = ("wrong_labels", "label_directions", "all_directions", "spread")
+#: Columns of powers that follow the columns of a placed row.
+_POWERS = 6
 
 
 class BoundedCells(NamedTuple):
@@ -32,10 +35,16 @@ class BoundedCells(NamedTuple):
         return BoundedCells(cells, sum((part.products for part in parts), self.products))
 
 
-def spaces_of(frame: ClassFrame) -> tuple[slice, slice, slice]:
-    """Return the columns of each space."""
+def spaces_of(frame: ClassFrame) -> tuple[Space, ...]:
+    """Return the spaces, by the columns of a placed row: more wrong labels, other means, another spread."""
     labels = 1 + frame.labels
-    return slice(0, 1), slice(1, labels), slice(labels, labels + frame.whitened)
+    size = labels + frame.whitened
+    return ScoreSpace(0, 0, is_one_sided=True), slice(1, labels), slice(labels, size), ScoreSpace(size, 1)
+
+
+def units_of(frame: ClassFrame) -> np.ndarray:
+    """Return what one is in each column of a placed row, float64 (1 + q + p + 1,)."""
+    return np.array([DOUBT_GRID, *([GRID] * (frame.labels + frame.whitened)), SIZE_GRID])
 
 
 def placed_blocks(
@@ -63,7 +72,7 @@ def add_cells(
     added: dict[str, Any], block: CellBlock, bounded: np.ndarray, frame: ClassFrame, prefix: str = "class "
 ) -> None:
     """Add a block to the accumulator, under the prefix and the class; of classes that the frame has."""
-    width = 1 + frame.whitened + frame.labels
+    width = bounded.shape[1] - _POWERS
     gathered: dict[str, list[tuple[Segment, np.ndarray]]] = {}
     for segment, sums in zip(block.segments, block.sums(bounded), strict=True):
         gathered.setdefault(segment.label, []).append((segment, sums))
@@ -79,21 +88,19 @@ def add_cells(
 
 
 def class_cells(part: BoundedCells, frame: ClassFrame) -> ClassCells:
-    """Return a class's cells as the tests want them, in standard deviations."""
-    spaces = spaces_of(frame)
+    """Return a class's cells as the tests want them: coordinates in standard deviations, scores as they are."""
+    spaces, units = spaces_of(frame), units_of(frame)
     sources, counts, full = part.cells.by_source()
-    means = full[:, : spaces[-1].stop] / GRID
-    scales = np.stack(
-        [
-            full[:, number - len(SPACES)] / GRID**2 - (means[:, space] ** 2).sum(axis=1)
-            for number, space in enumerate(spaces)
-        ],
-        axis=1,
-    )
+    means, powers = full[:, : len(units)] / units, full[:, len(units) :]
+    squares = powers[:, :2] / GRID**2
+    grids = np.array([DOUBT_GRID, SIZE_GRID])[:, None]
+    scores = powers[:, 2:].reshape(-1, 2, 2) / grids ** np.array([2, 3])
+    squares = np.stack([scores[:, 0, 0], squares[:, 0], squares[:, 1], scores[:, 1, 0]], axis=1)
+    lengths = np.stack([(means[:, columns_of(space)] ** 2).sum(axis=1) for space in spaces], axis=1)
     freedom = float(counts.sum()) - len(counts)
-    within = part.products / GRID**2 - (means.T * counts) @ means
+    within = part.products / np.outer(units, units) - (means.T * counts) @ means
     within = (within + within.T) / (2 * max(1.0, freedom))
-    return ClassCells(sources, counts, means, np.maximum(scales, 0.0), within, freedom)
+    return ClassCells(sources, counts, means, np.maximum(squares - lengths, 0.0), within, freedom, scores)
 
 
 def cells_in(acc: Mapping[str, Any], frame: ClassFrame, prefix: str = "class ") -> dict[str, ClassCells]:

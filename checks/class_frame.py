@@ -18,13 +18,15 @@ from millcert.errors import NotEnoughSamplesError
 _LEAST_VARIANCE = 1e-6
 #: Samples for each direction of the frame.
 _SAMPLES_PER_DIRECTION = 4
-#: Standard deviations at which a pull towards another class is cut off: a Gaussian class keeps all of its own samples,
-#: and three wrong labels among twenty are no significant mean.
-MAX_PULL = 4.0
 #: Parts of a standard deviation that coordinates are rounded to.
 GRID = 4096.0
 #: Coordinates beyond so many standard deviations count as at it; then squares of a row's 256 sum below 2**53.
 _REACH = 1000.0
+#: Parts of one that a row's doubt, and the logarithm of its radius, are rounded to; both stay below 2**10 parts, so
+#: that sums of their cubes are exact.
+DOUBT_GRID, SIZE_GRID = 64.0, 256.0
+#: Doubt and size beyond it count as at it; a doubt of 12 is a class of 300,000.
+MOST_DOUBT, MOST_SIZE = 15.0, 3.9
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +38,7 @@ class ClassFrame:
     centres: float64 (K, p + q).
     ways: q -> K, each class's centre in the label directions, from the middle of all.
     offsets: float64 (K,), half the squared length of each of these.
-    nearest: float64 (K,), squared distance of the nearest other class there; 0 where there is none.
+    sizes: float64 (K,), rows of each class.
     whitened: p. labels: q, at most one less than there are classes.
     """
 
@@ -45,7 +47,7 @@ class ClassFrame:
     centres: np.ndarray
     ways: ExactMatrix
     offsets: np.ndarray
-    nearest: np.ndarray
+    sizes: np.ndarray
     whitened: int
     labels: int
 
@@ -102,7 +104,7 @@ class ClassFrame:
             centres,
             ExactMatrix.of(turned.T),
             offsets,
-            _nearest(turned),
+            counts,
             kept,
             wanted,
         )
@@ -117,50 +119,61 @@ class ClassFrame:
         """
         placed = self.weights.apply_quantised(whole, exponent)
         middle = self.centres[:, self.whitened :].mean(axis=0)
-        pull = self._pull(placed[:, self.whitened :] - middle, codes)
+        doubt = self._doubt(placed[:, self.whitened :] - middle, codes)
         placed -= self.centres[codes]
         np.clip(placed, -_REACH, _REACH, out=placed)
         placed *= GRID
         np.rint(placed, out=placed)
-        return PlacedRows(np.rint(pull * GRID), placed[:, self.whitened :], placed[:, : self.whitened])
+        return PlacedRows(np.rint(doubt * DOUBT_GRID), placed[:, self.whitened :], placed[:, : self.whitened])
 
-    def _pull(self, turned: np.ndarray, codes: np.ndarray) -> np.ndarray:
-        """Return how strongly rows are drawn to the likeliest other class, float64 (n,).
+    def _doubt(self, turned: np.ndarray, codes: np.ndarray) -> np.ndarray:
+        """Return how much better than its own class another one explains each row, float64 (n,).
 
-        It is the log odds of that class under one covariance and equal priors, standardised as those of the nearest
-        class: mean 0 and variance 1 where there are two Gaussian classes. Bounded to `MAX_PULL` either way; 0 where
-        there is no other class.
+        It is `log((1 + r) / 2)`: the log likelihood ratio of a cell of which half came from the likeliest other class
+        against one of its own class alone; by Neyman and Pearson no other sum tells such a cell better. r is the ratio
+        of the two densities, Gaussian of one covariance, times that class's share of all others. No r above the rows
+        of the class counts: so many could not have measured it. 0 where there is no other class.
+
+        Half is our choice: a quarter and three quarters tell 40 of 140 as well (bench/bad_sources.py).
 
         Args:
             turned: label directions of the rows, from the middle of all classes.
             codes: as for `place`.
         """
-        nearest = self.nearest[codes]
-        if not nearest.any():
+        if len(self.sizes) < 2 or not turned.shape[1]:
             return np.zeros(len(turned))
-        odds = self.ways.apply(turned) - self.offsets
+        odds = self.ways.apply(turned) - self.offsets + np.log(self.sizes)
         rows = np.arange(len(turned))
         own = odds[rows, codes]
         odds[rows, codes] = -np.inf
-        safe = np.where(nearest > 0, nearest, 1.0)
-        pull = (odds.max(axis=1) - own + safe / 2) / np.sqrt(safe)
-        return np.where(nearest > 0, np.clip(pull, -MAX_PULL, MAX_PULL), 0.0)
+        share = np.log(self.sizes / (self.sizes.sum() - self.sizes))
+        ratio = np.minimum(odds.max(axis=1) - own + share[codes], np.log(self.sizes)[codes])
+        return np.minimum(np.logaddexp(0.0, ratio) - np.log(2.0), MOST_DOUBT)
 
 
 class PlacedRows(NamedTuple):
-    """Rows on the grid, whole numbers as float64: pull (n,), label directions (n, q), whitened coordinates (n, p)."""
+    """Rows in whole numbers as float64: doubt (n,), label directions (n, q), whitened coordinates (n, p).
 
-    pull: np.ndarray
+    Doubt is on its own grid, `DOUBT_GRID`.
+    """
+
+    doubt: np.ndarray
     turned: np.ndarray
     whitened: np.ndarray
 
     def bounded(self) -> np.ndarray:
-        """Return all columns in one, (n, 1 + q + p + 3): pull, label directions, whitened; then the square of each.
+        """Return all columns in one, (n, 1 + q + p + 1 + 6).
 
-        Directions are drawn in to their typical radius. All are whole numbers, below 2**17; squares below 2**33.
+        Doubt, label directions, whitened coordinates, size; then the squares of the two sets of coordinates, and square
+        and cube of doubt and of size. Coordinates are drawn in to their typical radius. Size is the logarithm of the
+        radius of the whitened coordinates over the typical one, on its own grid: a row's own spread, which no heavy
+        tail reaches. All are whole numbers, below 2**17; squares below 2**33.
         """
-        parts = [self.pull[:, None], clip_radius(self.turned)[0], clip_radius(self.whitened)[0]]
-        return np.concatenate([*parts, *(_squares(part)[:, None] for part in parts)], axis=1)
+        turned, (whitened, radius) = clip_radius(self.turned)[0], clip_radius(self.whitened)
+        size = np.rint(np.log(np.clip(radius, np.exp(-MOST_SIZE), np.exp(MOST_SIZE))) * SIZE_GRID)
+        columns = [self.doubt, turned, whitened, size, _squares(turned), _squares(whitened)]
+        columns += [power for score in (self.doubt, size) for power in (score**2, score**3)]
+        return np.concatenate([one[:, None] if one.ndim == 1 else one for one in columns], axis=1)
 
 
 def clip_radius(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -180,13 +193,3 @@ def clip_radius(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _squares(whole: np.ndarray) -> np.ndarray:
     """Return the sum of squares of each row of whole numbers: exact, so in any order."""
     return np.asarray(np.einsum("ij,ij->i", whole, whole))
-
-
-def _nearest(centres: np.ndarray) -> np.ndarray:
-    """Return the squared distance of each centre to the nearest one elsewhere, float64 (K,); 0 where there is none."""
-    found = np.zeros(len(centres))
-    for place, centre in enumerate(centres):
-        apart = ((centres - centre) ** 2).sum(axis=1)
-        if (apart > 0).any():
-            found[place] = apart[apart > 0].min()
-    return found

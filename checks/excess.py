@@ -44,7 +44,7 @@ def count_excess(own: Counts, rest: Counts) -> Excess:
     """
     total = own.total
     below = np.cumsum(rest.counts) / rest.total
-    best = Excess(0.0, 0.0, 0.0, float(_REACH))
+    best, most = Excess(0.0, 0.0, 0.0, float(_REACH)), 0.0
     for share in _SHARES:
         place = int(np.searchsorted(below, share))
         exact = float(below[place])
@@ -53,9 +53,11 @@ def count_excess(own: Counts, rest: Counts) -> Excess:
             np.sqrt(clean * (1 - exact) / exact + clean**2 * (1 - exact) / exact / rest.total)
         )
         low, high = max(0.0, total - clean - error), min(float(total), max(0.0, total - clean) + error)
+        most = max(most, high)
         if share == _SHARES[0] or low > best.low:
             best = Excess(max(0.0, total - clean), low, high, best.above)
     from_top = np.cumsum(own.counts[::-1])[::-1]
     wanted = round(best.estimate)
     enough = np.flatnonzero(from_top >= wanted) if wanted else np.zeros(0, dtype=np.int64)
+    best = best._replace(high=most)
     return best._replace(above=float(own.keys[enough[-1]]) / BINS_PER_UNIT if len(enough) else best.above)

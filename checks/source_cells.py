@@ -1,6 +1,7 @@
 """Which cells (one source's samples of one class) have another mean than the same class has in all other sources.
 
-The null, for each cell and each set of coordinates ("space"):
+The null, for each cell and each set of coordinates ("space"; a score is a space of its own, with the null of
+`millcert.checks.score_cells` in place of the first step):
   1. Sampling: Hotelling's two-sample T2 of the cell against the rest of its class, with the covariance pooled within
      cells: an F distribution, whatever the sizes. Rows come bounded (clipped at their typical radius), so that heavy
      tails do not reach the mean. A cell with a larger spread than its class keeps its own.
@@ -12,11 +13,12 @@ the rest that the others are compared with.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
+from millcert.checks.score_cells import ScoreMoments, ScoreSpace
 from millcert.checks.source_scatter import NO_SCATTER, Distances, Scatter, estimate_scatter, worst_dimension
 
 #: Fewer sources have no odd one out.
@@ -25,6 +27,9 @@ LEAST_SOURCES = 3
 FREEDOM_PER_COORDINATE = 4
 #: A direction with less than this part of the largest variance is flat: rounding noise.
 _LEAST_VARIANCE = 1e-9
+
+#: Columns of the means, or a score.
+Space: TypeAlias = slice | ScoreSpace
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +42,7 @@ class ClassCells:
     scales: float64 (S, t): spread of each cell in each space, in any unit that is one for all cells.
     covariance: float64 (m, m), pooled within cells.
     freedom: its degrees of freedom.
+    powers: float64 (S, scores, 2), mean square and mean cube of each score.
     """
 
     sources: tuple[str, ...]
@@ -45,6 +51,12 @@ class ClassCells:
     scales: np.ndarray
     covariance: np.ndarray
     freedom: float
+    powers: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 2)))
+
+    def score(self, space: ScoreSpace) -> ScoreMoments:
+        """Return the moments of a score."""
+        square, cube = self.powers[:, space.power].T
+        return ScoreMoments(self.counts, self.means[:, space.column], square, cube).centred()
 
 
 @dataclass(frozen=True)
@@ -68,13 +80,13 @@ class CellShift:
 
 
 def find_shifts(
-    classes: Mapping[str, ClassCells], spaces: Sequence[slice], *, false_alarm_rate: float, least_samples: int
+    classes: Mapping[str, ClassCells], spaces: Sequence[Space], *, false_alarm_rate: float, least_samples: int
 ) -> dict[tuple[str, str], CellShift]:
     """Return what the tests say of each cell, by (source, class).
 
     Args:
         classes: by label.
-        spaces: columns of the means; a test is made in each. A class with few samples uses the first columns only.
+        spaces: a test is made in each. A class with few samples uses the first columns only.
         false_alarm_rate: the chance that any honest cell of the data set is called shifted.
         least_samples: a cell with fewer is not tested, nor is one whose class has fewer elsewhere, or fewer than three
             sources of that size.
@@ -85,7 +97,7 @@ def find_shifts(
     family = max(1, len(spaces) * sum(int(places.sum()) for places in tested.values()))
     level = false_alarm_rate / family
     tests = {
-        label: [_Space.of(cells, space, number) for number, space in enumerate(spaces)]
+        label: [_test_of(cells, space, number) for number, space in enumerate(spaces)]
         for label, cells in classes.items()
         if tested[label].any()
     }
@@ -107,6 +119,11 @@ def find_shifts(
             shifts = [untested(len(spaces))] * len(cells.sources)
         found |= {(source, label): shift for source, shift in zip(cells.sources, shifts, strict=True)}
     return found
+
+
+def columns_of(space: Space) -> slice:
+    """Return the columns of a space."""
+    return slice(space.column, space.column + 1) if isinstance(space, ScoreSpace) else space
 
 
 def rest_mean(cells: ClassCells, place: int, left_out: Sequence[int] = ()) -> np.ndarray:
@@ -179,7 +196,7 @@ def _testable(cells: ClassCells, least_samples: int) -> np.ndarray:
 
 def _judge(
     cells: ClassCells,
-    tests: "Sequence[_Space]",
+    tests: "Sequence[_Test]",
     tested: np.ndarray,
     level: _Level,
     common_scatter: Callable[[str, int], Scatter],
@@ -208,7 +225,7 @@ def _judge(
     return judged if tests else []
 
 
-def _distances(cells: ClassCells, space: "_Space", others: np.ndarray) -> Distances:
+def _distances(cells: ClassCells, space: "_Test", others: np.ndarray) -> Distances:
     places = np.flatnonzero(others)
     if len(places) < LEAST_SOURCES - 1 or not space.width:
         return Distances((), np.zeros(0), np.zeros(0), 0)
@@ -289,3 +306,36 @@ class _Space:
         gap = self.means[places] - sums / rest[:, None]
         spread = (float(weights @ self.scale) - weights[places] * self.scale[places]) / rest
         return (gap * gap).sum(axis=1), self.scale[places] / self.counts[places] + spread / rest
+
+
+@dataclass(frozen=True, eq=False)
+class _Score:
+    """A class's means of a score; freedom: as in ClassCells."""
+
+    moments: ScoreMoments
+    freedom: float
+    is_one_sided: bool
+    width: int = 1
+
+    def compare(self, place: int, active: np.ndarray, scatter: Scatter = NO_SCATTER) -> Answer:
+        """Return what the test says of the cell at `place` against all other active cells."""
+        others = active & (np.arange(len(active)) != place)
+        (deviate,), (error,) = self.moments.deviates(np.array([place]), others)
+        answer = judge_distance(float(deviate**2 * error), float(error), 1, self.freedom, scatter)
+        if not self.is_one_sided:
+            return answer
+        return answer._replace(p_value=answer.p_value / 2) if deviate > 0 else Answer(1.0, 0.0, 0.0)
+
+    def gap(self, places: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the squared distance of cells from the rest of `others`, and its expected square."""
+        deviates, error = self.moments.deviates(places, others)
+        return deviates**2 * error, error
+
+
+_Test: TypeAlias = _Space | _Score
+
+
+def _test_of(cells: ClassCells, space: Space, number: int) -> _Test:
+    if isinstance(space, ScoreSpace):
+        return _Score(cells.score(space), cells.freedom, space.is_one_sided)
+    return _Space.of(cells, space, number)

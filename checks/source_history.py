@@ -5,8 +5,9 @@ The next version's rows are placed in that very frame, so both means are of rows
 
 The null, for each cell that both versions have, and each space:
   1. Sampling: Hotelling's T2 of the cell's two means, with the covariance pooled within the cells of its class now; an
-     F distribution. A cell with a larger spread than its class keeps its own, in either version. Rows that are in both
-     versions make the test conservative: the two means then differ less than those of separate samples.
+     F distribution; of a score corrected for its skewness. A cell with a larger spread than its class keeps its own,
+     in either version. Rows that are in both versions make the test conservative: the two means then differ less than
+     those of separate samples.
   2. Differences between versions that honest sources show: what the other sources have moved beyond their sampling
      error is added to the error of the cell (`millcert.checks.source_scatter`). With fewer than three sources nothing
      tells an honest move from a bad one, and every move beyond sampling counts. Of few sources one that honestly moved
@@ -22,14 +23,17 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 
 from millcert.checks.bounded_cells import SPACES, spaces_of
-from millcert.checks.class_frame import MAX_PULL, ClassFrame
+from millcert.checks.class_frame import MOST_DOUBT, MOST_SIZE, ClassFrame
 from millcert.checks.exact import ExactMatrix
+from millcert.checks.score_cells import ScoreSpace, normal_deviates
 from millcert.checks.source_cells import (
     FREEDOM_PER_COORDINATE,
     LEAST_SOURCES,
     Answer,
     CellShift,
     ClassCells,
+    Space,
+    columns_of,
     judge_distance,
     untested,
     whitening_of,
@@ -113,13 +117,14 @@ def find_moves(
     common: dict[tuple[str, int], Scatter] = {}
 
     def scatter_of(source: str, moves: Sequence[_Move]) -> Scatter:
-        """Return the largest of all spaces: time draws sources anywhere, not along some directions only."""
-        for number in range(len(spaces)):
+        """Return the largest of these spaces."""
+        numbers = [move.number for move in moves]
+        for number in numbers:
             if (source, number) not in common:
                 parts = [each[number].of_others(source) for each in pairs.values()]
                 common[source, number] = estimate_scatter(parts)
         own = (estimate_scatter([move.of_others(source)]) for move in moves)
-        return max(*own, *(common[source, number] for number in range(len(spaces))))
+        return max(*own, *(common[source, number] for number in numbers))
 
     found: dict[tuple[str, str], CellMove] = {}
     for label, moves in pairs.items():
@@ -128,7 +133,8 @@ def find_moves(
             for move in moves:
                 answer = move.judge(place, NO_SCATTER)
                 if answer.p_value <= level:
-                    answer = move.judge(place, scatter_of(source, moves))
+                    # Time draws sources anywhere, not along some directions only; of spread it need not change any.
+                    answer = move.judge(place, scatter_of(source, [move, *moves[:-1]]))
                 answers.append(answer)
             shift = _shift(answers, level, family) if moves[0].tested[place] else untested(len(spaces))
             found[source, label] = CellMove(shift, int(moves[shift.space].least[place]))
@@ -154,7 +160,8 @@ class _Move:
     sources: (S,). square: (S,), squared distance of the two means. error: (S,), what sampling gives, a coordinate.
     least: int64 (S,), how many samples must be others: a bounded row lies at most its space's radius from the middle,
         so one that is exchanged moves the mean by no more than twice that over the samples.
-    tested: bool (S,). width, freedom: of the space, and of the covariance.
+    tested: bool (S,). width, freedom: of the space, and of the covariance. number: of the space. is_less: bool (S,),
+        a score that only a larger mean makes suspect is less than it was.
     """
 
     sources: tuple[str, ...]
@@ -164,33 +171,44 @@ class _Move:
     tested: np.ndarray
     width: int
     freedom: float
+    number: int
+    is_less: np.ndarray
 
     @classmethod
-    def of(cls, now: ClassCells, before: KeptCells, space: slice, least_samples: int, number: int) -> "_Move":
+    def of(cls, now: ClassCells, before: KeptCells, space: Space, least_samples: int, number: int) -> "_Move":
         """Return the moves of the cells of a class."""
         places = {source: place for place, source in enumerate(before.sources)}
         both = tuple(source for source in now.sources if source in places)
         here = np.array([now.sources.index(source) for source in both], dtype=np.int64)
         there = np.array([places[source] for source in both], dtype=np.int64)
-        kept, whitening = whitening_of(now, space)
-        apart = (now.means[here] - before.means[there])[:, space]
-        gap = apart[:, kept - space.start] @ whitening
+        columns = columns_of(space)
+        kept, whitening = whitening_of(now, columns)
+        apart = (now.means[here] - before.means[there])[:, columns]
+        gap = apart[:, kept - columns.start] @ whitening
         typical = float(now.counts @ now.scales[:, number]) / float(now.counts.sum())
-        error = np.zeros(len(both))
+        parts = []
         for counts, scales in ((now.counts[here], now.scales[here]), (before.counts[there], before.scales[there])):
             # Only a larger spread counts, as for a cell against the others.
-            error += (np.maximum(scales[:, number] / typical, 1.0) if typical > 0 else 1.0) / counts
-        spread = float(np.trace(now.covariance[space, space]))
+            parts.append((np.maximum(scales[:, number] / typical, 1.0) if typical > 0 else 1.0) / counts)
+        error = parts[0] + parts[1]
+        square, is_less = (gap * gap).sum(axis=1), np.zeros(len(both), dtype=bool)
+        reach = max(1, apart.shape[1]) ** 0.5
+        if isinstance(space, ScoreSpace):
+            # The skewness of a difference of means: their third cumulants are those of a row over the square counts.
+            skewness = now.score(space).skewness() * (parts[0] ** 2 - parts[1] ** 2) / error**1.5
+            deviates = normal_deviates(np.sign(apart[:, 0]) * np.sqrt(square / error), skewness)
+            square, is_less = deviates**2 * error, (deviates < 0) & space.is_one_sided
+            reach = MOST_SIZE if space.power else MOST_DOUBT
+        spread = float(np.trace(now.covariance[columns, columns]))
         moved = np.sqrt(np.maximum((apart * apart).sum(axis=1) - spread * error, 0.0))
-        reach = MAX_PULL if number == 0 else max(1, apart.shape[1]) ** 0.5
         least = np.maximum(1, (now.counts[here] * moved / (2 * reach)).astype(np.int64))
         tested = (now.counts[here] >= least_samples) & (before.counts[there] >= least_samples)
-        return cls(both, (gap * gap).sum(axis=1), error, least, tested, gap.shape[1], now.freedom)
+        return cls(both, square, error, least, tested, gap.shape[1], now.freedom, number, is_less)
 
     def judge(self, place: int, scatter: Scatter) -> Answer:
         """Return what the test says of a cell; nothing of a move that is too small to matter."""
         square, error = float(self.square[place]), float(self.error[place])
-        if not self.width or square - self.width * error < LEAST_MOVE**2:
+        if not self.width or self.is_less[place] or square - self.width * error < LEAST_MOVE**2:
             return Answer(1.0, float(np.sqrt(square)), 0.0)
         return judge_distance(square, error, self.width, self.freedom, scatter)
 
@@ -221,7 +239,7 @@ def history_values(frame: ClassFrame, cells: Mapping[str, ClassCells]) -> dict[s
                 "means": _text(each.means[places]),
                 "scales": _text(each.scales[places]),
             }
-    parts = {name: _text(getattr(frame, name)) for name in ("centres", "offsets", "nearest")}
+    parts = {name: _text(getattr(frame, name)) for name in ("centres", "offsets", "sizes")}
     for name in ("weights", "ways"):
         matrix: ExactMatrix = getattr(frame, name)
         parts |= {name: _text(matrix.whole), f"{name}_scale": _text(matrix.scale)}
@@ -248,7 +266,7 @@ def history_from(values: Mapping[str, Any]) -> SourceHistory:
             _array(raw["centres"], known, columns),
             ExactMatrix(_array(raw["ways"], labels, known), _array(raw["ways_scale"], known)),
             _array(raw["offsets"], known),
-            _array(raw["nearest"], known),
+            _array(raw["sizes"], known),
             whitened,
             labels,
         )
@@ -256,7 +274,7 @@ def history_from(values: Mapping[str, Any]) -> SourceHistory:
             str(label): KeptCells(
                 tuple(map(str, each["sources"])),
                 np.array([int(count) for count in each["counts"]], dtype=np.float64),
-                _array(each["means"], len(each["sources"]), 1 + columns),
+                _array(each["means"], len(each["sources"]), columns + 2),
                 _array(each["scales"], len(each["sources"]), len(SPACES)),
             )
             for label, each in values["cells"].items()

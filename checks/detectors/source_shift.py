@@ -5,9 +5,10 @@ Poison that no detector sees sample by sample still moves the mean of the cell (
   1. Pass 1 sums each cell, and the products of all rows: a frame in which classes have unit spread, and the directions
      in which classes differ, along which wrong labels move a cell.
   2. Pass 2 sums each cell in that frame, every row clipped at its typical radius, so that no heavy tail reaches a mean.
-     Each cell is tested against the rest of its class along the label directions and in all directions,
-     and by how far other classes pull its samples
-     (`millcert.checks.source_cells`: Hotelling's T2, scatter between honest sources allowed for, Bonferroni).
+     Each cell is tested against the rest of its class along the label directions and in all directions
+     (`millcert.checks.source_cells`: Hotelling's T2, scatter between honest sources allowed for, Bonferroni), and by
+     two scores of its samples: how much better another class explains them, and how large they are
+     (`millcert.checks.score_cells`: permuted sources, skewness allowed for).
   3. Pass 3 counts positions along each shift, of the cell and of the rest of its class: how many samples are too many.
      The direction for one half of the samples comes from the other half, so that noise does not look like a shift.
 """
@@ -20,17 +21,25 @@ import numpy as np
 import pyarrow as pa
 
 from millcert.checks.base import MAX_TOP_FEATURES, Accumulator, GroupEvidence, Role, Scores, Severity, merge_groups
-from millcert.checks.bounded_cells import SPACES, BoundedCells, add_cells, cells_in, placed_blocks, spaces_of
+from millcert.checks.bounded_cells import (
+    SPACES,
+    BoundedCells,
+    add_cells,
+    cells_in,
+    placed_blocks,
+    spaces_of,
+    units_of,
+)
 from millcert.checks.cell_names import cell_name
 from millcert.checks.cell_sums import CellBlock, CellSums, Segment, cell_blocks
-from millcert.checks.class_frame import GRID, ClassFrame, clip_radius
+from millcert.checks.class_frame import ClassFrame, clip_radius
 from millcert.checks.class_moments import fold_for
 from millcert.checks.columns import digests, matrix, strings
 from millcert.checks.exact import ExactMatrix, row_exponents, whole_numbers
 from millcert.checks.excess import Excess, bin_of, count_excess
 from millcert.checks.flagging import Counts
 from millcert.checks.moments import Moments
-from millcert.checks.source_cells import CellShift, ClassCells, find_shifts, rest_mean, shift_direction
+from millcert.checks.source_cells import CellShift, ClassCells, columns_of, find_shifts, rest_mean, shift_direction
 from millcert.checks.source_history import CellMove, SourceHistory, find_moves, history_from, history_values
 from millcert.errors import InvalidSampleError, NotEnoughSamplesError, PolicyError
 
@@ -64,10 +73,12 @@ class _Positions(NamedTuple):
 class _Line:
     """A shifted cell and the line along which its samples are ranked.
 
-    columns: of a placed row. weights: one a half, for the samples of that half. offset: (2,), to be taken off.
+    columns: of a placed row. units: of these columns. weights: one a half, for the samples of that half.
+    offset: (2,), to be taken off.
     """
 
     columns: slice
+    units: np.ndarray
     weights: tuple[ExactMatrix, ExactMatrix]
     offset: tuple[float, float]
     excess: Excess | None = None
@@ -76,10 +87,10 @@ class _Line:
         """Return positions along the shift in standard deviations of the class, float64 (n,); 0 is the rest's mean.
 
         Args:
-            placed: bounded rows, in standard deviations; all of one half.
+            placed: bounded rows, whole numbers; all of one half.
             half: 0 or 1.
         """
-        found: np.ndarray = self.weights[half].apply(placed[:, self.columns])[:, 0] - self.offset[half]
+        found: np.ndarray = self.weights[half].apply(placed[:, self.columns] / self.units)[:, 0] - self.offset[half]
         return found
 
 
@@ -114,15 +125,15 @@ class SourceShift:
         its distance from the class's centre in the directions in which classes differ, over the usual distance; never
         flagged.
     Accumulator: pass 1 8 x w x w bytes and 8 x w a cell and exponent, w = min(d, 512); pass 2 8 x m x m bytes a class
-        and 16 x m a cell, m at most max_directions + 36; pass 3 32 kB at most a shifted cell. With a reference that
+        and 16 x m a cell, m at most max_directions + 40; pass 3 32 kB at most a shifted cell. With a reference that
         of pass 2 twice, and 8 x m bytes a cell kept of a version.
     Finds: wrong labels, triggers that the view can see, and foreign samples, where they come in by few of the sources.
         Of images the raw pixels (`features`) show triggers: patches, blends, adaptive blends, with a wrong or the right
-        label, 40 among 140 samples of their cell, with 200 cells to choose from. Wrong labels show in an embedding that
-        knows the classes: 40 of 140 about every other time in one of medium quality (bench/detection.py).
-    Does not find: poison spread evenly over sources; a change of spread without a change of mean; cells under 20
-        samples; without a reference, classes with fewer than three sources of 20: which of two sources is the odd one,
-        nobody can say.
+        label, 40 among 140 samples of their cell, with 200 cells to choose from. Wrong labels show in an embedding,
+        of any quality in which two of three classes are told apart: 40 of 140, of all classes or of one
+        (bench/bad_sources.py).
+    Does not find: poison spread evenly over sources; cells under 20 samples; without a reference, classes with fewer
+        than three sources of 20: which of two sources is the odd one, nobody can say.
     False alarm that remains: an honest source that is unlike all the others. It looks the same, and should be known.
     Source: Hotelling's T2 and its F distribution: Anderson, "An Introduction to Multivariate Statistical Analysis",
         3rd ed., section 5.3. The rest is our choice: `millcert.checks.source_cells`, `source_scatter`, `excess`. Cost:
@@ -136,7 +147,7 @@ class SourceShift:
     """
 
     name: ClassVar[str] = "source_shift"
-    version: ClassVar[str] = "2"
+    version: ClassVar[str] = "3"
     severity: ClassVar[Severity] = "reject"
     covers: ClassVar[frozenset[str]] = frozenset({"bad_source", "targeted_label_flips"})
     #: Of the default configuration; an instance has its own.
@@ -241,7 +252,7 @@ class SourceShift:
                     score[places] = radius[part]
                     continue
                 bounded = placed.bounded() if bounded is None else bounded
-                score[places] = line.positions(bounded[part] / GRID, number)
+                score[places] = line.positions(bounded[part], number)
                 threshold[places] = line.excess.above
         names = pa.array([cell_name(*one) for one in cells], pa.string()).take(pa.array(cell))
         return Scores(score, threshold, score > threshold, names, self.reason)
@@ -349,7 +360,7 @@ class SourceShift:
 
     def _after_cells(self, acc: Accumulator, model: SourceShiftModel) -> SourceShiftModel:
         classes = cells_in(acc, model.frame)
-        spaces, before = spaces_of(model.frame), model.before
+        spaces, units, before = spaces_of(model.frame), units_of(model.frame), model.before
         is_compared = before is not None and before.frame is not None
         rate = self.false_alarm_rate / 2 if is_compared else self.false_alarm_rate
         shifts = find_shifts(classes, spaces, false_alarm_rate=rate, least_samples=LEAST_SAMPLES)
@@ -362,7 +373,7 @@ class SourceShift:
             if shift.is_shifted:
                 shifted = [other for other in classes[label].sources if shifts[other, label].is_shifted]
                 lines[source, label] = _line(
-                    classes[label], source, shifted, acc[f"class {label}"].cells, spaces[shift.space]
+                    classes[label], source, shifted, acc[f"class {label}"].cells, columns_of(spaces[shift.space]), units
                 )
         kept = None if before is None else classes
         return replace(model, stage=2, shifts=shifts, lines=lines, moves=moves, cells=kept)
@@ -375,13 +386,13 @@ def _add_positions(added: dict[str, Any], block: CellBlock, bounded: np.ndarray,
         for (shifted, of_class), line in model.lines.items():
             if of_class != label or (shifted != source and (source, label) in model.lines):
                 continue
-            counts = none.add(bin_of(line.positions(bounded[part] / GRID, number)))
+            counts = none.add(bin_of(line.positions(bounded[part], number)))
             name = f"cell {cell_name(shifted, label)}"
             new = _Positions(counts, none) if shifted == source else _Positions(none, counts)
             added[name] = _merged([added[name], new]) if name in added else new
 
 
-def _line(cells: ClassCells, source: str, shifted: list[str], sums: CellSums, space: slice) -> _Line:
+def _line(cells: ClassCells, source: str, shifted: list[str], sums: CellSums, space: slice, units: np.ndarray) -> _Line:
     """Return the line of a shifted cell; each half of its samples is ranked by the shift of the other half."""
     place = cells.sources.index(source)
     rest = rest_mean(cells, place, [cells.sources.index(other) for other in shifted])
@@ -389,11 +400,11 @@ def _line(cells: ClassCells, source: str, shifted: list[str], sums: CellSums, sp
     weights, offsets = [], []
     for number in (0, 1):
         other = 1 - number
-        mean = sums.mean(source, other)[:width] / GRID if sums.count(source, other) else cells.means[place]
+        mean = sums.mean(source, other)[:width] / units if sums.count(source, other) else cells.means[place]
         direction = shift_direction(cells, space, (mean - rest)[space])
         weights.append(ExactMatrix.of(direction[:, None]))
         offsets.append(float(rest[space] @ direction))
-    return _Line(space, (weights[0], weights[1]), (offsets[0], offsets[1]))
+    return _Line(space, units[space], (weights[0], weights[1]), (offsets[0], offsets[1]))
 
 
 def _merged(parts: list[Any]) -> Any:

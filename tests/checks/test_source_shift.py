@@ -53,7 +53,7 @@ def suspicious(check: SourceShift, batch: pa.RecordBatch) -> list[GroupEvidence]
 
 
 def test_flipped_labels_of_one_source_are_named_counted_and_flagged() -> None:
-    rows, label, source = honest(1, samples=6000)
+    rows, label, source = honest(1, samples=6000, sources=20)
     flipped = np.flatnonzero((label != 0) & (source == 3))[:60]
     label[flipped] = 0
     check = SourceShift()
