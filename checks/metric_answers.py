@@ -12,10 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from millcert.checks import metric_bounds as bounds
 from millcert.checks import metric_distinct as distinct
 from millcert.checks import metric_order as order
-from millcert.checks.metric_columns import family, kernel_type
+from millcert.checks.metric_columns import family
 from millcert.checks.metric_compile import DISTINCT_METRICS, MetricRequest
 from millcert.checks.metric_counting import CountDistinct, Counting
 from millcert.checks.metric_kernels import (
@@ -28,6 +27,7 @@ from millcert.checks.metric_kernels import (
     RowsFound,
 )
 from millcert.checks.metric_listing import NOTHING, Listing, merge_listings
+from millcert.checks.metric_missing import missing_members
 from millcert.checks.metric_records import decode_record
 from millcert.checks.metric_refine import RankWithin, refined
 from millcert.checks.metric_sums import deviation_of, mean_of, merge_sums, total_of
@@ -213,7 +213,7 @@ class Answers:
 
     def _difference(self, request: MetricRequest, kernel: CountDistinct, found: Tally) -> Any:
         data_type = self._type(request)
-        wanted = list(dict.fromkeys(request.parameters.get("value_set") or ()))
+        wanted = list(request.parameters.get("value_set") or ())
         known = next(k for k in self._parts if isinstance(k, CountDistinct) and k.column == kernel.column)
         (members,) = kernel.wanted.sets
         at = known.wanted.sets.index(members)
@@ -222,11 +222,8 @@ class Answers:
             if request.base.endswith(".count"):
                 return 0 if difference is None else difference.others
             return [] if difference is None else as_pandas(distinct.shown(difference.first_others, data_type))
-        missing = []
-        for value in wanted:
-            key = distinct.member_keys(_key_type(data_type), bounds.members(data_type, [value]))
-            if difference is None or not len(key) or not pc.is_in(key, value_set=difference.found)[0].as_py():
-                missing.append(value)
+        known_members = pa.array([], distinct.key_type(data_type)) if difference is None else difference.found
+        missing = missing_members(data_type, wanted, known_members, found.distinct)
         return len(missing) if request.base.endswith(".count") else missing[:MAX_LISTED]
 
     def _modes(self, request: MetricRequest, found: Tally) -> list[Any]:
@@ -246,7 +243,7 @@ class Answers:
         import pandas as pd
 
         data_type = self._type(request)
-        keys, counts = found.table or (pa.array([], _key_type(data_type)), np.zeros(0, dtype=np.int64))
+        keys, counts = found.table or (pa.array([], distinct.key_type(data_type)), np.zeros(0, dtype=np.int64))
         index = pc.sort_indices(keys)
         values = distinct.shown(keys.take(index), data_type).to_pandas()
         return pd.Series(counts[index.to_numpy()], index=pd.Index(values, name="value"), name="count")
@@ -269,10 +266,6 @@ def listed_values(listing: Listing, request: MetricRequest) -> list[Any]:
 
 
 def as_pandas(values: pa.Array) -> list[Any]:
-    """Return the values of an array as a pandas series gives them."""
-    return list(values.to_pandas())
-
-
-def _key_type(data_type: pa.DataType) -> pa.DataType:
-    """Return the type of the keys that stand for a column's values."""
-    return distinct.keys_of(pa.array([], kernel_type(data_type))).type
+    """Return the values of an array as a pandas series gives them; durations, which GX cannot write, as text."""
+    listed = list(values.to_pandas())
+    return [str(value) for value in listed] if pa.types.is_duration(values.type) else listed

@@ -9,8 +9,8 @@ of more than `LONG_BYTES` bytes is kept as the SHA-256 of itself.
      A worker may hand the dealt parts over at any time and go on with none, so its memory does not grow.
   3. Whoever has all parts of a partition reduces them to what the results need (`millcert.checks.metric_tally`).
 
-Size: 8 bytes a number, or a text's own (at most 72), and 4 bytes for the place of each row in `Rows`; 8 to 16 more in a
-`Run`. Great Expectations lists the first rows whose value stands more than once. Which values those are is known only
+Size: 8 bytes a number, or a text's own (at most 256), and 4 bytes for the place of each row in `Rows`; 8 to 16 more in
+a `Run`. Great Expectations lists the first rows whose value stands more than once. Which values those are is known only
 at the end, so each value keeps its first `keep` places.
 """
 
@@ -23,13 +23,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from millcert.checks.metric_columns import ColumnView, Encoded, family
+from millcert.checks.metric_columns import ColumnView, Encoded, family, kernel_type
 from millcert.checks.metric_partitions import PARTITIONS, hash_keys, partition_of
 from millcert.checks.metric_text import repeats
 
 #: Texts longer than this are kept as their SHA-256.
-LONG_BYTES = 64
-#: What a long text's key starts with; 0xff is in no UTF-8, and a key of a short text is at most 64 bytes.
+LONG_BYTES = 256
+#: What a long text's key starts with; 0xff is in no UTF-8, and no record starts with it.
 LONG_PREFIX = b"\xff" * 40
 #: What may wait to be dealt.
 MAX_WAITING_ROWS, MAX_WAITING_BYTES = 500_000, 32 << 20
@@ -91,14 +91,21 @@ def keys_of(values: pa.Array) -> pa.Array:
     return values
 
 
+def key_type(data_type: pa.DataType) -> pa.DataType:
+    """Return the type of the keys that stand for a column's values."""
+    return keys_of(pa.array([], kernel_type(data_type))).type
+
+
+def is_long(key: bytes) -> bool:
+    """Return whether a key is the SHA-256 of a text."""
+    return len(key) == len(LONG_PREFIX) + 32 and key.startswith(LONG_PREFIX)
+
+
 def shown(keys: pa.Array, data_type: pa.DataType) -> pa.Array:
     """Return keys as values of the column's kernel type again; a long text reads "sha256:<hex>"."""
     if family(data_type) not in ("string", "binary"):
         return keys
-    values = [
-        b"sha256:" + key[len(LONG_PREFIX) :].hex().encode() if len(key) > LONG_BYTES else key
-        for key in keys.to_pylist()
-    ]
+    values = [b"sha256:" + key[len(LONG_PREFIX) :].hex().encode() if is_long(key) else key for key in keys.to_pylist()]
     return pa.array(values, pa.binary()).cast(data_type)
 
 

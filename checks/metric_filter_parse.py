@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from millcert.checks import metric_bounds as bounds
@@ -183,6 +184,10 @@ def _comparison(column: str, operator: str, parameter: Any, schema: pa.Schema) -
     if operator not in _TEXT:
         raise PolicyError(f"row_condition: {column!r} is compared by {operator!r}, which is no comparison.")
     _require_kind(column, data_type, parameter, is_set=False)
+    if pa.types.is_float32(data_type) or pa.types.is_float16(data_type):
+        # numpy compares a column of such floats with a number in its own precision (NEP 50); with a list it does not.
+        with np.errstate(over="ignore"):
+            parameter = float(np.array(parameter, dtype=data_type.to_pandas_dtype()))
     if family(data_type) == "string":
         return ValueHolds(column, ComparesText(_TEXT[operator], parameter), on_null=operator == "!=")
     if family(data_type) == "timestamp" and operator in ("==", "!="):

@@ -50,7 +50,7 @@ def encode_records(columns: Sequence[ColumnView]) -> pa.Array:
 
 def decode_record(key: bytes, types: Sequence[pa.DataType]) -> list[Any]:
     """Return the values of a record, as pandas gives them, or "sha256:<hex>" for each where the key was too long."""
-    if len(key) > distinct.LONG_BYTES:
+    if distinct.is_long(key):
         return [f"sha256:{key[len(distinct.LONG_PREFIX) :].hex()}"] * len(types)
     values = []
     at = 0

@@ -18,8 +18,8 @@ from millcert.checks.metric_distinct import Distinct, Rows, Run, member_keys, me
 from millcert.checks.metric_listing import NOTHING, Listing, merge_listings, sort_places
 from millcert.checks.metric_partitions import hash_keys, slice_of
 
-#: Entries of a partition that are counted at once: some 100 MB of short texts.
-MAX_ENTRIES = 1_000_000
+#: Entries of a partition, and bytes of its values, that are counted at once.
+MAX_ENTRIES, MAX_BYTES = 1_000_000, 96 << 20
 #: The most values that a result of "most common value" may list; a tie among more is no answer that anyone reads.
 MAX_MODES = 10_000
 #: How many values GX lists of a set's difference.
@@ -95,7 +95,11 @@ def tally(parts: Iterable[Distinct], keep: int, wanted: Wanted) -> Tally:
         keep: how many places are listed.
         wanted: what is needed.
     """
-    slices = -(-sum(len(each.keys) for part in parts for each in part) // MAX_ENTRIES)
+    entries, size = 0, 0
+    for part in parts:
+        entries += sum(len(each.keys) for each in part)
+        size += sum(each.keys.nbytes for each in part)
+    slices = max(-(-entries // MAX_ENTRIES), -(-size // MAX_BYTES))
     if slices <= 1:
         return _of_pieces([each for part in parts for each in part if len(each.keys)], keep, wanted)
     return combine([_of_pieces(list(_sliced(parts, number, slices)), keep, wanted) for number in range(slices)], keep)

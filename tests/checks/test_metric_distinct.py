@@ -346,7 +346,7 @@ def test_a_short_record_reads_back_from_its_key(records: list[tuple[Any, ...]]) 
 
 
 def test_a_long_record_reads_back_as_its_digest() -> None:
-    values = pa.array(["y" * 100])
+    values = pa.array(["y" * 300])
     keys = encode_records([ColumnView(values)])
     (part,) = measure(keys, "f", np.arange(1), KEEP)
 
