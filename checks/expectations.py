@@ -190,7 +190,13 @@ def evaluate_suite(
             if isinstance(asked, PolicyError):
                 raise asked
             judged.append(_judge(number, asked, answers, plan.result_format))
-        return _suite_result(suite, judged)
+        try:
+            return _suite_result(suite, judged)
+        except TypeError as error:
+            raise InconclusiveError(
+                f"Great Expectations cannot write what it found as JSON: {gx_adapter.one_line(error)}.",
+                hint="Ask for less: result_format BOOLEAN_ONLY lists no values.",
+            ) from error
 
 
 class _Measured:

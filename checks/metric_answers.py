@@ -6,6 +6,7 @@ Runs on the driver only, and needs pandas there, because the values in a result 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -268,4 +269,12 @@ def listed_values(listing: Listing, request: MetricRequest) -> list[Any]:
 def as_pandas(values: pa.Array) -> list[Any]:
     """Return the values of an array as a pandas series gives them; durations, which GX cannot write, as text."""
     listed = list(values.to_pandas())
-    return [str(value) for value in listed] if pa.types.is_duration(values.type) else listed
+    return [_without_durations(value) for value in listed] if "duration" in str(values.type) else listed
+
+
+def _without_durations(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_durations(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_without_durations(item) for item in value]
+    return str(value) if isinstance(value, timedelta | np.timedelta64) else value
