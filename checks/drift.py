@@ -29,6 +29,7 @@ Measure: TypeAlias = Literal[
     "mean_embedding",
     "unseen_share",
     "token_label",
+    "pushed_share",
 ]
 
 #: Fewer rows than this on either side are not compared: the null quantiles are asymptotic. Our choice.
@@ -51,6 +52,7 @@ class DriftLimits:
     total_variation: the part of the rows that would have to change category, 0 to 1.
     mean_embedding: the distance of mean random Fourier features, 0 to sqrt(2).
     token_label: by how much of its rows a token is more often in a label, 0 to 1 (`millcert.checks.drift_tokens`).
+    pushed_share: the part of a source's rows relabelled to one class, 0 to 1 (`millcert.checks.drift_labels`).
     tolerated_part: the part of each limit, 0 to 1, up to which a true difference is natural and never to be alarmed on.
     family_alpha: how probable any false alarm may be in one comparison of two profiles, over all its measures.
 
@@ -63,6 +65,7 @@ class DriftLimits:
     total_variation: float = 0.05
     mean_embedding: float = 0.1
     token_label: float = 0.1
+    pushed_share: float = 0.025
     tolerated_part: float = 0.5
     family_alpha: float = 0.01
 
@@ -183,7 +186,13 @@ def kolmogorov_smirnov(
 
 
 def cramers_v(
-    reference: np.ndarray, current: np.ndarray, *, limit: float, alpha: float, tolerated: float = 0.0
+    reference: np.ndarray,
+    current: np.ndarray,
+    *,
+    limit: float,
+    alpha: float,
+    tolerated: float = 0.0,
+    natural: float = 0.0,
 ) -> Drift:
     """Return bias-corrected Cramer's V between category and side, 0 where chance explains all.
 
@@ -193,6 +202,7 @@ def cramers_v(
         limit: see `DriftLimits`.
         alpha: the level of this comparison.
         tolerated: up to which true effect the null quantile holds.
+        natural: it holds for shares, too, whose variance from one time to the next is p (1 - p) times this.
 
     V squared is half the sum of (p - q)^2 / (p + q): the phi coefficient of a 2 x k table whose sides weigh the same,
     so the value does not shrink because one side is long. Each term is less its own expectation without drift.
@@ -208,14 +218,23 @@ def cramers_v(
     noise = p * (1 - p) / max(1, n - 1) + q * (1 - q) / max(1, m - 1)
     squared = float(np.sum(((p - q) ** 2 - noise) / (2 * (p + q))))
     freedom = len(left) - 1
-    scale = (1 / n + 1 / m) / 4
-    excess = _chi_square_quantile(freedom, tolerated**2 / scale, alpha) - freedom if freedom else 0.0
-    quantile = math.sqrt(max(0.0, excess * scale))
+    scale, varying = (1 / n + 1 / m) / 4, (1 / n + 1 / m + natural) / 4
+    quantile = 0.0
+    if freedom:
+        highest = _chi_square_quantile(freedom, tolerated**2 / scale, alpha) * scale
+        highest = max(highest, _chi_square_quantile(freedom, 0.0, alpha) * varying)
+        quantile = math.sqrt(max(0.0, highest - freedom * scale))
     return Drift("cramers_v", math.sqrt(max(0.0, squared)), limit, quantile, n, m)
 
 
 def total_variation(
-    reference: np.ndarray, current: np.ndarray, *, limit: float, alpha: float, tolerated: float = 0.0
+    reference: np.ndarray,
+    current: np.ndarray,
+    *,
+    limit: float,
+    alpha: float,
+    tolerated: float = 0.0,
+    natural: float = 0.0,
 ) -> Drift:
     """Return half the sum of |p - q|: the part of the rows that would have to change category.
 
@@ -225,20 +244,26 @@ def total_variation(
         limit: see `DriftLimits`.
         alpha: the level of this comparison.
         tolerated: up to which true effect the null quantile holds.
+        natural: as in `cramers_v`.
 
     Rare categories are counted together (`LEAST_EXPECTED`). The value is not corrected: few rows and many categories
     raise it, and the null quantile by the same.
 
     Null quantile: the mean by Jensen's inequality on each category, and the deviation by that of McDiarmid (Surveys in
-    Combinatorics (1989), lemma 1.2): one row changes the value by at most 1/n or 1/m.
+    Combinatorics (1989), lemma 1.2): one row changes the value by at most 1/n or 1/m. What varies by nature widens
+    both alike (for the deviation by Borell's inequality: the share of no set of categories varies more than a half's).
     """
     n, m = int(reference.sum()), int(current.sum())
     left, right = _without_rare(reference, current)
-    rate = 1 / n + 1 / m
     shares = (left + right) / (n + m)
-    mean = float(np.sum(np.sqrt(shares * (1 - shares) * rate))) / 2
     value = float(np.abs(left / n - right / m).sum()) / 2
-    return Drift("total_variation", value, limit, tolerated + mean + math.sqrt(rate * math.log(1 / alpha) / 2), n, m)
+
+    def chance(rate: float) -> float:
+        mean = float(np.sum(np.sqrt(shares * (1 - shares) * rate))) / 2
+        return mean + math.sqrt(rate * math.log(1 / alpha) / 2)
+
+    rate = 1 / n + 1 / m
+    return Drift("total_variation", value, limit, max(tolerated + chance(rate), chance(rate + natural)), n, m)
 
 
 def mean_embedding(

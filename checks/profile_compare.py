@@ -8,7 +8,8 @@ What is compared, by kind of column (limits: `millcert.checks.drift.DriftLimits`
   date, timestamp, other    nulls only: time moves on by itself
   the label's column        nulls only: its values are compared as label given source
 Each column also by its nulls; the label against the source by the profile's own exact table; sources by their presence;
-the tokens of columns that the spec names against the label (`millcert.checks.drift_tokens`).
+each label of a source by how many of its rows were pushed to it (`millcert.checks.drift_labels`); the tokens of columns
+that the spec names against the label (`millcert.checks.drift_tokens`).
 
 Categories are the values themselves while all of them are listed on both sides, and `BUCKETS` buckets of a keyed hash
 beyond: above some thousand categories chance moves every statistic of the values themselves.
@@ -16,12 +17,13 @@ beyond: above some thousand categories chance moves every statistic of the value
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
 
 from millcert.checks import drift, sketch_embedding
 from millcert.checks.drift import Drift, DriftLimits, Measure, Spread
+from millcert.checks.drift_labels import LabelTable, label_pushes, natural_variance
 from millcert.checks.drift_tokens import token_drifts
 from millcert.checks.metric_sums import Sums, deviation_of, mean_of
 from millcert.checks.profile import Cell, ColumnProfile, Numbers, Profile, are_comparable, merge_cells
@@ -36,6 +38,11 @@ LISTED_TOKENS = 50
 _CATEGORIES = ("bool", "string", "binary", "int")
 _NUMBERS = ("int", "float", "decimal", "embedding")
 
+_Pairs: TypeAlias = list[tuple[str, Cell]]
+_BySource: TypeAlias = dict[str, _Pairs]
+#: Source ("": all rows) -> its table, and what varies of it by nature; None: nothing tells.
+_Labels: TypeAlias = dict[str, tuple[LabelTable, float | None]]
+
 
 class Subject(NamedTuple):
     """What a comparison is about.
@@ -43,7 +50,7 @@ class Subject(NamedTuple):
     source: the source, or "" for all rows.
     column: the column; "" where the comparison is about a source's presence.
     part: "values", "lengths", "norms", "nulls", "categories", "label", "presence", "tokens".
-    detail: of "tokens": which token, by its hash, and which label; else "".
+    detail: of "tokens": which token, by its hash, and which label; of a pushed label: which; else "".
     """
 
     source: str
@@ -66,8 +73,8 @@ class Compared(NamedTuple):
 class ProfileDrift(NamedTuple):
     """What the comparison of two profiles found.
 
-    alpha: the level of each comparison: the family's over their number (half of it where tokens are compared; the other
-        half is theirs).
+    alpha: the level of each comparison but of pushed labels and tokens, which have an equal part of the family's level
+        each where they are compared: its part over the number of the others.
     compared: all comparisons, drifting ones first, then by effect over limit.
     added, removed, changed: columns that only the current data has, that only the reference has, and those of another
         type ("column: reference type -> current type").
@@ -124,11 +131,14 @@ def compare_profiles(
         raise UsageError(f"Neither profile has the columns {', '.join(unknown)}, which were to be ignored.")
     both = [name for name in reference.types if current.types.get(name) == reference.types[name] and name not in ignore]
     skipped: list[Subject] = []
-    planned = list(_plan(reference, current, both, limits, skipped))
+    tables = _label_tables_of(reference, current, limits) if reference.spec.label else {}
+    planned = list(_plan(reference, current, both, limits, skipped, tables))
     tokens = [name for name in reference.tokens if name in current.tokens and name in both]
-    family = limits.family_alpha / 2 if tokens else limits.family_alpha
+    family = limits.family_alpha / (1 + bool(reference.spec.label) + bool(tokens))
     alpha = drift.share_of_alpha(family, len(planned))
     compared = [Compared(each.subject, each.run(alpha), each.figures) for each in planned]
+    if reference.spec.label:
+        compared += _compare_labels(reference.spec.label, tables, replace(limits, family_alpha=family))
     for name in tokens:
         compared += _compare_tokens(name, reference, current, replace(limits, family_alpha=family / len(tokens)))
     compared.sort(key=lambda one: (not one.drift.is_drift, -_strength(one.drift), one.subject))
@@ -167,6 +177,44 @@ def _compare_tokens(column: str, reference: Profile, current: Profile, limits: D
     ]
 
 
+def _label_tables_of(reference: Profile, current: Profile, limits: DriftLimits) -> _Labels:
+    """Return each source's table of labels ("" is all rows), and what varies of it by nature."""
+    found = [
+        _label_table(source, *sides) for source, *sides in _slices(cells_by_source(reference), cells_by_source(current))
+    ]
+    tolerated = limits.tolerated("pushed_share")
+    # A natural deviation is at most the tolerated share, of labels with half of the rows.
+    natural = natural_variance(found[:-1], (2 * tolerated) ** 2) if tolerated else 0.0
+    naturals = [natural] * len(found)
+    if natural and found:
+        weights = [[side.sum() for side in (table.reference, table.current)] for table in found[:-1]]
+        # Of all rows it is less: sources vary each for itself.
+        naturals[-1] = natural * float(np.max(np.sum(np.square(weights), axis=0) / np.square(np.sum(weights, axis=0))))
+    return dict(zip((table.source for table in found), zip(found, naturals, strict=True), strict=True))
+
+
+def _compare_labels(label: str, tables: _Labels, limits: DriftLimits) -> list[Compared]:
+    found = label_pushes(
+        [table for table, _ in tables.values()],
+        [natural for _, natural in tables.values()],
+        limit=limits.pushed_share,
+        tolerated=limits.tolerated("pushed_share"),
+        family_alpha=limits.family_alpha,
+    )
+    return [
+        Compared(
+            Subject(one.source, label, "label", f"label {one.label}"),
+            one.drift,
+            {
+                "reference_share": one.reference_share,
+                "current_share": one.current_share,
+                "natural_variance": tables[one.source][1] or 0.0,
+            },
+        )
+        for one in found
+    ]
+
+
 def _rows_by_label(profile: Profile) -> dict[str, int]:
     rows: dict[str, int] = {}
     for (_, label), cell in profile.cells.items():
@@ -174,9 +222,9 @@ def _rows_by_label(profile: Profile) -> dict[str, int]:
     return rows
 
 
-def cells_by_source(profile: Profile) -> dict[str, list[tuple[str, Cell]]]:
+def cells_by_source(profile: Profile) -> _BySource:
     """Return (label, cell) of each source, sources and labels sorted."""
-    found: dict[str, list[tuple[str, Cell]]] = {}
+    found: _BySource = {}
     for (source, label), cell in sorted(profile.cells.items()):
         found.setdefault(source, []).append((label, cell))
     return found
@@ -187,32 +235,41 @@ def _strength(one: Drift) -> float:
 
 
 def _plan(
-    reference: Profile, current: Profile, columns: Sequence[str], limits: DriftLimits, skipped: list[Subject]
+    reference: Profile,
+    current: Profile,
+    columns: Sequence[str],
+    limits: DriftLimits,
+    skipped: list[Subject],
+    labels: _Labels,
 ) -> Iterator[_Planned]:
     left, right = cells_by_source(reference), cells_by_source(current)
     yield from _plan_presence(reference, current, left, right)
-    slices: list[tuple[str, list[tuple[str, Cell]], list[tuple[str, Cell]]]] = []
-    if len(left) > 1 or len(right) > 1:
-        slices = [(source, left[source], right[source]) for source in left if source in right]
-    everything = [[pair for pairs in side.values() for pair in pairs] for side in (left, right)]
-    if all(everything):
-        slices.append(("", everything[0], everything[1]))
-    for source, one, other in slices:
-        if reference.spec.label:
-            subject = Subject(source, reference.spec.label, "label")
-            tables = _label_tables(one, other)
-            yield from _plan_categories(subject, *tables, limits, skipped)
+    for source, one, other in _slices(left, right):
+        if source in labels:
+            subject, (table, natural) = Subject(source, reference.spec.label, "label"), labels[source]
+            yield from _plan_categories(
+                subject, table.reference, table.current, limits, skipped, natural=natural or 0.0
+            )
         sides = [merge_cells([cell for _, cell in pairs], reference.spec) for pairs in (one, other)]
         for column in columns:
             is_label = column == reference.spec.label
             yield from _plan_column(source, column, sides, limits, skipped, is_label=is_label)
 
 
+def _slices(left: _BySource, right: _BySource) -> list[tuple[str, _Pairs, _Pairs]]:
+    """Return what is compared: each source of both sides where there are more than one, and all rows, last."""
+    slices: list[tuple[str, _Pairs, _Pairs]] = []
+    if len(left) > 1 or len(right) > 1:
+        slices = [(source, left[source], right[source]) for source in left if source in right]
+    one, other = ([pair for pairs in side.values() for pair in pairs] for side in (left, right))
+    return [*slices, ("", one, other)] if one and other else slices
+
+
 def _plan_presence(
     reference: Profile,
     current: Profile,
-    left: dict[str, list[tuple[str, Cell]]],
-    right: dict[str, list[tuple[str, Cell]]],
+    left: _BySource,
+    right: _BySource,
 ) -> Iterator[_Planned]:
     for mine, other, of, is_new in (
         (left, right, (reference, current), False),
@@ -282,7 +339,12 @@ def _plan_numbers(
 
 
 def _plan_categories(
-    subject: Subject, left: np.ndarray, right: np.ndarray, limits: DriftLimits, skipped: list[Subject]
+    subject: Subject,
+    left: np.ndarray,
+    right: np.ndarray,
+    limits: DriftLimits,
+    skipped: list[Subject],
+    **options: float,
 ) -> Iterator[_Planned]:
     if not drift.can_compare(int(left.sum()), int(right.sum())):
         skipped.append(subject)
@@ -292,8 +354,8 @@ def _plan_categories(
         "psi": drift.population_stability(left, right),
         "jensen_shannon": drift.jensen_shannon(left, right),
     }
-    yield _Planned(subject, _runner(limits, drift.cramers_v, left, right), figures)
-    yield _Planned(subject, _runner(limits, drift.total_variation, left, right), figures)
+    yield _Planned(subject, _runner(limits, drift.cramers_v, left, right, **options), figures)
+    yield _Planned(subject, _runner(limits, drift.total_variation, left, right, **options), figures)
 
 
 def _plan_presence_of_values(
@@ -311,9 +373,11 @@ def _chance(measure: Callable[..., Drift], *arguments: Any, **options: Any) -> C
     return lambda alpha: measure(*arguments, **options, alpha=alpha)
 
 
-def _runner(limits: DriftLimits, measure: Callable[..., Drift], *arguments: Any) -> Callable[[float], Drift]:
+def _runner(
+    limits: DriftLimits, measure: Callable[..., Drift], *arguments: Any, **options: Any
+) -> Callable[[float], Drift]:
     name = cast(Measure, measure.__name__)  # each measure is named as its function
-    return _chance(measure, *arguments, limit=getattr(limits, name), tolerated=limits.tolerated(name))
+    return _chance(measure, *arguments, limit=getattr(limits, name), tolerated=limits.tolerated(name), **options)
 
 
 def _presence_table(column: ColumnProfile, rows: int) -> np.ndarray:
@@ -324,13 +388,13 @@ def _presence_table(column: ColumnProfile, rows: int) -> np.ndarray:
     return np.array([column.nulls, plus, minus, rows - column.nulls - plus - minus], dtype=np.int64)
 
 
-def _label_tables(one: list[tuple[str, Cell]], other: list[tuple[str, Cell]]) -> tuple[np.ndarray, np.ndarray]:
+def _label_table(source: str, one: _Pairs, other: _Pairs) -> LabelTable:
     labels = {label: at for at, label in enumerate(sorted({label for label, _ in [*one, *other]}))}
     tables = np.zeros((2, len(labels)), dtype=np.int64)
     for table, side in zip(tables, (one, other), strict=True):
         for label, cell in side:
             table[labels[label]] += cell.rows
-    return tables[0], tables[1]
+    return LabelTable(source, tuple(labels), tables[0], tables[1])
 
 
 def _value_tables(one: Values, other: Values) -> tuple[np.ndarray, np.ndarray]:

@@ -80,7 +80,7 @@ def find_changes(profiles: Sequence[Profile], limits: DriftLimits, *, ignore: Se
     total = _effects(profiles[0], profiles[-1], limits, ignore)
     changes = []
     for (subject, measure), (at, drift) in best.items():
-        beside, whole = steps[at].get((subject, measure)), total.get((subject, measure))
+        beside, whole = (each.get((_without_label(subject), measure)) for each in (steps[at], total))
         pace = "abrupt" if subject.part == "presence" else _pace(count, beside, whole)
         changes.append(Change(subject, at, drift, pace, beside, whole))
     return sorted(changes, key=lambda one: (-one.drift.value / max(one.drift.limit, one.drift.null_quantile), one[:2]))
@@ -98,7 +98,12 @@ def _effects(
     one: Profile, other: Profile, limits: DriftLimits, ignore: Sequence[str]
 ) -> dict[tuple[Subject, str], float]:
     found = compare_profiles(one, other, limits, ignore=ignore).compared
-    return {(each.subject, each.drift.measure): each.drift.value for each in found}
+    return {(_without_label(each.subject), each.drift.measure): each.drift.value for each in found}
+
+
+def _without_label(subject: Subject) -> Subject:
+    """Return the subject; of a pushed label, as whichever is pushed most."""
+    return subject._replace(detail="") if subject.part == "label" else subject
 
 
 def _pace(count: int, step: float | None, total: float | None) -> Pace:

@@ -38,6 +38,7 @@ class DriftLimitsRule(Section):
     total_variation: Positive | None = None
     mean_embedding: Positive | None = None
     token_label: Positive | None = None
+    pushed_share: Positive | None = None
     tolerated_part: Fraction | None = None
     family_alpha: Fraction | None = None
 

@@ -176,5 +176,5 @@ def test_profiles_name_the_token_and_share_the_family_with_the_other_comparisons
     subject = found.found[0].subject
     assert (subject.source, subject.column, subject.detail.rpartition(" ")[2]) == ("", "text", "fox")
     assert found.found[0].drift.measure == "token_label"
-    others = [one for one in found.compared if one.subject.part != "tokens"]
-    assert found.alpha == limits.family_alpha / 2 / len(others)
+    others = [one for one in found.compared if one.drift.measure not in ("token_label", "pushed_share")]
+    assert found.alpha == limits.family_alpha / 3 / len(others)
