@@ -11,7 +11,8 @@ What exists is left alone.
 
 ATTACK: none; badnets (3 x 3 checkerboard at rows and columns 28 to 30: Gu et al. 2017); blend (one random picture,
 alpha 0.2: Chen et al. 2017); adaptive (half of the picture's 16 pieces, and `cover` times as many samples that keep
-their label: Qi et al., ICLR 2023); all_to_all (badnets, every class to the next one).
+their label: Qi et al., ICLR 2023); all_to_all (badnets, every class to the next one); votes, worst_votes (nothing is
+planted, the labels are the aggregated and the worst votes of CIFAR-10N: noisy but honest).
 KEY: alpha (0.2), cover (1), pool (0; 1 averages positions before the hidden layer).
 
 Cost: 100 to 130 CPU-seconds a view, and as much for each of two external networks.
@@ -37,7 +38,14 @@ DEFAULT = (
     "adaptive:0.01:0",
     "adaptive:0.05:1",
     "all_to_all:0.05:11",
+    "votes:0:0",
+    "votes:0:1",
+    "worst_votes:0:0",
 )
+
+
+#: Attack -> labels of CIFAR-10N, which are in the order of the training images.
+VOTES = {"votes": "aggre_label", "worst_votes": "worse_label"}
 
 
 class Poisoned(NamedTuple):
@@ -164,7 +172,7 @@ def answers(torch: Any, model: Any, images: np.ndarray) -> np.ndarray:
 
 def success(torch: Any, model: Any, made: Poisoned, recipe: Recipe, unseen: np.ndarray, label: np.ndarray) -> float:
     """Return the part of unseen images of other classes that the whole trigger sends where it should."""
-    if recipe.attack == "none":
+    if recipe.attack == "none" or recipe.attack in VOTES:
         return 0.0
     if recipe.attack in ("badnets", "all_to_all"):
         fooled = answers(torch, model, stamp(unseen))
@@ -187,6 +195,8 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("recipes", nargs="*", default=DEFAULT)
     parser.add_argument("--images", type=Path, default=shared, help="parquet with split, index, label, jpeg")
+    votes = shared.parents[1] / "cifar10n" / "cifar10n_labels.npz"
+    parser.add_argument("--votes", type=Path, default=votes, help="labels of CIFAR-10N")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     images, label = cifar(given.images)
@@ -197,7 +207,10 @@ def main() -> None:
         if path.exists():
             continue
         start, half = time.process_time(), recipe.seed % 2
-        made = poisoned(images[halves[half]], label[halves[half]], recipe)
+        given_label = label
+        if recipe.attack in VOTES:
+            given_label = np.load(given.votes, allow_pickle=False)[VOTES[recipe.attack]].astype(label.dtype)
+        made = poisoned(images[halves[half]], given_label[halves[half]], recipe)
         model = trained(torch, made.images, made.label, recipe)
         other = halves[1 - half]
         if half not in foreign:

@@ -141,10 +141,7 @@ def _found(evidence: tuple[GroupEvidence, ...]) -> str:
 
 
 def _least(evidence: tuple[GroupEvidence, ...]) -> str:
-    """Return the least p-value; of view_contradiction, which has none, the contradictions each way."""
-    if any("false_fraction" in item.statistic for item in evidence):
-        above, below = (sum(item.statistic.get(name, 0) for item in evidence) for name in ("above", "below"))
-        return f"{above:.0f} one way, {below:.0f} the other"
+    """Return the least p-value."""
     return f"{min((item.p_value for item in evidence if item.p_value is not None), default=1.0):.3f}"
 
 

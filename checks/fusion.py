@@ -208,7 +208,7 @@ def fuse(panel: Panel, cells: Mapping[Cell, int]) -> tuple[Cluster, ...]:
 
 
 def _without_samples(panel: Panel, cells: Mapping[Cell, int]) -> list[tuple[Cell, int]]:
-    """Return a cell without samples for each group that a rejecting check names and of which no sample is flagged."""
+    """Return a cell without samples for each group that a rejecting check or a contradiction names without a flag."""
     voted: dict[str, set[tuple[str, str]]] = {}
     for cell in cells:
         for name in cell.votes:
@@ -216,7 +216,7 @@ def _without_samples(panel: Panel, cells: Mapping[Cell, int]) -> list[tuple[Cell
     return [
         (Cell(group.source, group.label, (voter.name,)), 0)
         for voter in panel.voters.values()
-        if voter.may_reject and voter.signal in {"trigger", "source", "separation"}
+        if voter.signal == "contradiction" or (voter.may_reject and voter.signal in {"trigger", "source", "separation"})
         for group in voter.evidence
         if not any(
             (not group.source or not source or group.source == source)

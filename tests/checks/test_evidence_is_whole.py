@@ -1,5 +1,6 @@
 """Every finding says how sure it is, of how many, where and by what; and what saw nothing covers nothing."""
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from millcert.checks.base import Check, GroupEvidence, fit_check
-from millcert.checks.conformance_data import clean_data, planted_for
+from millcert.checks.conformance_data import clean_data, fixed_size_lists, planted_for
 from millcert.checks.coverage import ATTACK_FAMILIES, families_of, families_seen, not_covered
 from millcert.checks.detectors.knn_disagreement import KnnDisagreement
 from millcert.checks.registry import get_check, list_checks
@@ -24,7 +25,6 @@ NO_NULL = {
     "label_noise": "errors are estimated, not tested for: honest data has them, and they never reject",
     "split_leakage": "a copy across splits is a fact",
     "spectral_signatures": "a fixed share is flagged, whatever the data (a baseline)",
-    "view_contradiction": "honest contradictions lean to one side; it carries an estimated share of false flags",
 }
 #: Checks whose findings name no features, and why.
 NO_FEATURES = {
@@ -47,8 +47,23 @@ def found_by(check: Check) -> list[GroupEvidence]:
         source = np.array(batch.column("source").to_pylist(), dtype=object)
         label[(source == source[0]) & (label == "1")] = "2"
         batch = batch.set_column(batch.schema.get_field_index("label"), "label", pa.array(label.tolist()))
+    if check.name == "view_contradiction":
+        batch = contradicting()
     evidence = check.evidence(fit_check(check, [batch]))
     return [group for group in evidence if group.is_suspicious]
+
+
+def contradicting() -> pa.RecordBatch:
+    """Eight classes in two views; 60 samples of class 3 are of class 5, which only the external view says."""
+    random = np.random.default_rng(0)
+    true = np.arange(2400) % 8
+    label = np.where((true == 5) & (np.arange(2400) < 480), 3, true)
+    views = [3.5 * np.eye(8)[one] + random.standard_normal((2400, 8)) for one in (label, true)]
+    marks = [hashlib.sha256(str(row).encode()).digest() for row in range(2400)]
+    columns = [pa.array([str(one) for one in label]), pa.array(marks, pa.binary(32))]
+    columns += [fixed_size_lists(view.astype(np.float32)) for view in views]
+    names = ["label", "sample_digest", "embedding_self", "embedding_external"]
+    return pa.RecordBatch.from_arrays(columns, names=names)
 
 
 @pytest.mark.parametrize("check", checks(), ids=lambda check: check.name)

@@ -182,6 +182,13 @@ def test_a_source_that_is_named_is_a_cluster_also_where_none_of_its_samples_is_f
     assert cluster.estimated_count == 35
 
 
+def test_a_class_that_a_contradiction_names_is_a_cluster_also_where_no_sample_is_sure_enough_to_flag() -> None:
+    (cluster,) = fuse(panel(VOTERS[3]), {})
+
+    assert (cluster.kind, cluster.severity, cluster.label, cluster.samples) == ("suspected_backdoor", "warn", "0", 0)
+    assert cluster.estimated_count == 40
+
+
 def test_a_group_with_flagged_samples_is_not_told_twice() -> None:
     clusters = fuse(panel(VOTERS[0], VOTERS[1]), {Cell("bad", "0", ("patch", "shift")): 40})
 
