@@ -192,9 +192,15 @@ def _require_comparable(base: str, types: Sequence[pa.DataType]) -> None:
 
 def _comparable(columns: Sequence[ColumnView]) -> list[pa.Array]:
     arrays = [column.array for column in columns]
-    if len({array.type for array in arrays}) > 1:
-        target = pa.float64() if any(pa.types.is_floating(array.type) for array in arrays) else pa.int64()
-        arrays = [array.cast(target, safe=pa.types.is_int64(target)) for array in arrays]
+    types = {array.type for array in arrays}
+    if len(types) > 1:
+        if any(pa.types.is_floating(each) for each in types):
+            target = pa.float64()
+        elif pa.uint64() not in types:
+            target = pa.int64()
+        else:  # what holds uint64, and a sign where another column may have one
+            target = pa.uint64() if all(map(pa.types.is_unsigned_integer, types)) else pa.decimal128(20, 0)
+        arrays = [array.cast(target, safe=not pa.types.is_floating(target)) for array in arrays]
     return arrays
 
 

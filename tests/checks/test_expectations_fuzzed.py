@@ -130,6 +130,21 @@ def test_binary_views_are_judged_as_other_bytes() -> None:
     assert_identical(ours.json["results"], by_great_expectations(table, asked, "SUMMARY", places), table)
 
 
+@pytest.mark.parametrize("other", [pa.int64(), pa.uint32(), pa.int8()])
+def test_the_largest_unsigned_numbers_are_compared_with_others(other: pa.DataType) -> None:
+    table = pa.table({"x": pa.array([2**64 - 1, 5, 1, 0], pa.uint64()), "y": pa.array([1, 5, 2, 0], other)})
+    asked = [
+        expectation("column_pair_values_to_be_equal", column_A="x", column_B="y"),
+        expectation("column_pair_values_a_to_be_greater_than_b", column_A="y", column_B="x", or_equal=True),
+        expectation("multicolumn_values_to_be_equal", column_list=["x", "y"]),
+        expectation("select_column_values_to_be_unique_within_record", column_list=["x", "y"]),
+    ]
+
+    ours, places = by_us(table, asked, "SUMMARY", [4], 3)
+
+    assert_identical(ours.json["results"], by_great_expectations(table, asked, "SUMMARY", places), table)
+
+
 def test_unsigned_numbers_that_fall_are_found_where_pandas_differences_wrap_around() -> None:
     table = pa.table({"x": pa.array([3, 2, 1], pa.uint8())})
     asked = [expectation("column_values_to_be_increasing", column="x")]
