@@ -12,7 +12,7 @@ docs/policy.md explains each key and its consequence.
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias, cast
 
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from millcert.errors import UntrustedSourceError
 from millcert.policy_drift import DriftRule, FieldsRule, ProfileRule
@@ -208,6 +208,9 @@ class Policy(Section):
 
     ROLES: ClassVar[tuple[str, ...]] = tuple(Columns.model_fields)
 
+    # As `rules` has it: something has to be able to refuse the data.
+    model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": ["checks"]}, {"required": ["expectations"]}]})
+
     version: Annotated[Literal[1], BeforeValidator(whole_number)]
     dataset: Dataset
     trust: Trust | None = None
@@ -216,7 +219,7 @@ class Policy(Section):
     profile: ProfileRule | None = None
     drift: DriftRule | None = None
     permitted: Annotated[FieldsRule | None, Field(alias="fields")] = None
-    checks: Annotated[tuple[CheckRule, ...], at_least(1)]
+    checks: Annotated[tuple[CheckRule, ...], at_least(1), Field(default=(), validate_default=False)]
     verdict: VerdictLimits
     ledger: Ledger
     limits: Limits = Limits()
@@ -224,7 +227,7 @@ class Policy(Section):
 
     @classmethod
     def rules(cls, raw: Mapping[str, Any]) -> Iterable[Fault]:
-        """Names and patterns are unique, checks too, and a trusted root is there exactly where it is used."""
+        """Names are unique, checks too; something tests the data; a trusted root is there exactly where it is used."""
         sources = list(_sections(raw.get("sources")))
         for key in ("name", "path"):
             seen: dict[object, int] = {}
@@ -234,6 +237,9 @@ class Policy(Section):
                     yield ("sources", position, key), f"{str(value)!r} is already the {key} of sources[{seen[value]}]"
         checks = list(_sections(raw.get("checks")))
         yield from _repeated_checks(checks)
+        if raw.get("checks") is None and not _is_refusing(raw.get("expectations")):
+            message = "the section is required where no suite (expectations) may refuse the data: nothing else tests it"
+            yield ("checks",), message
         if raw.get("drift") is not None and raw.get("profile") is None:
             yield ("profile",), "the section is required because drift compares profiles"
         yield from _unlisted_roles(raw.get("dataset"), raw.get("fields"))
@@ -276,11 +282,18 @@ class Policy(Section):
     def to_document(self) -> dict[str, Any]:
         """Return the policy as JSON values under the file's own keys; keys that say nothing are left out."""
         document: dict[str, Any] = self.model_dump(mode="json", by_alias=True, exclude={"checks"}, exclude_none=True)
-        document["checks"] = []
+        if self.checks:
+            document["checks"] = []
         for rule in self.checks:
             item = rule.model_dump(mode="json", by_alias=True, exclude={"config"}, exclude_none=True)
             document["checks"].append({**item, "config": rule.model_dump(mode="json")["config"]})
         return document
+
+
+def _is_refusing(expectations: object) -> bool:
+    """Tell whether a policy's suite, if it fails, keeps data from training."""
+    part = expectations.model_dump() if isinstance(expectations, Section) else expectations
+    return isinstance(part, Mapping) and part.get("on_failure") != "warn"
 
 
 def _is_logged(rule: Mapping[str, Any]) -> bool:

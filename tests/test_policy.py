@@ -206,6 +206,35 @@ def test_the_smallest_policy_has_strict_defaults() -> None:
     assert parse({**minimal(), "expectations": {"suite": "s.json"}}).expectations.on_failure == "reject"  # type: ignore[union-attr] # just asserted
 
 
+@pytest.mark.parametrize("on_failure", [None, "reject", "quarantine_rows"])
+def test_a_suite_alone_is_a_policy(on_failure: str | None) -> None:
+    document = minimal()
+    del document["checks"]
+    document["expectations"] = {"suite": "s.json"} | ({} if on_failure is None else {"on_failure": on_failure})
+
+    policy = parse(document)
+
+    assert policy.checks == ()
+    assert "checks" not in policy.to_document()
+    assert Policy.model_validate(policy.to_document()) == policy
+
+
+@pytest.mark.parametrize("suite", [{}, {"expectations": {"suite": "s.json", "on_failure": "warn"}}])
+def test_a_policy_in_which_nothing_tests_the_data_is_refused(suite: dict[str, Any]) -> None:
+    document = minimal() | suite
+    del document["checks"]
+
+    (fault,) = faults_of(document)
+
+    assert (fault.key, fault.line) == ("checks", 1)
+    assert "the section is required where no suite" in fault.message
+
+
+@pytest.mark.parametrize("suite", [{}, {"expectations": {"suite": "s.json"}}])
+def test_an_empty_list_of_checks_is_refused_also_beside_a_suite(suite: dict[str, Any]) -> None:
+    assert [fault.key for fault in faults_of(minimal() | suite | {"checks": []})] == ["checks"]
+
+
 def minimal() -> dict[str, Any]:
     document = {key: value for key, value in full().items() if key in {"version", "dataset", "verdict", "ledger"}}
     columns = {"label": "label", "embedding_self": "embedding"}

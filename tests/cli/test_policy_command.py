@@ -470,7 +470,8 @@ def test_the_schema_is_that_of_the_file(capsys: pytest.CaptureFixture[str]) -> N
     schema = answer_of(["policy", "schema"], capsys)
 
     assert schema["additionalProperties"] is False
-    assert set(schema["required"]) == {"version", "dataset", "sources", "checks", "verdict", "ledger"}
+    assert set(schema["required"]) == {"version", "dataset", "sources", "verdict", "ledger"}
+    assert schema["anyOf"] == [{"required": ["checks"]}, {"required": ["expectations"]}]
     sections = schema["$defs"]
     assert all(part["additionalProperties"] is False for name, part in sections.items() if name != "JsonValue")
     assert "schema" in sections["Dataset"]["properties"]

@@ -227,6 +227,20 @@ def test_a_suite_without_failing_rows_leaves_an_empty_sidecar_and_no_suite_none(
     assert not (bench.out / "expectation_rows.parquet").exists()
 
 
+def test_a_suite_alone_is_a_gate(bench: Workbench) -> None:
+    """Without checks: it rejects, holds rows back, and admits with a certificate."""
+    del bench.policy["checks"]
+    ask(bench, FIRST_THREE, on_failure="reject")
+    rejected = bench.vet().verdict
+    ask(bench, FIRST_THREE, on_failure="quarantine_rows")
+    admitted = bench.vet(replace=True).verdict
+
+    assert rejected.decision == "rejected"
+    assert (admitted.decision, admitted.checks) == ("admitted", ())
+    assert len(sidecar(bench)[0]) == admitted.samples.quarantined > 0
+    assert (bench.out / "certificate.json").is_file()
+
+
 def test_a_failing_row_that_the_checks_flag_too_has_the_reasons_of_both(bench: Workbench) -> None:
     table = pq.read_table(bench.data / "north/a.parquet")
     labels = table.column("label").to_numpy().copy()
