@@ -1,7 +1,8 @@
 """Samples whose labels are trusted, to show beside a doubted one: a bounded sample of them, and the nearest of it.
 
 Rules this module keeps:
-  1. Which samples are kept depends on their digests alone: the same ones in any order, on any number of workers.
+  1. Which samples are kept depends on their digests and a seed: the same ones in any order, on any number of workers;
+     who does not know the seed cannot choose samples that are sure to be shown.
   2. What is kept has a bound that grows neither with the data nor with the number of classes.
   3. Distances are exact products of whole numbers, rounded to 6 digits, so the same neighbours come in any batch.
 """
@@ -13,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from millcert.checks.base import NEIGHBOUR_TYPE
-from millcert.checks.digest_sample import digest_keys
+from millcert.checks.digest_sample import digest_keys, keyed
 from millcert.checks.exact import ExactMatrix
 
 #: Numbers that are kept in all: 512 KiB of float32.
@@ -32,13 +33,14 @@ _ROWS = 1024
 class ConfidentSamples:
     """Some samples of one class, or of all: those with the least hashes of their digests; mergeable in any order.
 
-    digests: uint8 (m, 32), each once, by the order of their hash. label: int64 (m,). rows: float32 (m, d).
-    most: at most so many.
+    keys: uint64 (m,), the hashes, ascending. digests: uint8 (m, 32), each once. label: int64 (m,).
+    rows: float32 (m, d). most: at most so many.
 
-    Size: 40 + 4 x d bytes a sample.
+    Size: 48 + 4 x d bytes a sample.
     Source: bottom-k sampling, see `millcert.checks.digest_sample`.
     """
 
+    keys: np.ndarray
     digests: np.ndarray
     label: np.ndarray
     rows: np.ndarray
@@ -48,6 +50,7 @@ class ConfidentSamples:
         """Return the samples of this and the others."""
         parts = [self, *others]
         return _least(
+            np.concatenate([part.keys for part in parts]),
             np.concatenate([part.digests for part in parts]),
             np.concatenate([part.label for part in parts]),
             np.concatenate([part.rows for part in parts]),
@@ -116,7 +119,7 @@ class ConfidentNeighbours:
 
 
 def confident_parts(
-    digests: np.ndarray, label: np.ndarray, rows: np.ndarray, classes: int
+    digests: np.ndarray, label: np.ndarray, rows: np.ndarray, classes: int, seed: int
 ) -> Mapping[str, ConfidentSamples]:
     """Return the samples to keep of a batch, by class, or all together where there are too many classes.
 
@@ -125,17 +128,20 @@ def confident_parts(
         label: int64 (n,), what the sample was given and is confidently of.
         rows: float32 (n, d).
         classes: K.
+        seed: keys the hashes.
     """
     room = max(1, MAX_VALUES // max(1, rows.shape[1]))
     most = min(MAX_OF_A_CLASS, room // classes)
     if not len(label):
         return {}
+    keys = keyed(digest_keys(digests), seed)
     if not most:
-        return {PREFIX: _least(digests, label, rows, min(room, MAX_OF_A_CLASS * classes))}
-    return {
-        f"{PREFIX}{index}": _least(digests[label == index], label[label == index], rows[label == index], most)
-        for index in np.unique(label).tolist()
-    }
+        return {PREFIX: _least(keys, digests, label, rows, min(room, MAX_OF_A_CLASS * classes))}
+    found = {}
+    for index in np.unique(label).tolist():
+        own = label == index
+        found[f"{PREFIX}{index}"] = _least(keys[own], digests[own], label[own], rows[own], most)
+    return found
 
 
 def no_neighbours(count: int) -> pa.ListArray:
@@ -143,11 +149,10 @@ def no_neighbours(count: int) -> pa.ListArray:
     return pa.nulls(count, pa.list_(NEIGHBOUR_TYPE))
 
 
-def _least(digests: np.ndarray, label: np.ndarray, rows: np.ndarray, most: int) -> ConfidentSamples:
-    keys = digest_keys(digests)
+def _least(keys: np.ndarray, digests: np.ndarray, label: np.ndarray, rows: np.ndarray, most: int) -> ConfidentSamples:
     names = np.ascontiguousarray(digests).view("S32").ravel()
     order = np.lexsort((names, keys))
     first = np.ones(len(order), dtype=np.bool_)
     first[1:] = names[order][1:] != names[order][:-1]
     kept = order[first][:most]
-    return ConfidentSamples(digests[kept], label[kept], rows[kept].astype(np.float32), most)
+    return ConfidentSamples(keys[kept], digests[kept], label[kept], rows[kept].astype(np.float32), most)

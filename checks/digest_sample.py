@@ -53,6 +53,16 @@ def digest_keys(digests: np.ndarray) -> np.ndarray:
     return mixed(np.ascontiguousarray(digests[:, 8:16]).view(">u8").astype(np.uint64).ravel())
 
 
+def keyed(hashes: np.ndarray, seed: int) -> np.ndarray:
+    """Return hashes that nobody can foretell who does not know the seed, uint64 (n,), from uint64 (n,).
+
+    Two rounds of a mixing function, not a cryptographic one: it keeps one from choosing samples by their digests before
+    they are judged; it does not hide the seed from who sees the hashes of many.
+    """
+    key = mixed(np.array([seed % 2**64], dtype=np.uint64))
+    return mixed(mixed(hashes ^ key) + key)
+
+
 def _least(keys: np.ndarray, rows: np.ndarray, most: int) -> DigestSample:
     # Rows of one digest are alike; should a caller's differ, the least in its bytes stands for all.
     columns = [rows[:, column] for column in range(rows.shape[1] - 1, -1, -1)]

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from millcert.checks.class_columns import in_order
+from millcert.checks.digest_sample import keyed
 from millcert.checks.discriminant import Discriminant, Target
 from millcert.checks.exact import quantise_rows
 from millcert.checks.fold_refinement import FoldModel
@@ -42,14 +43,16 @@ class RefinableFolds:
     models: tuple[FoldModel, ...]
 
 
-def fold_of(key: np.ndarray, folds: int) -> np.ndarray:
-    """Return the fold of each sample, int64 (n,): the first 8 bytes of its digest modulo the number of folds.
+def fold_of(key: np.ndarray, folds: int, seed: int | None = None) -> np.ndarray:
+    """Return the fold of each sample, int64 (n,): the first 8 bytes of its digest, hashed, modulo the number of folds.
 
     Args:
         key: uint64 (n,), the first 8 bytes of the sample digest, big-endian.
         folds: at least 2.
+        seed: keys the hash, so that who does not know it cannot choose samples that share a fold; None for no hash.
     """
-    return (key % np.uint64(folds)).astype(np.int64)
+    hashed = key if seed is None else keyed(key, seed)
+    return (hashed % np.uint64(folds)).astype(np.int64)
 
 
 def sum_by_fold(label: pa.StringArray, embedding: np.ndarray, fold: np.ndarray) -> dict[str, Moments]:

@@ -1,15 +1,15 @@
 """What the passes of `label_noise` accumulate: parts that merge exactly, in any order."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from millcert.checks.class_cells import ClassCells
-from millcert.checks.class_columns import LabelCount, merge_counts
 from millcert.checks.exact import ExactSum
 from millcert.checks.label_filter import LabelFilter, Rows
 from millcert.checks.label_quality import self_confidence
+from millcert.checks.label_table import LabelTable, named_sums
 
 #: The group of an accumulator that is not split by class.
 ALL = "all"
@@ -76,6 +76,24 @@ def class_sums(label: np.ndarray, pred_probs: np.ndarray) -> dict[str, ClassSums
     return {ALL: ClassSums(confidence, np.bincount(label, minlength=width).astype(np.int64))}
 
 
+def sums_by_class(acc: Mapping[str, Any], classes: tuple[str, ...]) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
+    """Return the classes, the samples of each, int64 (K,), and the sums of their p(given), float64 (K,).
+
+    Args:
+        acc: of pass "thresholds", or of "labels" where `classes` is empty.
+        classes: as they are named.
+
+    Raises:
+        InvalidSampleError: classes are not named, and labels name no columns.
+    """
+    if any(isinstance(part, LabelTable) for part in acc.values()):
+        return named_sums(acc)
+    part = acc.get(ALL)
+    if part is None:
+        return classes, np.zeros(len(classes), dtype=np.int64), np.zeros(len(classes))
+    return classes, part.samples, part.confidence.value()
+
+
 def joint_parts(
     rows: Rows, guess: np.ndarray, label_filter: LabelFilter, thresholds: np.ndarray, quality: np.ndarray | None
 ) -> dict[str, JointPart]:
@@ -129,8 +147,6 @@ def merge_parts(parts: list[Any]) -> Any:
         InvalidSampleError: pred_probs has different widths.
     """
     first, *others = parts
-    if isinstance(first, LabelCount):
-        return merge_counts(parts)
     if isinstance(first, ClassSums):
         confidence = first.confidence.merge(part.confidence for part in others)
         return ClassSums(confidence, np.sum([part.samples for part in parts], axis=0))

@@ -29,14 +29,14 @@ def trusted_parts(
         guess: int64 (n,), `confident_class` of the rows.
         view: where neighbours are looked for.
         classes: K.
-        seed: of the view.
+        seed: of the view, and of the hashes that choose samples.
     """
     if view is None:
         return {}
     sure = np.flatnonzero((guess == rows.label) & (rows.top == rows.label))
     position = rows.position[sure]
     found = view_rows(batch, view, seed)[position]
-    return confident_parts(columns.digests(batch)[position], rows.label[sure], found, classes)
+    return confident_parts(columns.digests(batch)[position], rows.label[sure], found, classes, seed)
 
 
 def suggestions_of(
@@ -55,7 +55,7 @@ def suggestions_of(
         neighbours: trusted samples.
         view: as in `trusted_parts`.
         classes: the columns of the probabilities.
-        seed: as in `trusted_parts`.
+        seed: of the view.
 
     Cost: two gathers a row, and with neighbours as many products as there are numbers kept.
     """

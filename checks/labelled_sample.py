@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from millcert.checks.digest_sample import digest_keys
-from millcert.checks.exact_features import mixed
+from millcert.checks.digest_sample import digest_keys, keyed
 from millcert.errors import InvalidSampleError
 
 #: Numbers that are kept in all: 32 MB of float32, and up to twice that between calls.
@@ -91,7 +90,7 @@ def sample_parts(
         seed: the key of the hashes.
     """
     most = max(1, max(LEAST_ROWS, MAX_VALUES // max(1, rows.shape[1])) // _RANGES)
-    key = mixed(digest_keys(digests) ^ mixed(np.array([seed % 2**64], dtype=np.uint64)))
+    key = keyed(digest_keys(digests), seed)
     place = (key >> np.uint64(60)).astype(np.int64)
     bounds = np.full(_RANGES, np.iinfo(np.uint64).max, dtype=np.uint64)
     for index in range(_RANGES):

@@ -89,7 +89,7 @@ class AnnotatorQuality:
 
     Groups: the group's name; "name: given -> likely" for a pair of classes that a group confuses without being named.
     Needs: label, the view, sample_digest, and the role of `by`. At most 20,000 groups.
-    Passes: 2; 3 in the view pred_probs without `classes`.
+    Passes: 2.
     Accumulator: as of label_noise; in the last pass 16 bytes for each (group, given, likely) and 40
     for each (group, given) that occurs.
     Limits: with fewer than 5 groups of some size there is no telling how much honest groups differ, and any that is
@@ -98,7 +98,7 @@ class AnnotatorQuality:
     """
 
     name: ClassVar[str] = "annotator_quality"
-    version: ClassVar[str] = "3"
+    version: ClassVar[str] = "4"
     severity: ClassVar[Severity] = "warn"
     covers: ClassVar[frozenset[str]] = frozenset({"bad_annotator", "targeted_label_flips"})
     columns: ClassVar[frozenset[Role]] = frozenset({"annotator", "label", "embedding_external", "sample_digest"})

@@ -1,10 +1,10 @@
 """Label noise by confident learning (Northcutt, Jiang, Chuang, JAIR 70, 2021), equal to cleanlab, in passes that merge.
 
-Passes, each a full read. Of given pred_probs: [labels: which classes there are, where `classes` is empty] ->
-thresholds: mean self-confidence of each class -> joint: confident counts of given and true label -> [cutoffs: the most
-suspect samples of each cell, where `filter_by` ranks samples]. Of any other view: sums: the out-of-fold models, and the
-sample of rows that refines them and gives the thresholds -> joint -> [cutoffs]. The first is shared by all checks, as
-is the read that scores, so it takes two reads of its own at most, or three where classes of pred_probs are not named.
+Passes, each a full read. Of given pred_probs: thresholds: mean self-confidence of each class (where `classes` is empty,
+labels: also which classes there are) -> joint: confident counts of given and true label -> [cutoffs: the most suspect
+samples of each cell, where `filter_by` ranks samples]. Of any other view: sums: the out-of-fold models, and the sample
+of rows that refines them and gives the thresholds -> joint -> [cutoffs]. The first is shared by all checks, as is the
+read that scores, so it takes two reads of its own at most.
 
 Flags are those of `cleanlab.filter.find_label_issues` 2.9 for the same float64 probabilities, as
 tests/checks/test_label_noise_equals_cleanlab.py holds, with two differences, both where cleanlab's own answer depends
@@ -26,7 +26,7 @@ import pyarrow as pa
 from millcert.checks import columns
 from millcert.checks.base import Accumulator, GroupEvidence, Role, Scores, Severity
 from millcert.checks.class_cells import ClassCells, calibrate_joint
-from millcert.checks.class_columns import classes_of, codes_of, count_labels
+from millcert.checks.class_columns import codes_of
 from millcert.checks.confident_learning import class_thresholds, confident_class
 from millcert.checks.confident_neighbours import PREFIX, ConfidentNeighbours
 from millcert.checks.exact import ExactSum
@@ -39,24 +39,25 @@ from millcert.checks.label_noise_config import faults_of
 from millcert.checks.label_noise_evidence import agreement_evidence, class_counts, class_evidence
 from millcert.checks.label_noise_model import LabelNoiseModel, Stage
 from millcert.checks.label_noise_parts import (
-    ALL,
     NULL,
     NULL_BITS,
-    ClassSums,
     JointPart,
     NullPart,
     class_sums,
     joint_parts,
     merge_parts,
     null_part,
+    sums_by_class,
 )
 from millcert.checks.label_noise_views import View, sums_of, view_rows, without_roots_mark
 from millcert.checks.label_quality import ScoreBy, label_quality, less_thresholds
 from millcert.checks.label_suggestions import suggestions_of, trusted_parts
+from millcert.checks.label_table import add_labels
 from millcert.checks.labelled_sample import PREFIX as ROWS
 from millcert.checks.labelled_sample import label_keys, sample_parts, whole_sample
+from millcert.checks.moments import Moments
 from millcert.checks.rate_history import Rates, pair_rates
-from millcert.errors import InternalError, InvalidSampleError, NotEnoughSamplesError, PolicyError
+from millcert.errors import InternalError, InvalidSampleError, PolicyError
 
 REASON = "label_noise.given_label_unlikely"
 
@@ -79,7 +80,8 @@ class LabelNoise:
     frac_noise: as in cleanlab, the part of the estimated label errors to flag, in (0, 1]; 1 but for the three "prune"
         filters ("both" is one).
     classes: order of the columns of pred_probs. Empty: the labels found, sorted, as numbers if all are integers; where
-        pred_probs is wider than the labels found, labels that are integers name their column. Naming them saves a read.
+        pred_probs is wider than the labels found, labels that are integers name their column. With more than 2,000
+        columns, labels that are not the numbers of their columns must be named.
     view: an embedding, from which out-of-fold probabilities are made, or given pred_probs. Label disagreement is
         visible in an embedding from a model that never saw the data; one trained on it tends to agree with its errors.
     second_view: with `view="pred_probs"`: another view, whose out-of-fold discriminant is a second opinion on whether
@@ -89,24 +91,25 @@ class LabelNoise:
     refine: steps, 0 to 4, in which the discriminants move towards logistic regression, where the labels of rows that a
         model was not trained on become likelier (`millcert.checks.fold_refinement`); 0 leaves them. Steps are taken on
         a sample of rows (`millcert.checks.labelled_sample`), as class thresholds are: all of up to 8 million numbers.
-    seed: of the hashes that choose the sample and the buckets of words; a number that nobody else knows keeps others
-        from choosing rows and words that meet in them.
+    seed: of the hashes that choose folds, the sample, the neighbours and the buckets of words; a number that nobody
+        else knows keeps others from choosing rows and words that meet in them.
     min_examples_per_class: classes are never pruned below this; as in cleanlab.
     ties: "by_digest" needs sample_digest. "together" does not (view pred_probs only), and flags all that tie at a cut.
     rare_classes: what to do with a class whose samples all fall into one fold, so that no model knows it: "refuse", or
         "skip" it: never flagged, and reported with "judged" 0.
 
     Groups: the class. Needs: label, the view, sample_digest unless ties are "together".
-    Passes: 2 or 3 (`filter_by`), 1 more for pred_probs where `classes` is empty.
-    Accumulator: 8 x folds x (d x d + K x d) bytes for each of 1 to 3 exponents and 64 MB (pass "sums"); 16 bytes for
-    each pair of classes that samples are confused in; in pass "cutoffs" 29 bytes for each estimated label error, at
-    most twice that.
+    Passes: 2 or 3 (`filter_by`).
+    Accumulator: 8 x folds x (d x d + K x d) bytes for each of 1 to 3 exponents and 64 MB (pass "sums"); in pass
+    "labels" 40 bytes for each class and column that it may still mean, 320 MB at most (`millcert.checks.label_table`);
+    16 bytes for each pair of classes that samples are confused in; in pass "cutoffs" 29 bytes for each estimated label
+    error, at most twice that.
     Nothing of size n x K is held, and nothing of size K x K that the data does not fill.
     Source: JAIR 70 (2021), sections 3.1 to 3.3; discriminant: `millcert.checks.discriminant`.
     """
 
     name: ClassVar[str] = "label_noise"
-    version: ClassVar[str] = "4"
+    version: ClassVar[str] = "5"
     severity: ClassVar[Severity] = "warn"
     #: These two are of the default configuration; an instance has its own. A model that was trained on the suspect data
     #: has learned flips made on purpose.
@@ -145,7 +148,7 @@ class LabelNoise:
         last: tuple[Stage, ...] = ("joint", "cutoffs") if self._filter.ranks else ("joint",)
         if self.view != "pred_probs":
             return ("sums", *last)
-        return ("thresholds", *last) if self.classes else ("labels", "thresholds", *last)
+        return ("thresholds", *last) if self.classes else ("labels", *last)
 
     @property
     def passes(self) -> int:
@@ -169,9 +172,9 @@ class LabelNoise:
         """
         stage, known = self._stage_after(model)
         if stage == "labels":
-            # What is missing or wrong is refused in the first pass.
-            _ = self._digest_key(batch), self._second_sums(batch)
-            return self.merge([acc, count_labels(batch)])
+            _ = self._digest_key(batch)  # what is missing or wrong is refused in the first pass
+            found = add_labels(acc, columns.strings(batch, "label"), columns.probabilities(batch))
+            return self.merge([acc, found, self._second_sums(batch)])
         if stage == "sums":
             label, rows = columns.strings(batch, "label"), view_rows(batch, self.view, self.seed)
             sample = sample_parts(acc, columns.digests(batch), label, rows, self.seed)
@@ -199,22 +202,10 @@ class LabelNoise:
             InvalidSampleError: pred_probs of different widths, or labels that name no column.
         """
         stage, known = self._stage_after(model)
-        if stage == "labels":
-            if len(acc) < 2:
-                raise NotEnoughSamplesError(f"Label noise needs samples of at least 2 classes, found {len(acc)}.")
-            return replace(known, stage=stage, classes=classes_of(acc))
         if stage == "sums":
             return self._fit_sums(acc)
-        if stage == "thresholds":
-            width, second = len(known.classes), None
-            part: ClassSums = acc.get(ALL, ClassSums(ExactSum.zero(width), np.zeros(width, dtype=np.int64)))
-            thresholds = class_thresholds(part.samples, part.confidence.value())
-            if self.second_view is not None:
-                sums = {group: found for group, found in acc.items() if group != ALL}
-                second = fit_folds(
-                    sums, folds=self.folds, classes=(), skip_rare=True, shrinkage=self.shrinkage, target="variances"
-                )
-            return replace(known, stage=stage, label_counts=part.samples, thresholds=thresholds, second=second)
+        if stage in ("labels", "thresholds"):
+            return self._fit_thresholds(acc, stage)
         return self._fit_joint(acc, known) if stage == "joint" else self._fit_cutoffs(acc, known)
 
     def score(self, model: LabelNoiseModel, batch: pa.RecordBatch) -> Scores:
@@ -312,11 +303,14 @@ class LabelNoise:
         key: np.ndarray = np.ascontiguousarray(columns.digests(batch)[:, :8]).view(">u8").astype(np.uint64).ravel()
         return key
 
+    def _folds_of(self, key: np.ndarray) -> np.ndarray:
+        return fold_of(key, self.folds, self.seed)
+
     def _sums_of(self, batch: pa.RecordBatch, rows: np.ndarray, refine: int) -> Accumulator:
         label = columns.strings(batch, "label")
         if self.classes:
             codes_of(label, self.classes)
-        return sums_of(label, rows, fold_of(self._digest_key(batch), self.folds), refine=refine)
+        return sums_of(label, rows, self._folds_of(self._digest_key(batch)), refine=refine)
 
     def _second_sums(self, batch: pa.RecordBatch) -> Accumulator:
         if self.second_view is None:
@@ -338,7 +332,7 @@ class LabelNoise:
         order = np.argsort(keys)
         place = order[np.minimum(np.searchsorted(keys[order], label), len(keys) - 1)]
         judged = np.flatnonzero(keys[place] == label)
-        fold = fold_of(digest[judged], self.folds)
+        fold = self._folds_of(digest[judged])
         models, means = refined(found.models, place[judged], rows[judged], fold, steps=self.refine)
         of_class = dict.fromkeys(found.classes, 0)
         for key, part in sums.items():
@@ -348,6 +342,17 @@ class LabelNoise:
         counts = np.array(list(of_class.values()), dtype=np.int64)
         thresholds = class_thresholds(counts, means * counts)
         return LabelNoiseModel("sums", found.classes, found.skipped, models, label_counts=counts, thresholds=thresholds)
+
+    def _fit_thresholds(self, acc: Accumulator, stage: Stage) -> LabelNoiseModel:
+        classes, samples, sums = sums_by_class(acc, self.classes)
+        second = None
+        thresholds = class_thresholds(samples, sums)
+        if self.second_view is not None:
+            moments = {group: part for group, part in acc.items() if isinstance(part, Moments)}
+            second = fit_folds(
+                moments, folds=self.folds, classes=(), skip_rare=True, shrinkage=self.shrinkage, target="variances"
+            )
+        return LabelNoiseModel(stage, classes, {}, label_counts=samples, thresholds=thresholds, second=second)
 
     def _labelled(self, batch: pa.RecordBatch, model: LabelNoiseModel) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return position, label and tie of the samples whose class is judged, as in `Rows`."""
@@ -359,7 +364,7 @@ class LabelNoise:
     def _folded(self, batch: pa.RecordBatch, position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the rows of some samples, float32 (n, d), and their folds, int64 (n,)."""
         rows = view_rows(batch, self.view, self.seed)[position]
-        return rows, fold_of(self._digest_key(batch)[position], self.folds)
+        return rows, self._folds_of(self._digest_key(batch)[position])
 
     def _second_opinion(
         self, batch: pa.RecordBatch, model: LabelNoiseModel, position: np.ndarray
@@ -368,7 +373,7 @@ class LabelNoise:
         if model.second is None or self.second_view is None:
             return None
         taken = batch.take(pa.array(position))
-        fold, label = fold_of(self._digest_key(taken), self.folds), columns.strings(taken, "label")
+        fold, label = self._folds_of(self._digest_key(taken)), columns.strings(taken, "label")
         return second_opinion(model.second, model.classes, view_rows(taken, self.second_view, self.seed), fold, label)
 
     @property

@@ -2,11 +2,12 @@
 
 import math
 import pickle  # noqa: TID251 - parts travel between workers this way; the test reads only what it wrote
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
@@ -166,11 +167,27 @@ def test_equal_sums_are_equal_in_every_field(pairs: list[tuple[float, float]], d
 
 
 @given(st.lists(any_float, max_size=20), st.lists(any_float, max_size=20))
+@example([1.0], [4.0])
 def test_subtracting_what_was_added_leaves_the_rest(kept: list[float], taken: list[float]) -> None:
     rest = ExactSum.zero(1).add(np.array(kept, dtype=np.float64))
     both = rest.add(np.array(taken, dtype=np.float64))
 
     assert same(both.subtract(ExactSum.zero(1).add(np.array(taken, dtype=np.float64))), rest)
+
+
+@given(st.integers(1, 30), st.integers(2, 40), st.integers(0, 10_000))
+def test_wide_rows_are_added_as_one_by_one(number: int, width: int, seed: int) -> None:
+    """ExactSum.add of a table is `add_at` of its numbers, in every field but the count, at any magnitudes."""
+    rng = np.random.default_rng(seed)
+    table = rng.normal(size=(number, width)) * 10.0 ** rng.integers(-rng.integers(1, 320), rng.integers(1, 290))
+    if seed % 2:
+        table *= 10.0 ** rng.integers(-rng.integers(1, 250), 1, table.shape)
+    table[rng.random(table.shape) < seed % 3 / 3] = 0
+    one_by_one = ExactSum.zero(width).add_at(np.tile(np.arange(width), number), table.ravel())
+
+    whole = ExactSum.zero(width).add(table)
+
+    assert same(whole, replace(one_by_one, count=number))
 
 
 def test_an_exact_sum_is_never_changed_and_survives_pickling() -> None:

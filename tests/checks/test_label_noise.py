@@ -249,7 +249,7 @@ def test_exact_duplicates_share_a_fold_so_they_cannot_vouch_for_each_other() -> 
             {"label", "pred_probs", "text", "sample_digest"},
             3,
         ),
-        (LabelNoise(view="pred_probs"), {"label", "pred_probs", "sample_digest"}, 4),
+        (LabelNoise(view="pred_probs"), {"label", "pred_probs", "sample_digest"}, 3),
         (LabelNoise(view="pred_probs", classes=("a", "b")), {"label", "pred_probs", "sample_digest"}, 3),
         (LabelNoise(view="pred_probs", ties="together", classes=("a", "b")), {"label", "pred_probs"}, 3),
         (
