@@ -4,25 +4,31 @@ Rows of the two versions are matched by a key: 16 bytes that name a row whatever
 several rows (equal content); its labels are then compared as a multiset, and those that went are paired with those that
 came in order of their text.
 
-A change is explained where the events for its key, in order, lead to the new label: the last one says the new label,
-and the first one, if it says what it found, found the old one. All other changes are listed, each with a reason.
+A change is explained where the events for its key, in order, lead from the old label to the new one: the last one says
+the new label, and from some event that found the old label on, each found what the one before it gave. An event that
+does not say what it found took what was there. All other changes are listed, each with a reason.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
+from itertools import pairwise
 from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
 from millcert.errors import InvalidSampleError
 
-Reason: TypeAlias = Literal["no_event", "event_says_another_label", "event_starts_from_another_label"]
+Reason: TypeAlias = Literal[
+    "no_event", "event_says_another_label", "event_starts_from_another_label", "events_leave_a_gap"
+]
 
 
 class LabelEvent(NamedTuple):
     """Somebody gave a row a label.
 
-    key: as text. old: what the row had, None where the event does not say. when: text that sorts in time, or "".
+    key: as text. old: what the row had, None where the event does not say. when: an ISO 8601 date or time, or a number
+    that grows with time, or "". is_final: whether it is the last word, whenever it was said.
     """
 
     key: str
@@ -30,6 +36,7 @@ class LabelEvent(NamedTuple):
     old: str | None
     who: str
     when: str
+    is_final: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,13 +56,17 @@ class LabelledRows:
 
 
 class LabelChange(NamedTuple):
-    """A row whose label changed. row: its place in the new version. reason: "" where an event explains it."""
+    """A row whose label changed.
+
+    row: its place in the new version. reason: "" where events explain it. who, when: of the last event, "" without one.
+    """
 
     row: int
     old: str
     new: str
     reason: Reason | Literal[""]
     who: str
+    when: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +78,7 @@ class LabelChanges:
     added, removed: rows whose content is in one version alone.
     unused_events: events whose key is in the new version and whose label is not the row's, so that they were not
         followed; by key.
+    events, foreign_events: how many events were given, and how many of them name no row of the new version.
     """
 
     rows_old: int
@@ -76,6 +88,8 @@ class LabelChanges:
     added: int
     removed: int
     unused_events: tuple[LabelEvent, ...]
+    events: int = 0
+    foreign_events: int = 0
 
     @property
     def unexplained(self) -> tuple[LabelChange, ...]:
@@ -133,10 +147,11 @@ def explain(
         changes: from `compare_labels`.
         keys: the key of each row of the new version, as text.
         labels: its label.
-        events: in any order; those of one key are put in order of `when`, then as given.
+        events: in any order; those of one key are put in order of `when`, then as given; final ones last.
 
     Raises:
-        InvalidSampleError: events of one key of which only some say when: their order is not known.
+        InvalidSampleError: the order of a key's events is not known: only some say when, some in a time zone and some
+            in none, or what they say is no time.
     """
     by_key = _in_order(events)
     explained = tuple(_explained(change, by_key.get(keys[change.row], ())) for change in changes.changed)
@@ -145,8 +160,13 @@ def explain(
         if key in by_key:
             final.setdefault(key, set()).add(label)
     unused = tuple(by_key[key][-1] for key in sorted(final) if by_key[key][-1].new not in final[key])
-    return LabelChanges(
-        changes.rows_old, changes.rows_new, changes.same, explained, changes.added, changes.removed, unused
+    counts = {key: len(found) for key, found in by_key.items()}
+    return replace(
+        changes,
+        changed=explained,
+        unused_events=unused,
+        events=sum(counts.values()),
+        foreign_events=sum(count for key, count in counts.items() if key not in final),
     )
 
 
@@ -160,18 +180,54 @@ def _in_order(events: Iterable[LabelEvent]) -> Mapping[str, tuple[LabelEvent, ..
                 f"Of the {len(found)} label events of {key!r}, only some say when, so their order is not known.",
                 hint="Give a time for every event, or for none where they stand in order.",
             )
-    return {key: tuple(sorted(found, key=lambda event: event.when)) for key, found in by_key.items()}
+    return {key: tuple(found) if len(found) == 1 else _sorted(found) for key, found in by_key.items()}
+
+
+def _sorted(events: Sequence[LabelEvent]) -> tuple[LabelEvent, ...]:
+    times = [_time_of(event) for event in events]
+    kinds = sorted({kind for kind, _ in times})
+    if len(kinds) > 1:
+        raise InvalidSampleError(
+            f"The label events of {events[0].key!r} say when as {' and as '.join(kinds)}, so their order is not known.",
+            hint="Write all times alike, best as RFC 3339 in UTC, such as 2026-01-31T12:00:00Z.",
+        )
+    order = sorted(range(len(events)), key=lambda at: (events[at].is_final, times[at][1]))
+    return tuple(events[at] for at in order)
+
+
+def _time_of(event: LabelEvent) -> tuple[str, float | datetime]:
+    """Return what kind of time an event has, and what sorts it among its kind."""
+    when = event.when.strip()
+    if not when:
+        return "no time at all", 0.0
+    if when.isascii() and when.replace(".", "", 1).isdigit() and len(when) <= 15:  # a float tells these apart
+        return "a number", float(when)
+    try:
+        found = datetime.fromisoformat(when)
+    except ValueError as error:
+        raise InvalidSampleError(
+            f"A label event of {event.key!r} says {event.when[:100]!r} as its time; expected an ISO 8601 date or time, "
+            "or a number.",
+            hint="Write times as RFC 3339 in UTC, such as 2026-01-31T12:00:00Z, or leave all out.",
+        ) from error
+    return ("a time without a zone" if found.tzinfo is None else "a time with a zone"), found
 
 
 def _explained(change: LabelChange, events: Sequence[LabelEvent]) -> LabelChange:
     if not events:
         return change
-    first, last = events[0], events[-1]
+    last = events[-1]
+    told = change._replace(who=last.who, when=last.when)
     if last.new != change.new:
-        return change._replace(reason="event_says_another_label", who=last.who)
-    if first.old is not None and first.old != change.old:
-        return change._replace(reason="event_starts_from_another_label", who=last.who)
-    return change._replace(reason="", who=last.who)
+        return told._replace(reason="event_says_another_label")
+    found = [events[0].old, *(before.new if event.old is None else event.old for before, event in pairwise(events))]
+    starts = [at for at, label in enumerate(found) if label in (change.old, None)]
+    if not starts:
+        return told._replace(reason="event_starts_from_another_label")
+    rest = range(starts[-1] + 1, len(events))
+    if any(found[at] != events[at - 1].new for at in rest):
+        return told._replace(reason="events_leave_a_gap")
+    return told._replace(reason="")
 
 
 def _unmatched(starts_cell: np.ndarray, is_new: np.ndarray) -> np.ndarray:

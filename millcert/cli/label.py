@@ -10,7 +10,7 @@ import click
 from millcert.cli.dataset import Dataset, open_dataset, read_bounded, write_whole
 from millcert.cli.label_tasks import consensus, issues
 from millcert.cli.output import emit, json_option
-from millcert.errors import InvalidSampleError, MissingColumnError
+from millcert.errors import InvalidSampleError, MissingColumnError, UsageError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -52,6 +52,7 @@ label.add_command(consensus)
     "--events", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Label events: CSV or Label Studio."
 )
 @click.option("--event-key", help="The field of a Label Studio task's data that is the key; else the task's id.")
+@click.option("--event-label", help="The control of the Label Studio setup whose results are the labels.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write all changes to a CSV file.")
 @click.option("--replace", "is_replaced", is_flag=True, help="Overwrite the file that is already at --out.")
 @json_option
@@ -65,6 +66,7 @@ def diff(
     ignore: tuple[str, ...],
     events: Path | None,
     event_key: str | None,
+    event_label: str | None,
     out: Path | None,
     is_replaced: bool,
     as_json: bool,
@@ -77,10 +79,14 @@ def diff(
     from millcert.checks.label_changes import compare_labels, explain
     from millcert.pipelines.formats.label_events import read_label_events
 
+    if key_column == label_column:
+        raise UsageError(f"{label_column!r} is named as the label and as the key.", hint="A key outlives a new label.")
     found = (
         ()
         if events is None
-        else read_label_events(read_bounded(events, _MAX_EVENT_BYTES), name=events.name, key=event_key)
+        else read_label_events(
+            read_bounded(events, _MAX_EVENT_BYTES), name=events.name, key=event_key, control=event_label
+        )
     )
     before = _read(open_dataset([old], None), label_column, key_column, ignore)
     after = _read(open_dataset([new], None), label_column, key_column, ignore)
@@ -168,6 +174,7 @@ def _row(change: "LabelChange", after: _Version) -> dict[str, Any]:
         "old": change.old,
         "new": change.new,
         "who": change.who,
+        "when": change.when,
         "reason": change.reason,
     }
 
@@ -187,6 +194,8 @@ def _payload(changes: "LabelChanges", after: _Version) -> dict[str, Any]:
         ],
         "by_who": dict(sorted(Counter(change.who for change in changes.changed if not change.reason).items())),
         "unexplained": [_row(change, after) for change in changes.unexplained],
+        "events": changes.events,
+        "events_of_other_rows": changes.foreign_events,
         "events_not_followed": [event._asdict() for event in changes.unused_events],
     }
 
@@ -212,14 +221,26 @@ def _text(changes: "LabelChanges", after: _Version) -> str:
         item = _row(change, after)
         lines.append(
             f"  not explained: {item['key']!r} ({item['file']}, row {item['row']}): "
-            f"{change.old!r} -> {change.new!r}, {change.reason}" + (f", {change.who!r}" if change.who else "")
+            f"{change.old!r} -> {change.new!r}, {change.reason}"
+            + "".join(f", {part!r}" for part in (change.who, change.when) if part)
         )
     if len(unexplained) > _SHOWN:
         lines.append(f"  and {len(unexplained) - _SHOWN:,} more")
     if changes.unused_events:
         lines.append(f"  {len(changes.unused_events):,} rows do not have the label that their last event says")
-    advice = "ask who changed them; --out FILE lists all" if unexplained else "nothing is left to explain"
-    return "\n".join([*lines, f"next: {advice}"])
+    if changes.foreign_events:
+        lines.append(f"  {changes.foreign_events:,} of {changes.events:,} events name no row of the new version")
+    return "\n".join([*lines, f"next: {_advice(changes)}"])
+
+
+def _advice(changes: "LabelChanges") -> str:
+    if changes.events and changes.events == changes.foreign_events:
+        return "check --key and --event-key: no event names a row"
+    if changes.unexplained:
+        return "ask who changed them; --out FILE lists all"
+    if changes.added and changes.removed:
+        return "look at the new rows: one that changed in its text, too, counts as gone and new; --key tells them apart"
+    return "nothing is left to explain"
 
 
 def _as_csv(changes: "LabelChanges", after: _Version) -> str:
@@ -228,6 +249,6 @@ def _as_csv(changes: "LabelChanges", after: _Version) -> str:
 
     stream = io.StringIO(newline="")
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["key", "file", "row", "old", "new", "who", "reason"])
+    writer.writerow(["key", "file", "row", "old", "new", "who", "when", "reason"])
     writer.writerows(list(_row(change, after).values()) for change in changes.changed)
     return stream.getvalue()

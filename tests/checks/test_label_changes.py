@@ -66,6 +66,19 @@ def test_counts_are_those_of_multisets(old: list[tuple[int, str]], new: list[tup
         ([event("k1", "cow", "dog")], "event_says_another_label"),
         ([event("k1", "cat", "cow")], "event_starts_from_another_label"),
         ([event("k0", "cat", "dog")], "no_event"),
+        ([event("k1", "dog", "cow"), event("k1", "cat", "dog")], ""),  # the log is older than the old version
+        ([event("k1", "dog"), event("k1", "cat")], ""),
+        ([event("k1", "cow", "dog"), event("k1", "cat", "hen")], "events_leave_a_gap"),
+        ([event("k1", "cow", "hen"), event("k1", "cat")], "event_starts_from_another_label"),
+        (
+            [
+                event("k1", "cat", "dog", "2026-01-02T12:00:00+02:00"),
+                event("k1", "cow", "cat", "2026-01-02T10:30:00Z"),
+                event("k1", "cat", "cow", "2026-01-02T10:30:00.5Z"),
+            ],
+            "",
+        ),
+        ([event("k1", "cat", "cow", "10"), event("k1", "cow", "dog", "9")], ""),
     ],
 )
 def test_a_change_is_explained_only_by_events_that_lead_to_it(events: list[LabelEvent], reason: str) -> None:
@@ -85,8 +98,25 @@ def test_an_event_that_was_not_followed_is_told() -> None:
     assert [item.key for item in explained.unused_events] == ["k0"]
 
 
-def test_events_whose_order_is_not_known_are_refused() -> None:
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [
+        (("2026-01-01", ""), "only some say when"),
+        (("2026-01-01T00:00:00Z", "2026-01-01T00:00:00"), "with a zone and as a time without a zone"),
+        (("2026-01-01", "17"), "as a number and as a time"),
+        (("2026-01-01", "yesterday"), "says 'yesterday' as its time"),
+    ],
+)
+def test_events_whose_order_is_not_known_are_refused(times: tuple[str, str], message: str) -> None:
     changes = compare_labels(rows_of([(0, "dog")]), rows_of([(0, "cat")]))
 
-    with pytest.raises(InvalidSampleError, match="only some say when"):
-        explain(changes, ["k0"], ["cat"], [event("k0", "cat", when="2026-01-01"), event("k0", "dog")])
+    with pytest.raises(InvalidSampleError, match=message):
+        explain(changes, ["k0"], ["cat"], [event("k0", "cat", when=times[0]), event("k0", "dog", when=times[1])])
+
+
+def test_events_are_counted_with_those_of_other_rows() -> None:
+    changes = compare_labels(rows_of([(0, "dog")]), rows_of([(0, "cat")]))
+
+    found = explain(changes, ["k0"], ["cat"], [event("k0", "cat", "dog", "2026"), event("k9", "a"), event("k9", "b")])
+
+    assert (found.events, found.foreign_events, found.changed[0].when) == (3, 2, "2026")

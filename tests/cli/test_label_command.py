@@ -117,6 +117,7 @@ def test_many_unexplained_flips_are_counted_beyond_those_shown(run: Run, tmp_pat
     [
         (["--label", "nothing"], "no column 'nothing'"),
         (["--label", "label", "--key", "who"], "more than one row"),
+        (["--label", "label", "--key", "label"], "as the label and as the key"),
     ],
 )
 def test_columns_that_cannot_serve_are_refused(
@@ -163,7 +164,25 @@ def annotation(label: str, *, cancelled: bool = False) -> dict[str, Any]:
         (b"[1]", "no 'id'"),
         (b'[{"id": 1}]', "no 'annotations'"),
         (b'[{"id": true, "data": {}, "annotations": []}]', "no 'id'"),
-        (b'[{"id": 1, "data": {}, "annotations": [{"result": []}]}]', "0 results"),
+        (b'[{"id": 1, "data": {}, "annotations": [{"result": [{"value": {"choices": []}}]}]}]', "0 choices"),
+        (b'[{"id": 1, "data": {}, "annotations": [{"result": [{"value": {"rating": true}}]}]}]', "neither text nor"),
+        (
+            b'[{"id": 1, "data": {}, "annotations": [{"result": [{"value": {"labels": ["a"]}}]}]}]',
+            "no result is a label",
+        ),
+        (
+            b'[{"id":1,"data":{},"annotations":[{"result":[{"value":{"choices":["a"]},"from_name":"x"},'  # noqa: ISC004
+            b'{"value":{"rating":3},"from_name":"y"}]}]}]',
+            "2 controls give labels: x, y",
+        ),
+        (
+            b'[{"id":1,"data":{},"annotations":[{"result":[{"value":{"choices":["a"]}},{"value":{"choices":["b"]}}]}]}]',
+            "2 results of one control",
+        ),
+        (b'[{"id": 1, "annotation_id": 4, "mood": "good"}]', "one annotation a row"),
+        (b"annotation_id,id,mood\n4,1,good\n", "one annotation a row"),
+        (b"key,label,key\nr1,cat,r1\n", "twice in the header"),
+        (b"key;label\nr1;cat\n", "must have key and label"),
         (b'[{"id": 1, "data": {}, "annotations": [{"result": [{"value": {"choices": ["a", "b"]}}]}]}]', "2 choices"),
         (
             b'[{"id": 1, "data": {}, "annotations": [{"result": [{"value": {"choices": ["a"]}}], "updated_at": 3}]}]',
@@ -174,6 +193,117 @@ def annotation(label: str, *, cancelled: bool = False) -> dict[str, Any]:
 def test_events_that_are_none_are_refused_with_their_place(data: bytes, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         read_label_events(data, name="events")
+
+
+def result(kind: str, value: Any, *, control: str = "mood") -> dict[str, Any]:
+    return {"value": {kind: value}, "from_name": control, "to_name": "text", "type": kind, "origin": "manual"}
+
+
+def exported(*annotations: dict[str, Any], **more: Any) -> bytes:
+    """Return an export of Label Studio 1.20 with one task, as far as it matters."""
+    task = {
+        "id": 7,
+        "data": {"row": "r1", "text": "a text"},
+        "drafts": [],
+        "meta": {},
+        "annotations": list(annotations),
+    }
+    return json.dumps(
+        [task | {"predictions": [{"result": [result("choices", ["dog"])], "score": 0.9}]} | more]
+    ).encode()
+
+
+def given(*results: dict[str, Any], when: str = "2026-01-02T00:00:00.250000Z", **more: Any) -> dict[str, Any]:
+    return {"result": list(results), "completed_by": 3, "created_at": when, "updated_at": when} | more
+
+
+@pytest.mark.parametrize(
+    ("results", "label"),
+    [
+        ([result("choices", ["cat"])], "cat"),
+        ([result("taxonomy", [["animal", "cat"]])], "animal/cat"),
+        ([result("rating", 4)], "4"),
+        ([result("number", 0.5)], "0.5"),
+        ([result("textarea", ["is it?"], control="note"), result("choices", ["cat"])], "cat"),
+        ([result("labels", ["PER"], control="spans"), result("choices", ["cat"])], "cat"),
+    ],
+)
+def test_a_control_of_label_studio_that_labels_the_whole_row_is_an_event(
+    results: list[dict[str, Any]], label: str
+) -> None:
+    found = read_label_events(b"\xef\xbb\xbf" + exported(given(*results)), name="export", key="row")
+
+    assert [(item.key, item.new, item.who, item.when) for item in found] == [
+        ("r1", label, "3", "2026-01-02T00:00:00.250000Z")
+    ]
+
+
+def test_of_several_controls_the_named_one_counts_and_what_labels_nothing_is_no_event() -> None:
+    data = exported(
+        given(result("choices", ["cat"]), result("choices", ["sure"], control="doubt")),
+        given(result("choices", ["unsure"], control="doubt")),
+        given(),
+    )
+
+    assert [item.new for item in read_label_events(data, name="export", control="mood")] == ["cat"]
+    assert [item.new for item in read_label_events(data, name="export", control="doubt")] == ["sure", "unsure"]
+    with pytest.raises(UsageError, match="the results of 'note' are no choices"):
+        read_label_events(exported(given(result("textarea", ["x"], control="note"))), name="export", control="note")
+
+
+def test_the_annotation_that_is_ground_truth_is_the_last_word(run: Run, versions: tuple[Path, Path]) -> None:
+    events = versions[0].with_name("export.json")
+    truth = given(result("choices", ["cat"]), when="2026-01-01T00:00:00Z", ground_truth=True)
+    events.write_bytes(exported(given(result("choices", ["dog"]), when="2026-02-01T00:00:00Z"), truth))
+
+    answer = run(*versions, "--label", "label", "--key", "id", "--events", events, "--event-key", "row", "--json")
+
+    assert [item["key"] for item in json.loads(answer.stdout)["unexplained"]] == ["r3"]
+
+
+def test_exports_of_one_annotation_a_row_are_read_by_the_named_column() -> None:
+    flat = {
+        "id": 7,
+        "row": "r1",
+        "mood": "cat",
+        "annotator": 3,
+        "annotation_id": 1,
+        "updated_at": "2026-01-02T00:00:00Z",
+    }
+    several = flat | {"mood": {"choices": ["cat"]}}
+    table = "annotation_id\tannotator\trow\tmood\tupdated_at\n1\t3\tr1\tcat\t2026-01-02T00:00:00Z\n"
+
+    for data in (json.dumps([flat]), json.dumps([several]), table, table.replace("\t", ",")):
+        found = read_label_events(data.encode(), name="export", key="row", control="mood")
+        assert [tuple(item) for item in found] == [("r1", "cat", None, "3", "2026-01-02T00:00:00Z", False)]
+
+
+def test_tables_may_have_empty_lines_and_a_byte_order_mark() -> None:
+    found = read_label_events(b"\xef\xbb\xbfkey,label\r\nr1,cat\r\n\r\n", name="events")
+
+    assert [(item.key, item.new) for item in found] == [("r1", "cat")]
+    with pytest.raises(UsageError, match="--event-key and --event-label are for"):
+        read_label_events(b"key,label\nr1,cat\n", name="events", key="id")
+
+
+def test_events_that_name_no_row_are_told(run: Run, versions: tuple[Path, Path], tmp_path: Path) -> None:
+    events = tmp_path / "events.csv"
+    events.write_text("key,label\nelsewhere,cat\n", encoding="utf-8")
+
+    result = run(*versions, "--label", "label", "--key", "id", "--events", events)
+
+    assert "1 of 1 events name no row" in result.stdout
+    assert result.stdout.splitlines()[-1] == "next: check --key and --event-key: no event names a row"
+
+
+def test_rows_that_match_nothing_are_not_called_explained(run: Run, tmp_path: Path) -> None:
+    old = write(tmp_path, "old.parquet", ["a", "b"], who="x")
+    new = write(tmp_path, "new.parquet", ["b", "a"], who="y")
+
+    result = run(old, new, "--label", "label")
+
+    assert "2 rows are new, 2 are gone" in result.stdout
+    assert "look at the new rows" in result.stdout.splitlines()[-1]
 
 
 def test_who_may_be_a_number_or_nobody() -> None:
