@@ -79,7 +79,8 @@ def multilabel_issues(labels: Sequence[Sequence[int]], pred_probs: np.ndarray) -
     for at, row in enumerate(given):
         if row and (row[0] < 0 or row[-1] >= pred_probs.shape[1] or len(set(row)) != len(row)):
             raise InvalidSampleError(
-                f"Row {at} has the labels {row[:10]}; expected each of 0..{pred_probs.shape[1] - 1} at most once."
+                f"Row {at} has the labels {row[:10]}; expected each of 0..{pred_probs.shape[1] - 1} at most once.",
+                hint="Classes are the columns of the probabilities, counted from 0.",
             )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # classes with few rows
@@ -104,13 +105,16 @@ def token_issues(labels: Sequence[Sequence[int]], pred_probs: Sequence[np.ndarra
 
     for at, (row, probs) in enumerate(zip(labels, pred_probs, strict=True)):
         if probs.ndim != 2 or len(row) != len(probs):
-            raise InvalidSampleError(f"Text {at} has {len(row)} labels and {len(probs)} rows of probabilities.")
+            raise InvalidSampleError(
+                f"Text {at} has {len(row)} labels and {len(probs)} rows of probabilities; expected one for each token.",
+                hint="Give the probabilities of the very tokens that are labelled.",
+            )
     kept = [at for at, row in enumerate(labels) if len(row)]
     if not kept:
-        raise NotEnoughSamplesError("There is no token with a label.")
+        raise NotEnoughSamplesError("There is no token with a label.", hint="Check which column is the label.")
     chances = [np.asarray(pred_probs[at], dtype=np.float64) for at in kept]
     whole = np.concatenate(chances)
-    _refuse_unlike(sum(len(labels[at]) for at in kept), whole, sums_to_one=True)
+    _refuse_unlike(sum(len(labels[at]) for at in kept), whole, sums_to_one=True, each="token")
     _refuse_outside(np.concatenate([np.asarray(labels[at]) for at in kept]), whole.shape[1])
     given = [list(map(int, labels[at])) for at in kept]
     with warnings.catch_warnings():
@@ -159,11 +163,21 @@ def regression_quality(labels: np.ndarray, predictions: np.ndarray) -> np.ndarra
     from cleanlab.regression.rank import get_label_quality_scores
 
     if labels.shape != predictions.shape or labels.ndim != 1:
-        raise InvalidSampleError(f"There are labels of shape {labels.shape} and predictions of {predictions.shape}.")
+        raise InvalidSampleError(
+            f"There are labels of shape {labels.shape} and predictions of {predictions.shape}; expected one each.",
+            hint="Give one number for each row.",
+        )
     if len(labels) < 2:
-        raise NotEnoughSamplesError(f"Regression labels need at least 2 rows, found {len(labels)}.")
-    if not (np.isfinite(labels).all() and np.isfinite(predictions).all()):
-        raise InvalidSampleError("A label or a prediction is not finite.")
+        raise NotEnoughSamplesError(
+            f"Regression labels need at least 2 rows, found {len(labels)}.",
+            hint="Check that the files are the right ones.",
+        )
+    bad = np.flatnonzero(~(np.isfinite(labels) & np.isfinite(predictions)))
+    if len(bad):
+        raise InvalidSampleError(
+            f"Row {bad[0]} has the label {labels[bad[0]]} and the prediction {predictions[bad[0]]}; expected numbers.",
+            hint="Leave out rows without a label or a prediction.",
+        )
     return np.asarray(get_label_quality_scores(labels, predictions), dtype=np.float64)
 
 
@@ -186,11 +200,24 @@ def consensus_of(labels: np.ndarray, pred_probs: np.ndarray) -> Consensus:
     is_given = labels >= 0
     _refuse_outside(labels[is_given], pred_probs.shape[1])
     if (labels < -1).any():
-        raise InvalidSampleError("A label is below -1, which stands for no label.")
+        raise InvalidSampleError(
+            f"A label is {labels.min()}; expected a class, or -1 for none.", hint="Count classes from 0."
+        )
     if labels.shape[1] < 2 or (is_given.sum(axis=1) > 1).sum() == 0:
-        raise NotEnoughSamplesError("A consensus needs rows that at least 2 people labelled.")
-    if not is_given.any(axis=1).all() or not is_given.any(axis=0).all():
-        raise InvalidSampleError("A row has no label of anybody, or somebody labelled no row.")
+        raise NotEnoughSamplesError(
+            f"A consensus needs rows that at least 2 people labelled; of {labels.shape[1]} people there is none.",
+            hint="Give a column for each person.",
+        )
+    alone = np.flatnonzero(~is_given.any(axis=1))
+    if len(alone):
+        raise InvalidSampleError(
+            f"{len(alone)} rows have no label of anybody; the first is row {alone[0]}.", hint="Leave these rows out."
+        )
+    idle = np.flatnonzero(~is_given.any(axis=0))
+    if len(idle):
+        raise InvalidSampleError(
+            f"Person {idle[0]} of {labels.shape[1]}, counted from 0, labelled no row.", hint="Leave this person out."
+        )
     table = pd.DataFrame(np.where(is_given, labels, np.nan))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # people with few rows
@@ -207,19 +234,40 @@ def consensus_of(labels: np.ndarray, pred_probs: np.ndarray) -> Consensus:
     )
 
 
-def _refuse_unlike(rows: int, pred_probs: np.ndarray, *, sums_to_one: bool) -> None:
+def _refuse_unlike(rows: int, pred_probs: np.ndarray, *, sums_to_one: bool, each: str = "row") -> None:
+    """Refuse probabilities that are none; `each` is what one row of them stands for."""
     if not rows:
-        raise NotEnoughSamplesError("There are no rows with labels.")
+        raise NotEnoughSamplesError("There are no rows with labels.", hint="Check that the files are the right ones.")
     if pred_probs.ndim != 2 or len(pred_probs) != rows or pred_probs.shape[1] < 2:
         raise InvalidSampleError(
-            f"There are {rows} rows of labels, and probabilities of shape {pred_probs.shape}; 2 columns are the least."
+            f"There are {rows} {each}s with labels, and probabilities of shape {pred_probs.shape}.",
+            hint=f"Give a list of probabilities for each {each}, one a class; there are 2 classes at least.",
         )
-    if not (np.isfinite(pred_probs).all() and pred_probs.min() >= 0 and pred_probs.max() <= 1):
-        raise InvalidSampleError("A probability is outside [0, 1].", hint="Give probabilities, not logits.")
-    if sums_to_one and np.abs(pred_probs.sum(axis=1) - 1).max() > _SUM_TOLERANCE:
-        raise InvalidSampleError("A row of probabilities does not sum to 1.", hint="Give probabilities, not logits.")
+    with np.errstate(invalid="ignore"):
+        bad = np.flatnonzero(~((pred_probs >= 0) & (pred_probs <= 1)).all(axis=1))
+    if len(bad):
+        raise InvalidSampleError(
+            f"A probability is outside [0, 1], for {len(bad)} {each}s; the first is {each} {bad[0]}: "
+            f"{_brief(pred_probs[bad[0]])}.",
+            hint="Give probabilities, not logits.",
+        )
+    off = np.flatnonzero(np.abs(pred_probs.sum(axis=1) - 1) > _SUM_TOLERANCE)
+    if sums_to_one and len(off):
+        raise InvalidSampleError(
+            f"The probabilities of {len(off)} {each}s do not sum to 1; the first is {each} {off[0]}: "
+            f"{_brief(pred_probs[off[0]])}.",
+            hint="Give the probabilities of all classes, not logits.",
+        )
+
+
+def _brief(row: np.ndarray) -> str:
+    return ", ".join(f"{value:.4g}" for value in row[:8].tolist()) + (", ..." if len(row) > 8 else "")
 
 
 def _refuse_outside(labels: np.ndarray, classes: int) -> None:
-    if len(labels) and (labels.min() < 0 or labels.max() >= classes):
-        raise InvalidSampleError(f"A label is outside 0..{classes - 1}, the columns of the probabilities.")
+    outside = labels[(labels < 0) | (labels >= classes)]
+    if len(outside):
+        raise InvalidSampleError(
+            f"A label is outside 0..{classes - 1}, the columns of the probabilities: {outside[0]}.",
+            hint="Classes are the columns of the probabilities, counted from 0.",
+        )

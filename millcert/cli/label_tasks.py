@@ -50,9 +50,10 @@ def issues(
     data = _table(dataset, (label_column, predicted))
     labels, guesses = data[label_column].to_pylist(), data[predicted].to_pylist()
     if task == "multilabel":
-        judged = _judge_sets(labels, _matrix(guesses, predicted))
+        judged = _judge_sets(_class_lists(labels, label_column), _matrix(guesses, predicted))
     elif task == "token":
-        judged = _judge_tokens(labels, [_matrix(rows, predicted, least=0) for rows in guesses])
+        matrices = [_matrix(rows, predicted, at=at) for at, rows in enumerate(guesses)]
+        judged = _judge_tokens(_class_lists(labels, label_column), matrices)
     else:
         judged = _judge_numbers(_numbers(labels, label_column), _numbers(guesses, predicted))
     quality, flagged = judged.quality, judged.flagged
@@ -231,13 +232,19 @@ def _table(patterns: Sequence[str], columns: Sequence[str], *, may_be_null: Sequ
     for column in columns:
         if data.schema.get_field_index(column) < 0:
             raise MissingColumnError(
-                f"There is no column {column!r}; the data set has {', '.join(data.schema.names)}.", column=column
+                f"There is no column {column!r}; the data set has {', '.join(data.schema.names)}.",
+                hint="Check the name; small and capital letters differ.",
+                column=column,
             )
     schema = pa.schema([data.schema.field(name) for name in columns])
     table = pa.Table.from_batches([batch.select(list(columns)) for _, batch in data.read()], schema)
     for column in columns:
         if column not in may_be_null and table[column].null_count:
-            raise InvalidSampleError(f"Column {column!r} has {table[column].null_count} nulls.", column=column)
+            raise InvalidSampleError(
+                f"Column {column!r} has {table[column].null_count} nulls; expected none.",
+                hint="Leave out the rows without a value; an empty list is one.",
+                column=column,
+            )
     if data.malformed:
         raise InvalidSampleError(
             f"{data.malformed:,} records cannot be decoded, so rows cannot be told by their number.",
@@ -246,36 +253,93 @@ def _table(patterns: Sequence[str], columns: Sequence[str], *, may_be_null: Sequ
     return table
 
 
-def _matrix(rows: Any, column: str, *, least: int = 1) -> "np.ndarray":
+def _matrix(rows: Any, column: str, *, at: int | None = None) -> "np.ndarray":
+    """Return lists of numbers as a matrix; `at`: the row of the data set that they are all of, which may be empty."""
     import numpy as np
 
+    if at is not None and rows == []:
+        return np.zeros((0, 2))
     try:
         matrix = np.array(rows, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise InvalidSampleError(
-            f"Column {column!r} holds no lists of numbers of one length.", column=column
-        ) from error
-    if not len(matrix) and least == 0:
-        return np.zeros((0, 2))
+        raise _no_lists(column, rows, at) from error
     if matrix.ndim != 2:
-        raise InvalidSampleError(f"Column {column!r} holds no lists of numbers of one length.", column=column)
+        raise _no_lists(column, rows, at)
     return matrix
+
+
+def _no_lists(column: str, rows: Any, at: int | None) -> InvalidSampleError:
+    """Return the error of lists that are no matrix, with the first that is off."""
+    where, width = "" if at is None else f", row {at}", None
+    for number, row in enumerate(rows if isinstance(rows, list) else ()):
+        is_list = isinstance(row, (list, tuple)) and all(_is_number(value) for value in row)
+        width = len(row) if width is None and is_list else width
+        if not is_list or len(row) != width:
+            where = f", row {number}" if at is None else f", row {at}, list {number}"
+            found = f"{len(row)} numbers" if is_list else repr(row)[:100]
+            where += f": expected {width or 'some'} numbers, found {found}"
+            break
+    return InvalidSampleError(
+        f"Column {column!r} holds no lists of numbers of one length{where}.",
+        hint="Give a list of one probability for each class; for the token task a list of such lists, one a token.",
+        column=column,
+    )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _numbers(values: list[Any], column: str) -> "np.ndarray":
     import numpy as np
 
-    if not all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values):
-        raise InvalidSampleError(f"Column {column!r} holds no numbers.", column=column)
+    for at, value in enumerate(values):
+        if not _is_number(value):
+            raise InvalidSampleError(
+                f"Column {column!r} holds no numbers: row {at} is {repr(value)[:100]}.",
+                hint="Regression takes a number as the label and a number as the prediction.",
+                column=column,
+            )
     return np.array(values, dtype=np.float64)
 
 
+def _class_lists(values: list[Any], column: str) -> list[list[int]]:
+    found = []
+    for at, row in enumerate(values):
+        classes = [_whole(value) for value in row] if isinstance(row, (list, tuple)) else [None]
+        if None in classes:
+            raise InvalidSampleError(
+                f"Column {column!r} holds no lists of whole numbers: row {at} is {repr(row)[:100]}.",
+                hint="Write each class as the number of its column in the probabilities, from 0.",
+                column=column,
+            )
+        found.append([value for value in classes if value is not None])
+    return found
+
+
 def _classes(values: list[Any], column: str) -> "np.ndarray":
+    """Return classes, -1 for none: whole numbers, also such as tables with gaps hold them (2.0 and NaN)."""
     import numpy as np
 
-    if not all(value is None or (isinstance(value, int) and not isinstance(value, bool)) for value in values):
-        raise InvalidSampleError(f"Column {column!r} holds no whole numbers.", column=column)
-    return np.array([-1 if value is None else value for value in values], dtype=np.int64)
+    found = np.full(len(values), -1, dtype=np.int64)
+    for at, value in enumerate(values):
+        if value is None or (isinstance(value, float) and value != value):  # noqa: PLR0124 - what tells NaN
+            continue
+        whole = _whole(value)
+        if whole is None or whole < 0:
+            raise InvalidSampleError(
+                f"Column {column!r} holds no whole numbers from 0: row {at} is {repr(value)[:100]}.",
+                hint="Write each class as the number of its column in the probabilities, and a null for no label.",
+                column=column,
+            )
+        found[at] = whole
+    return found
+
+
+def _whole(value: object) -> int | None:
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _write(out: Path, table: "pa.Table", *, is_replaced: bool) -> None:

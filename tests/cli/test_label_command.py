@@ -361,6 +361,45 @@ def test_sets_of_labels_tokens_and_numbers_are_scored_into_a_file(run: Run, tmp_
     assert (tokens[0]["suggested"], tokens[-1]["suggested"]) == ([1, 0], [])
 
 
+def test_what_is_wrong_with_a_task_is_said_with_its_row(run: Run, tmp_path: Path) -> None:
+    good = [[0.9, 0.1], [0.2, 0.8], [0.5, 0.5]]
+    columns = {
+        "sets": [[0], [1], [0]],
+        "ann": [0.0, 1.0, float("nan")],  # as tables with gaps hold whole numbers
+        "bob": [0, 1, 0],
+        "half": [0.0, 0.5, 1.0],
+        "good": good,
+        "wide": [*good[:2], [0.2, 0.2, 0.6]],
+        "words": [["cat"], ["dog"], ["cat"]],
+        "over": [good[0], [1.5, -0.5], good[2]],
+        "short": [good[0], good[1], [0.1, 0.2]],
+        "tokens": [[0], [1], [1]],
+        "token_chances": [[[0.9, 0.1]], [[0.9, 0.2]], [[0.5, 0.5]]],
+        "jagged": [[[0.9, 0.1]], [[0.9, 0.1], [1.0]], [[0.5, 0.5]]],
+        "number": [1.0, 2.0, float("inf")],
+        "guess": [1.0, 2.0, 3.0],
+    }
+    pq.write_table(pa.table(columns), tmp_path / "data.parquet")
+    people = ("--annotator", "ann", "--annotator")
+    cases: list[tuple[str, tuple[str, ...], str]] = [
+        ("issues", ("--task", "multilabel", "--label", "words", "--predicted", "good"), "row 0 is ['cat']"),
+        ("issues", ("--task", "multilabel", "--label", "sets", "--predicted", "wide"), "row 2: expected 2 numbers"),
+        ("issues", ("--task", "multilabel", "--label", "sets", "--predicted", "over"), "is row 1: 1.5, -0.5"),
+        ("issues", ("--task", "multilabel", "--label", "guess", "--predicted", "good"), "row 0 is 1.0"),
+        ("issues", ("--task", "token", "--label", "tokens", "--predicted", "jagged"), "row 1, list 1: expected 2"),
+        ("issues", ("--task", "token", "--label", "tokens", "--predicted", "token_chances"), "is token 1: 0.9, 0.2"),
+        ("issues", ("--task", "regression", "--label", "number", "--predicted", "guess"), "Row 2 has the label inf"),
+        ("consensus", (*people, "half", "--pred-probs", "good"), "row 1 is 0.5"),
+        ("consensus", (*people, "bob", "--pred-probs", "short"), "is row 2: 0.1, 0.2"),
+    ]
+
+    for command, arguments, message in cases:
+        result = run(tmp_path / "data.parquet", *arguments, "--out", tmp_path / "out.parquet", command=command)
+
+        assert (result.exit_code, message in result.stderr) == (2, True), result.stderr
+        assert "hint:" in result.stderr
+
+
 def test_a_consensus_names_the_worst_annotator(run: Run, tmp_path: Path) -> None:
     rows = 80
     truth = [at % 2 for at in range(rows)]
@@ -368,7 +407,7 @@ def test_a_consensus_names_the_worst_annotator(run: Run, tmp_path: Path) -> None
         {
             "ann": truth,
             "bob": truth,
-            "eve": [None if at % 5 == 0 else 1 - value if at % 3 else value for at, value in enumerate(truth)],
+            "eve": [float("nan") if at % 5 == 0 else 1 - value if at % 3 else value for at, value in enumerate(truth)],
             "probs": [[0.9, 0.1] if value == 0 else [0.1, 0.9] for value in truth],
         }
     )
@@ -394,7 +433,11 @@ def test_a_consensus_names_the_worst_annotator(run: Run, tmp_path: Path) -> None
     ("command", "arguments", "message"),
     [
         ("issues", ["--task", "regression", "--label", "text", "--predicted", "id"], "holds no numbers"),
-        ("issues", ["--task", "multilabel", "--label", "text", "--predicted", "id"], "no lists of numbers"),
+        (
+            "issues",
+            ["--task", "multilabel", "--label", "text", "--predicted", "id"],
+            "no lists of whole numbers: row 0",
+        ),
         ("issues", ["--task", "multilabel", "--label", "nothing", "--predicted", "id"], "no column"),
         ("consensus", ["--annotator", "id", "--annotator", "who", "--pred-probs", "label"], "no whole numbers"),
         ("consensus", ["--annotator", "id", "--annotator", "who", "--pred-probs", "id"], "named twice"),
