@@ -1,5 +1,6 @@
 """A worker process that dies must end the job, because the local runner would wait for it for ever."""
 
+import inspect
 import os
 import signal
 import subprocess
@@ -9,9 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from apache_beam.runners.portability.local_job_service import SubprocessSdkWorker
 
 from millcert.errors import StoreError
-from millcert.pipelines.watchdog import call_watched, end_workers, worker_processes
+from millcert.pipelines.watchdog import _DEATH_WORDS, call_watched, end_workers, worker_processes
 
 
 def start_worker() -> subprocess.Popen[bytes]:
@@ -42,32 +44,108 @@ def test_only_children_that_are_called_like_workers_count(worker: subprocess.Pop
     assert worker.pid not in worker_processes(os.getpid())
 
 
+def wait_as_beam_does(worker: subprocess.Popen[bytes]) -> threading.Thread:
+    """Start the thread in which Beam waits for a worker (`SubprocessSdkWorker.run`)."""
+
+    def run() -> None:
+        if worker.wait():
+            raise RuntimeError(f"Worker subprocess exited with return code {worker.returncode}")
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread
+
+
+def test_beam_still_says_of_a_dead_worker_what_is_listened_for() -> None:
+    """Without these words a death would be noticed only after minutes."""
+    source = inspect.getsource(SubprocessSdkWorker.run)
+
+    assert _DEATH_WORDS in source
+
+
 def test_a_worker_that_dies_while_the_work_goes_on_is_a_store_error(worker: subprocess.Popen[bytes]) -> None:
-    release = threading.Event()
+    before, release = threading.excepthook, threading.Event()
     other = start_worker()
     until(lambda: {worker.pid, other.pid} <= worker_processes(os.getpid()))
+    waiting = [wait_as_beam_does(worker), wait_as_beam_does(other)]
     killer = threading.Timer(0.8, worker.kill)
     killer.start()
 
     with pytest.raises(StoreError, match=r"1 of 2 worker processes died") as caught:
         call_watched(release.wait, process=os.getpid(), grace_seconds=0.01)
     release.set()
-    worker.communicate()
-    other.communicate()
+    for thread in waiting:
+        thread.join()
+    threading.excepthook = before
 
     assert other.returncode == -signal.SIGKILL  # no orphan waits for a job that is gone
     assert caught.value.exit_code == 5
     assert caught.value.must_exit is True
     assert caught.value.workers == (worker.pid,)
+    for each in (worker, other):
+        each.communicate()
 
 
-def test_a_worker_that_leaves_at_the_end_hurts_nobody(worker: subprocess.Popen[bytes]) -> None:
+def test_workers_that_leave_one_by_one_at_the_end_are_no_deaths_however_slowly(worker: subprocess.Popen[bytes]) -> None:
+    """Beam stops a worker when the one before has exited: ten seconds between first and last were too few once."""
+    other = start_worker()
+    until(lambda: {worker.pid, other.pid} <= worker_processes(os.getpid()))
+    waiting = [wait_as_beam_does(worker), wait_as_beam_does(other)]
+
+    def work() -> str:
+        threading.Event().wait(0.6)
+        worker.communicate()  # its input ends, so it leaves
+        threading.Event().wait(1.2)
+        other.communicate()
+        return "done"
+
+    assert call_watched(work, process=os.getpid(), grace_seconds=0.01) == "done"
+    for thread in waiting:
+        thread.join()
+
+
+def test_a_job_that_goes_on_long_after_a_worker_left_is_ended(worker: subprocess.Popen[bytes]) -> None:
+    before, release = threading.excepthook, threading.Event()
     until(lambda: worker.pid in worker_processes(os.getpid()))
+    waiting = wait_as_beam_does(worker)
+    killer = threading.Timer(0.8, worker.communicate)
+    killer.start()
+
+    with pytest.raises(StoreError, match=r"1 of 1 worker processes died"):
+        call_watched(release.wait, process=os.getpid(), leaving_seconds=0.01)
+    release.set()
+    waiting.join()
+    threading.excepthook = before
+
+
+def test_what_other_threads_raise_is_left_to_others(worker: subprocess.Popen[bytes]) -> None:
+    heard: list[str] = []
+    before = threading.excepthook
+    threading.excepthook = lambda args: heard.append(str(args.exc_value))
+
+    def fail() -> None:
+        raise RuntimeError("not a worker")
+
+    def work() -> str:
+        thread = threading.Thread(target=fail)
+        thread.start()
+        thread.join()
+        return "done"
+
+    assert call_watched(work, process=os.getpid()) == "done"
+    threading.excepthook = before
+    worker.communicate()
+    assert heard == ["not a worker"]
+
+
+def test_a_worker_that_dies_at_the_end_hurts_nobody(worker: subprocess.Popen[bytes]) -> None:
+    until(lambda: worker.pid in worker_processes(os.getpid()))
+    waiting = wait_as_beam_does(worker)
 
     def work() -> str:
         threading.Event().wait(0.8)
         worker.kill()
-        worker.wait()
+        waiting.join()
         threading.Event().wait(0.6)
         return "done"
 
