@@ -31,12 +31,16 @@ MAX_DAYS = 400
 _ABRUPT_PART = 0.5
 
 
+_Key: TypeAlias = tuple[Subject, str]
+
+
 class Change(NamedTuple):
     """One change over a history.
 
     at: the first profile after the change-point, 1 or above. drift: the profiles before it against those from it on.
     step, total: effect between the two profiles beside it, and between the first and the last; None where one has too
         few rows.
+    course: effect between the first profile and each later one, in their order; the last of them is `total`.
     """
 
     subject: Subject
@@ -45,6 +49,7 @@ class Change(NamedTuple):
     pace: Pace
     step: float | None
     total: float | None
+    course: tuple[float | None, ...]
 
 
 def find_changes(profiles: Sequence[Profile], limits: DriftLimits, *, ignore: Sequence[str] = ()) -> list[Change]:
@@ -58,7 +63,8 @@ def find_changes(profiles: Sequence[Profile], limits: DriftLimits, *, ignore: Se
     Raises:
         UsageError: there are fewer or more profiles, or they cannot be merged and compared.
 
-    Cost: as many comparisons of two profiles as there are days; some milliseconds each a source and column.
+    Cost: as many comparisons of two profiles as there are days, up to three times as many where something changed; some
+        milliseconds each a source and column.
     """
     count = len(profiles)
     if not 2 <= count <= MAX_DAYS:
@@ -68,7 +74,7 @@ def find_changes(profiles: Sequence[Profile], limits: DriftLimits, *, ignore: Se
     # All splits together keep the family's level.
     shared = replace(limits, family_alpha=limits.family_alpha / (count - 1))
     befores, afters = _running(profiles), _running(profiles[::-1])[::-1]
-    best: dict[tuple[Subject, str], tuple[int, Drift]] = {}
+    best: dict[_Key, tuple[int, Drift]] = {}
     for at in range(1, count):
         for one in compare_profiles(befores[at - 1], afters[at], shared, ignore=ignore).found:
             key = (one.subject, one.drift.measure)
@@ -77,12 +83,15 @@ def find_changes(profiles: Sequence[Profile], limits: DriftLimits, *, ignore: Se
     steps = {
         at: _effects(profiles[at - 1], profiles[at], limits, ignore) for at in sorted({at for at, _ in best.values()})
     }
-    total = _effects(profiles[0], profiles[-1], limits, ignore)
+    # Only what changed has a course: without any change nothing more is compared.
+    courses = [_effects(profiles[0], later, limits, ignore) for later in (profiles[1:] if best else ())]
     changes = []
     for (subject, measure), (at, drift) in best.items():
-        beside, whole = (each.get((_without_label(subject), measure)) for each in (steps[at], total))
+        place = _without_label(subject), measure
+        course = tuple(each.get(place) for each in courses)
+        beside, whole = steps[at].get(place), course[-1]
         pace = "abrupt" if subject.part == "presence" else _pace(count, beside, whole)
-        changes.append(Change(subject, at, drift, pace, beside, whole))
+        changes.append(Change(subject, at, drift, pace, beside, whole, course))
     return sorted(changes, key=lambda one: (-one.drift.value / max(one.drift.limit, one.drift.null_quantile), one[:2]))
 
 
@@ -94,9 +103,7 @@ def _running(profiles: Sequence[Profile]) -> list[Profile]:
     return merged
 
 
-def _effects(
-    one: Profile, other: Profile, limits: DriftLimits, ignore: Sequence[str]
-) -> dict[tuple[Subject, str], float]:
+def _effects(one: Profile, other: Profile, limits: DriftLimits, ignore: Sequence[str]) -> dict[_Key, float]:
     found = compare_profiles(one, other, limits, ignore=ignore).compared
     return {(_without_label(each.subject), each.drift.measure): each.drift.value for each in found}
 

@@ -8,6 +8,8 @@ from millcert.policy_section import Count, Fault, Fraction, PolicyPath, Positive
 
 #: As a reference: the profile of the newest admitted version that the ledger knows and nobody revoked.
 LAST_ADMITTED = "last_admitted"
+#: Admitted versions that data may be followed over: each is a comparison of everything.
+MAX_VERSIONS = 60
 _DIGEST = re.compile("[0-9a-f]{64}")
 
 
@@ -61,14 +63,29 @@ class DriftRule(Section):
     on_drift: of a comparison over its limit and beyond chance, and of columns that came, went or changed type.
     on_source_change: of a source that is new or silent; None: as `on_drift`.
     on_no_reference: where no version was admitted yet.
+    versions: how many admitted versions the data is followed over. on_gradual: of a change over them, little by little.
     """
 
     reference: PolicyPath
     on_drift: Literal["reject", "warn"] = "reject"
     on_source_change: Literal["reject", "warn"] | None = None
     on_no_reference: Literal["inconclusive", "report"] = "inconclusive"
+    versions: Count | None = None
+    on_gradual: Literal["reject", "warn"] = "warn"
     limits: DriftLimitsRule = DriftLimitsRule()
     ignore: Annotated[tuple[Text, ...], at_least(1)] | None = None
+
+    @classmethod
+    def rules(cls, raw: Mapping[str, Any]) -> Iterable[Fault]:
+        """One version before has no course; what a change over versions does means nothing without them."""
+        if "on_gradual" in raw and "versions" not in raw:
+            yield ("on_gradual",), "it needs `versions`: over how many admitted versions the data is followed"
+        try:
+            versions = int(raw["versions"])
+        except (KeyError, TypeError, ValueError):
+            return
+        if not 2 <= versions <= MAX_VERSIONS:
+            yield ("versions",), f"expected 2 to {MAX_VERSIONS}"
 
     @property
     def is_last_admitted(self) -> bool:

@@ -30,6 +30,11 @@ def explain_drift(policy: Policy) -> Iterator[str]:
     if drift.is_last_admitted:
         first = "is inconclusive" if drift.on_no_reference == "inconclusive" else "is let in uncompared"
         yield f"The first version, which has nothing before it, {first}."
+    if drift.versions:
+        yield (
+            f"It is followed over the last {drift.versions} admitted versions; "
+            f"a change little by little {_OUTCOME[drift.on_gradual]}."
+        )
     if drift.ignore:
         yield f"These columns are not compared: {', '.join(drift.ignore)}."
 

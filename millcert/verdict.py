@@ -152,6 +152,21 @@ class ClusterSummary:
 
 
 @dataclass(frozen=True)
+class CourseSummary:
+    """How the data changed over versions; see docs/drift.md.
+
+    versions: digests of the admitted versions' profiles, oldest first; the data's own comes after them.
+    found: how many comparisons changed. changes: one mapping each, the strongest first, at most 50; "at": the first
+        version after the change, in which 0 is the first of `versions`.
+    """
+
+    versions: tuple[str, ...]
+    on_gradual: str
+    found: int
+    changes: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True)
 class DriftSummary:
     """How the data's profile differs from the reference's; see docs/drift.md.
 
@@ -159,6 +174,7 @@ class DriftSummary:
     alpha: the level of each comparison, so that all of them together keep the family's.
     compared, found, skipped: how many comparisons there were, drift, and had too few rows.
     outcomes: one mapping a comparison, drifting ones first, at most 100.
+    course: what changed over the last admitted versions; left out where the policy does not follow them.
     """
 
     reference: str
@@ -174,6 +190,7 @@ class DriftSummary:
     new_sources: tuple[str, ...]
     silent_sources: tuple[str, ...]
     outcomes: tuple[Mapping[str, Any], ...]
+    course: CourseSummary | None = None
 
 
 @dataclass(frozen=True)
@@ -278,6 +295,7 @@ class Verdict:
         for name in ("profile_digest", "drift", "dropped_columns", "rates_digest", "rates"):
             if not values[name]:
                 del values[name]
+        _drop_none(values.get("drift"), "course")
         for check in values["checks"]:
             for name in ("check", "reference"):
                 if not check[name]:
@@ -298,6 +316,11 @@ class Verdict:
     def digest(self) -> str:
         """SHA-256 of the canonical JSON, hex."""
         return hashlib.sha256(self.to_json()).hexdigest()
+
+
+def _drop_none(values: dict[str, Any] | None, name: str) -> None:
+    if values is not None and values[name] is None:
+        del values[name]
 
 
 def canonical_value(value: Any) -> Any:
@@ -375,7 +398,10 @@ def _drift(raw: Mapping[str, Any] | None) -> DriftSummary | None:
     if raw is None:
         return None
     values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in raw.items()}
-    return DriftSummary(**values)
+    course = values.get("course")
+    if course is not None:
+        course = CourseSummary(**{**course, "versions": tuple(course["versions"]), "changes": tuple(course["changes"])})
+    return DriftSummary(**{**values, "course": course})
 
 
 def _rates(raw: Mapping[str, Any] | None) -> RateSummary | None:

@@ -25,6 +25,7 @@ from apache_beam.runners.runner import PipelineState
 
 from millcert.errors import InternalError, MillcertError, StoreError
 from millcert.pipelines.clearing import refuse_revoked_run, refuse_revoked_sources
+from millcert.pipelines.course import place_course
 from millcert.pipelines.expectation_rows import rows_schema
 from millcert.pipelines.finding_records import findings_of
 from millcert.pipelines.history import asks_history, place_history, settle_history
@@ -329,6 +330,7 @@ def _planned(loaded: LoadedPolicy, options: VetOptions, recorder: Recorder, work
     if plan.drift is not None or compares_rates(plan) or asks_history(plan):
         history, revoked = recorder.history(plan.dataset, size), active_revocations(standing)
         plan = place_reference(plan, loaded, options.state, history, revoked)
+        plan = place_course(plan, options.state, history, revoked)
         plan = place_history(plan, options.state, history, revoked)
         plan = place_rates(plan, options.state, history, revoked)
     refuse_unreadable(plan)

@@ -29,10 +29,12 @@ def permitted_schema(fields: PlannedFields | None, schema: pa.Schema) -> tuple[p
     """Return the schema of what may be used, and the columns that are dropped.
 
     Raises:
-        PolicyError: there is an unlisted column and the policy refuses it, or no listed one.
+        PolicyError: there is an unlisted column and the policy refuses it, or no listed one; or a part of a column is
+            listed.
     """
     if fields is None:
         return schema, ()
+    _refuse_nested(fields, schema)
     unlisted = tuple(name for name in schema.names if name not in fields.listed)
     if unlisted and fields.on_unlisted == "refuse":
         raise PolicyError(
@@ -46,6 +48,19 @@ def permitted_schema(fields: PlannedFields | None, schema: pa.Schema) -> tuple[p
     if not unlisted:
         return schema, ()
     return pa.schema([field for field in schema if field.name in fields.listed], metadata=schema.metadata), unlisted
+
+
+def _refuse_nested(fields: PlannedFields, schema: pa.Schema) -> None:
+    """Refuse a list that names a part of a column: it would be taken for a column that the data lacks."""
+    for name in sorted(fields.listed - set(schema.names)):
+        top = name.partition(".")[0]
+        if top in schema.names and pa.types.is_nested(schema.field(top).type):
+            raise PolicyError(
+                f"The policy lists the field {name!r}, which is a part of the column {top!r}: only whole columns are "
+                "listed.",
+                hint=f"List {top!r} if all of it may be used; else have that part made a column of its own.",
+                columns=(name,),
+            )
 
 
 def decode_permitted(

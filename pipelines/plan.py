@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -67,6 +68,13 @@ class PlannedSource:
     on_signer_change: str = "report"
 
 
+class PlacedProfile(NamedTuple):
+    """A profile in the staging folder, and its digest."""
+
+    uri: str
+    digest: str
+
+
 @dataclass(frozen=True)
 class PlannedDrift:
     """What the run's profile is compared with.
@@ -74,6 +82,8 @@ class PlannedDrift:
     reference: as the policy names it. reference_uri: a profile in the staging folder, "" where no version was admitted
         yet. reference_digest: of it.
     on_drift, on_source_change: "reject" or "warn". on_no_reference: "inconclusive" or "report".
+    versions: how many admitted versions the data is followed over; 0: none. on_gradual: "reject" or "warn".
+    course: their profiles, oldest first.
     """
 
     limits: DriftLimits
@@ -84,6 +94,9 @@ class PlannedDrift:
     reference: str = ""
     reference_uri: str = ""
     reference_digest: str = ""
+    versions: int = 0
+    on_gradual: str = "warn"
+    course: tuple[PlacedProfile, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ Rules this module keeps:
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, TypeAlias
 
 import pyarrow as pa
@@ -21,6 +22,7 @@ from millcert.checks.profile_compare import Compared, ProfileDrift, compare_prof
 from millcert.checks.profile_format import load_profile, profile_file
 from millcert.checks.sketch_tokens import NO_TOKENS, TokenTable, merge_tokens
 from millcert.errors import MillcertError, StoreError
+from millcert.pipelines.course import judge_course
 from millcert.pipelines.dataset import DatasetFacts
 from millcert.pipelines.plan import PlannedDrift, VetPlan
 from millcert.pipelines.publish import write_file
@@ -29,10 +31,9 @@ from millcert.verdict import DriftSummary, Reason
 
 #: The name under which cells travel; no check may have it (names have no colon).
 PROFILE = "profile:cells"
-#: What a run publishes, and where the reference stands in the staging folder.
+#: What a run publishes.
 PROFILE_FILE = "profile.json"
 SIGNED_PROFILE_FILE = "profile.dsse.json"
-REFERENCE_FILE = "reference-profile.json"
 
 #: Comparisons that a verdict lists; drifting ones first. All of them are counted.
 MAX_LISTED = 100
@@ -139,6 +140,13 @@ def profile_of(spec: ProfileSpec, schema: pa.Schema, parts: Iterable[CellPart]) 
 
 
 def _judge(drift: PlannedDrift, profile: Profile, digest: str) -> Profiled:
+    course = judge_course(drift, [read_profile(placed.uri) for placed in drift.course], profile, digest)
+    found = _judge_version(drift, profile, digest)
+    summary = None if found.drift is None else replace(found.drift, course=course.summary)
+    return found._replace(drift=summary, rejects=(*found.rejects, *course.rejects))
+
+
+def _judge_version(drift: PlannedDrift, profile: Profile, digest: str) -> Profiled:
     if not drift.reference_uri:
         message = "no version was admitted yet, so there is nothing to compare the data with"
         is_waived = drift.on_no_reference == "report"

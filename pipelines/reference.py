@@ -14,7 +14,6 @@ from millcert.checks.profile import ProfileSpec, are_comparable
 from millcert.checks.profile_format import MAX_PROFILE_BYTES, load_with_digest
 from millcert.errors import DigestMismatchError, PolicyError, StoreError
 from millcert.pipelines.plan import PlannedDrift, VetPlan
-from millcert.pipelines.profiling import REFERENCE_FILE
 from millcert.pipelines.publish import write_file
 from millcert.pipelines.rating import RATES_REFERENCE_FILE, compares_rates, rates_digest
 from millcert.policy import LoadedPolicy
@@ -22,6 +21,9 @@ from millcert.policy_drift import DriftRule
 from millcert.provenance.atomic_file import replace_file
 from millcert.provenance.ledger_entry import Entry
 from millcert.provenance.revocation import Facts, Revocation, touches
+
+#: Where the reference stands in the staging folder.
+REFERENCE_FILE = "reference-profile.json"
 
 
 def profile_spec(loaded: LoadedPolicy) -> ProfileSpec | None:
@@ -58,6 +60,8 @@ def planned_drift(rule: DriftRule) -> PlannedDrift:
         on_source_change=rule.on_source_change or rule.on_drift,
         on_no_reference=rule.on_no_reference,
         reference=rule.reference,
+        versions=rule.versions or 0,
+        on_gradual=rule.on_gradual,
     )
 
 

@@ -34,6 +34,10 @@ def words(sections: str) -> str:
             "These columns are not compared: id, row.",
         ),
         ("profile: {hash_key: k}\ndrift: {reference: r.json, on_source_change: warn}", "silent is reported"),
+        (
+            "profile: {hash_key: k}\ndrift: {reference: last_admitted, versions: 12, on_gradual: reject}",
+            "followed over the last 12 admitted versions; a change little by little rejects",
+        ),
     ],
 )
 def test_the_explanation_says_what_the_gate_will_do(sections: str, expected: str) -> None:
@@ -52,6 +56,9 @@ def test_the_explanation_says_what_the_gate_will_do(sections: str, expected: str
         ("profile: {hash_key: k}\ndrift: {reference: r, limits: {psi: 0.1}}", "unknown key"),
         ("profile: {hash_key: k}\ndrift: {reference: r, ignore: []}", "at least 1"),
         ("profile: {hash_key: k}\ndrift: {reference: r, on_drift: pass}", "reject"),
+        ("profile: {hash_key: k}\ndrift: {reference: r, versions: 1}", "expected 2 to 60"),
+        ("profile: {hash_key: k}\ndrift: {reference: r, versions: 61}", "expected 2 to 60"),
+        ("profile: {hash_key: k}\ndrift: {reference: r, on_gradual: reject}", "it needs `versions`"),
     ],
 )
 def test_what_the_sections_may_not_say_is_refused(sections: str, fault: str) -> None:

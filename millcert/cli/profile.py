@@ -142,7 +142,7 @@ def history(
     changes = find_changes([_load(path) for path in profiles], _limits(limits), ignore=ignore)
     payload = [
         {**one.subject._asdict(), **one.drift._asdict(), "at": one.at, "first_after": str(profiles[one.at])}
-        | {"pace": one.pace, "step": one.step, "total": one.total}
+        | {"pace": one.pace, "step": one.step, "total": one.total, "course": one.course}
         for one in changes
     ]
     lines = [f"{'changed' if changes else 'steady'}  {len(changes):,} changes over {len(profiles):,} profiles"]

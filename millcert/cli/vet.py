@@ -247,8 +247,8 @@ def describe(result: "VetResult") -> str:
     lines += [f"  {cluster.action}: {describe_cluster(cluster)}" for cluster in verdict.clusters[:MAX_CLUSTERS]]
     if verdict.cluster_count > MAX_CLUSTERS:
         lines.append(f"  {verdict.cluster_count - MAX_CLUSTERS:,} more clusters: see the report")
-    if verdict.not_covered:
-        lines.append(f"  not covered: {', '.join(verdict.not_covered)}")
+    for what, names in (("dropped columns", verdict.dropped_columns), ("not covered", verdict.not_covered)):
+        lines += [f"  {what}: {', '.join(names)}"] if names else []
     if any(one.reused or one.refused or one.failed for one in result.work):
         lines += [f"  {line}" for line in describe_work(result.work)]
     if result.decided_at:
@@ -277,6 +277,14 @@ def _drift_lines(verdict: "Verdict", width: int) -> list[str]:
         for one in drift.outcomes[:5]
         if one["is_drift"]
     ]
+    if drift.course is not None:
+        over = f"{drift.course.found:,} changes over {len(drift.course.versions):,} earlier versions"
+        lines.append(f"  {'':<{width}}  {'':<12} {over}")
+        lines += [
+            f"  {'':<{width}}  {'':<12} {one['pace']}: {one['column'] or 'presence'} {one['part']} of "
+            f"{one['source'] or 'all rows'}, {one['measure']} {_figure(one['value'])}"
+            for one in drift.course.changes[:5]
+        ]
     return lines
 
 

@@ -24,6 +24,8 @@ from millcert.report.model import (
     Check,
     Cluster,
     Counts,
+    Course,
+    CourseChange,
     Distribution,
     Drift,
     DriftRow,
@@ -41,7 +43,7 @@ from millcert.report.model import (
     Work,
 )
 from millcert.report.render import render_report
-from millcert.verdict import CheckSummary, ClusterSummary, DriftSummary, OverrideUse, Verdict
+from millcert.verdict import CheckSummary, ClusterSummary, CourseSummary, DriftSummary, OverrideUse, Verdict
 
 #: Arguments of an expectation that name its columns, and how much is shown of the others.
 _COLUMNS = ("column", "column_A", "column_B", "column_list")
@@ -118,6 +120,7 @@ def report_data(published: Published, images: Mapping[str, ImageShape]) -> Repor
         code_version=verdict.code_version,
         drift=None if verdict.drift is None else _drift(verdict.drift),
         distributions=tuple(_distributions(published, verdict)),
+        dropped_columns=verdict.dropped_columns,
         work=tuple(Work(one.step, one.done, one.reused) for one in published.result.work),
     )
 
@@ -136,7 +139,16 @@ def _drift(drift: DriftSummary) -> Drift:
         ),
         new_sources=drift.new_sources,
         silent_sources=drift.silent_sources,
+        course=None if drift.course is None else _course(drift.course),
     )
+
+
+def _course(course: CourseSummary) -> Course:
+    names = [field.name for field in fields(CourseChange)]
+    changes = [
+        {name: change[name] for name in names} | {"course": tuple(change["course"])} for change in course.changes
+    ]
+    return Course(len(course.versions), course.found, tuple(CourseChange(**change) for change in changes))
 
 
 def _drift_row(outcome: Mapping[str, Any]) -> DriftRow:

@@ -278,6 +278,36 @@ class Distribution:
 
 
 @dataclass(frozen=True)
+class CourseChange:
+    """One change over the last versions.
+
+    at: the first version after it, 1 or above. pace: "abrupt", "gradual" or "unclear". course: effect between the first
+    version and each later one, the last of which is this data; None where one had too few rows.
+    """
+
+    source: str
+    column: str
+    part: str
+    measure: str
+    value: float
+    limit: float
+    null_quantile: float
+    at: int
+    pace: str
+    course: tuple[float | None, ...]
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Course:
+    """How the data changed over admitted versions. versions: how many stand before this data; found: all changes."""
+
+    versions: int
+    found: int
+    changes: tuple[CourseChange, ...]
+
+
+@dataclass(frozen=True)
 class Drift:
     """The comparison with a reference. reference: digest of its profile, "" where nothing was compared.
 
@@ -293,6 +323,7 @@ class Drift:
     columns: tuple[str, ...] = ()
     new_sources: tuple[str, ...] = ()
     silent_sources: tuple[str, ...] = ()
+    course: Course | None = None
 
 
 @dataclass(frozen=True)
@@ -321,6 +352,7 @@ class ReportData:
     malformed: the first ones; how many there are in all stands in `counts`.
     drift: None where the policy asks for no comparison. distributions: none without a profile.
     next_commands: command lines that a reader may want to run next.
+    dropped_columns: columns that the policy does not list and that are in no sample.
     work: by step, how much of the run was done and how much was found as kept.
     """
 
@@ -345,3 +377,4 @@ class ReportData:
     drift: Drift | None = None
     distributions: tuple[Distribution, ...] = ()
     work: tuple[Work, ...] = ()
+    dropped_columns: tuple[str, ...] = ()

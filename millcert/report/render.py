@@ -19,12 +19,15 @@ from markupsafe import Markup
 
 from millcert.report import visible
 from millcert.report.chart import histogram_svg
+from millcert.report.course_chart import course_svg
 from millcert.report.distribution_chart import panel_svg
 from millcert.report.images import MAX_PIXELS, data_uri, encode_png, image_header, why_not_shown
-from millcert.report.model import Finding, PixelArray, ReportData, SampleValue
+from millcert.report.model import CourseChange, Drift, Finding, PixelArray, ReportData, SampleValue
 
 MAX_FINDINGS = 200
 MAX_ROWS = 500
+#: Changes over versions that are drawn.
+MAX_COURSES = 48
 MAX_GROUPS = 50
 MAX_MALFORMED = 100
 MAX_FIELDS = 16
@@ -64,6 +67,7 @@ def render_report(report: ReportData) -> str:
         sources=_capped(report.sources),
         expectations=_capped(report.expectations),
         drift_rows=Capped(report.drift.rows[:MAX_ROWS], report.drift.compared) if report.drift else Capped((), 0),
+        courses=_courses(report.drift),
         distributions=_capped(report.distributions),
         work=_capped(report.work),
         checks=_capped(report.checks),
@@ -76,6 +80,17 @@ def render_report(report: ReportData) -> str:
         malformed=Capped(report.malformed[:MAX_MALFORMED], max(report.counts.malformed, len(report.malformed))),
         groups_of=lambda check: Capped(check.evidence[:MAX_GROUPS], max(check.groups, len(check.evidence))),
     )
+
+
+def _courses(drift: Drift | None) -> Capped:
+    """Return the changes over versions by source, each source where its strongest change stands."""
+    course = None if drift is None else drift.course
+    if course is None:
+        return Capped((), 0)
+    by_source: dict[str, list[CourseChange]] = {}
+    for change in course.changes[:MAX_COURSES]:
+        by_source.setdefault(change.source, []).append(change)
+    return Capped([change for changes in by_source.values() for change in changes], course.found)
 
 
 def _capped(items: Sequence[Any]) -> Capped:
@@ -91,7 +106,9 @@ def _template() -> jinja2.Template:
         number=visible.number, percent=visible.percent, size=visible.size, plain=visible.plain, badge=_badge,
         lines=visible.shown_lines,
     )  # fmt: skip
-    environment.globals.update(chart=histogram_svg, panel_chart=panel_svg, newline=Markup("\n"))
+    environment.globals.update(
+        chart=histogram_svg, panel_chart=panel_svg, course_chart=course_svg, newline=Markup("\n")
+    )
     text = importlib.resources.files("millcert.report").joinpath("templates", "report.html.j2").read_text("utf-8")
     return environment.from_string(text)
 

@@ -414,3 +414,67 @@ def test_the_report_shows_the_distributions_beside_the_reference(drifting: Workb
     assert page.index("<bdi>score</bdi> <span") < page.index("<bdi>label</bdi> <span")  # what drifts comes first
     assert page.count('class="reference"') >= 6
     assert "wasserstein" in page
+
+
+def follow(bench: Workbench, shifts: list[float]) -> list[str]:
+    """Vet one version a shift; return the decisions."""
+    decisions: list[str] = []
+    for number, shift in enumerate(shifts):
+        fill(bench, seed=20 + number, shift=shift, rows=1200)
+        drawn = bench.vet(replace=True, render_report=lambda published: build_report(published, {}))
+        decisions.append(drawn.verdict.decision)
+    return decisions
+
+
+def test_a_course_little_by_little_is_told_drawn_and_rejects_where_the_policy_says_so(drifting: Workbench) -> None:
+    drifting.policy["drift"] |= {"versions": 4, "on_gradual": "reject", "limits": {"wasserstein": 0.3}}
+    drifting.policy["drift"]["limits"] |= {"kolmogorov_smirnov": 0.3, "tolerated_part": 0}
+
+    decisions = follow(drifting, [0.0, 0.2, 0.4, 0.6])
+
+    assert decisions == ["admitted", "admitted", "admitted", "rejected"]  # each step alone is below the limit
+    verdict = drifting.verdict()
+    assert reasons(drifting) == ["drift.gradual"]
+    course = verdict["drift"]["course"]
+    assert 2 <= len(course["versions"]) <= 4
+    told = next(one for one in course["changes"] if one["column"] == "score" and one["measure"] == "wasserstein")
+    assert (told["pace"], len(told["course"])) == ("gradual", len(course["versions"]))
+    assert told["course"] == sorted(told["course"])
+    assert verdict_from_mapping(verdict).to_mapping() == verdict
+    page = (drifting.out / "report.html").read_text()
+    assert "Over the last admitted versions" in page
+    gradual = [one for one in course["changes"] if one["pace"] == "gradual"]
+    assert page.count("gradual</bdi>, from version") == len(gradual)
+
+
+def test_a_steady_course_changes_nothing_and_goes_back_to_other_columns_only(drifting: Workbench) -> None:
+    drifting.policy["drift"] |= {"versions": 10, "on_drift": "warn"}
+    fill(drifting, seed=9)
+    for source in ("north", "south"):
+        drifting.write(source, "a.parquet", table(300, 5, extra=np.arange(300)))
+        drifting.sign(source)
+    drifting.vet()
+
+    assert follow(drifting, [0.0, 0.0]) == ["admitted"] * 2
+
+    course = drifting.verdict()["drift"]["course"]
+    assert len(course["versions"]) == 1
+    assert course["found"] == 0
+    assert "Steady: nothing changed" in (drifting.out / "report.html").read_text()
+
+
+def test_a_version_whose_profile_is_gone_or_changed_is_not_followed_silently(drifting: Workbench) -> None:
+    first = drifting.vet().verdict.profile_digest
+    drifting.policy["drift"] |= {"versions": 5}
+    fill(drifting, seed=2)
+    drifting.vet(replace=True)
+    kept = profile_path(drifting.top / "state", first)
+    other = profile_path(drifting.top / "state", drifting.verdict()["profile_digest"]).read_bytes()
+    fill(drifting, seed=3)
+
+    kept.write_bytes(other)
+    with pytest.raises(DigestMismatchError, match="the ledger says"):
+        drifting.vet(replace=True)
+    kept.unlink()
+    with pytest.raises(StoreError, match="cannot be read"):
+        drifting.vet(replace=True)

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from millcert.errors import PolicyError
+from millcert.pipelines.fields import PlannedFields, permitted_schema
 from millcert.pipelines.formats import Decoded
 from millcert.pipelines.formats.base import RawSlice
 from millcert.pipelines.formats.projection import project_header, project_schema, project_stored
@@ -140,3 +141,13 @@ def test_metadata_speaks_of_no_dropped_column() -> None:
     assert list(json.loads(cut.metadata[b"huggingface"])["info"]["features"]) == ["a"]
     assert (b"pandas" in cut.metadata, cut.metadata[b"own"]) == (False, b"1")
     assert odd.metadata == {b"huggingface": b"{}"}
+
+
+def test_a_part_of_a_nested_column_is_refused_and_no_column_of_that_name_is() -> None:
+    nested = pa.schema([("meta", pa.struct([("lang", pa.string())])), ("x", pa.int64())])
+
+    with pytest.raises(PolicyError, match=r"'meta\.lang', which is a part of the column 'meta'"):
+        permitted_schema(PlannedFields(frozenset({"meta.lang", "x"}), "drop"), nested)
+    named = pa.schema([("meta.lang", pa.string()), ("y", pa.int64())])
+    kept, dropped = permitted_schema(PlannedFields(frozenset({"meta.lang", "x.y"}), "drop"), named)
+    assert (kept.names, dropped) == (["meta.lang"], ("y",))
