@@ -264,6 +264,8 @@ def _check(rule: CheckRule, check: "Check") -> Iterator[str]:
 def _verdict(policy: Policy) -> Iterator[str]:
     verdict = policy.verdict
     yield _limit("sample is quarantined", "of the samples are quarantined", verdict.max_quarantined_fraction)
+    if verdict.max_quarantined_fraction < 1:
+        yield "Samples that are held back for a doubted label and nothing else do not count there."
     for what, word in (("backdoor", verdict.on_backdoor), ("bad source", verdict.on_bad_source)):
         yield (
             f"If the checks together show a {what}, the limits of the checks decide."

@@ -205,8 +205,8 @@ def _label_rules(roles: Mapping[str, object], seed: int) -> Iterator[str]:
         config = f"view: {'pred_probs' if 'pred_probs' in roles else views[0]}"
         config += f", second_view: {views[0]}" if "pred_probs" in roles and views else ""
         yield (
-            "  - check: label_noise  # honest data has wrong labels; a plain embedding doubts many right ones\n"
-            "    max_flagged_fraction: 0.1\n    over_limit: warn\n    on_flagged: report\n"
+            "  - check: label_noise  # never rejects; where it doubts many right labels, `report` keeps them\n"
+            "    max_flagged_fraction: 0.1\n    over_limit: warn\n    on_flagged: quarantine\n"
             "    # on_rise: warn  # would compare with the last admitted version; without it the data alone decides\n"
             f"    config: {{{config}, seed: {seed}}}  # keep the seed from who supplies the data\n"
         )

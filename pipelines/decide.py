@@ -145,7 +145,7 @@ def _rule(
     judged.rejects.extend(profiled.rejects)
     judged.rejects.extend(rated.rejects)
     judged.missing.extend(profiled.missing)
-    _limits(plan, counts, judged)
+    _limits(plan, counts, sum(outcome.doubted for outcome in outcomes.values()), judged)
     # 6. The decision.
     decision: Decision = "rejected" if judged.rejects else "inconclusive" if judged.missing else "admitted"
     released = sum((Counter(outcome.released) for outcome in outcomes.values()), Counter[str]())
@@ -391,13 +391,14 @@ def is_over_limit(planned: PlannedCheck, flagged: int, scored: int) -> bool:
     return beyond_chance(flagged, scored, planned.max_flagged_fraction) < FAMILY_ALPHA
 
 
-def _limits(plan: VetPlan, counts: SampleCounts, judged: _Judged) -> None:
-    # 5. Limits of the whole.
+def _limits(plan: VetPlan, counts: SampleCounts, doubted: int, judged: _Judged) -> None:
+    # 5. Limits of the whole. Wrong labels alone never reject: they say nothing of what is left.
     if counts.admitted == 0:
         judged.rejects.append(Reason("samples.none_admitted", f"of {counts.seen:,} samples none could be admitted"))
+    held = f"quarantined, {doubted:,} with nothing but a doubted label not counted" if doubted else "quarantined"
     limits = (
         ("samples.malformed", "malformed", counts.malformed, plan.max_malformed_fraction),
-        ("samples.quarantined", "quarantined", counts.quarantined, plan.max_quarantined_fraction),
+        ("samples.quarantined", held, counts.quarantined - doubted, plan.max_quarantined_fraction),
         (
             "samples.unknown_provenance",
             "of unknown provenance",

@@ -189,6 +189,7 @@ class FileOutcome(NamedTuple):
     thresholds: check name -> the lowest threshold that a flagged sample was above, None where there is no such sample.
     votes: (source, class, checks) -> how many samples exactly these checks flagged (`millcert.pipelines.fuse`).
     released: leaf of an override -> how many samples it kept out of quarantine.
+    doubted: of the quarantined ones, how many nothing but a doubted label holds.
     output_*: of the file under admitted/. output_row_tree_root: over what is admitted; "" where that is the whole file,
     which is then copied byte for byte. findings: rows of the file's findings part. metrics: what the expectations'
     second plan measured. held_by: number of an expectation -> how many samples it holds back.
@@ -215,6 +216,7 @@ class FileOutcome(NamedTuple):
     metrics: dict[str, Any] = {}  # noqa: RUF012 - never changed
     held_by: dict[int, int] = {}  # noqa: RUF012 - never changed
     failing: FailingRows | None = None
+    doubted: int = 0
 
 
 def unit_name(name: str, span: Span | None) -> str:

@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from millcert.checks.base import Scores
-from millcert.checks.fusion import Cell, Panel
+from millcert.checks.fusion import Cell, Panel, signal_of
 from millcert.checks.sample_digest import sample_digests
 from millcert.errors import InternalError
 from millcert.pipelines.dataset import DatasetFacts
@@ -165,6 +165,7 @@ def file_outcome(
         metrics=metrics,
         held_by=held_by,
         failing=failing,
+        doubted=tally.doubted,
     )
 
 
@@ -199,6 +200,7 @@ class Tally:
     excluded: list[np.ndarray] = field(default_factory=list)
     votes: dict[Cell, int] = field(default_factory=dict)
     released: dict[str, int] = field(default_factory=dict)
+    doubted: int = 0
 
     def plus(self, other: "Tally") -> "Tally":
         """Return the sums of both; the excluded rows of neither."""
@@ -223,6 +225,7 @@ class Tally:
             thresholds=thresholds,
             votes=add_votes(self.votes, other.votes.items()),
             released=_added(self.released, other.released),
+            doubted=self.doubted + other.doubted,
         )
 
 
@@ -267,7 +270,7 @@ def _score_batch(
     batch, view = sample_batch(decoded, every_digest, item, dataset, wants_columns=False, views=views)
     roles = role_batch(batch)
     count = batch.num_rows
-    flagged_any = np.zeros(count, dtype=bool)
+    flagged_any, suspected = np.zeros(count, dtype=bool), np.zeros(count, dtype=bool)
     scores = []
     for planned in plan.checks:
         model = models[planned.name]
@@ -277,6 +280,8 @@ def _score_batch(
         _refuse_wrong_shape(planned, found, count)
         scores.append((planned, found))
         flagged_any |= found.flagged
+        if signal_of(planned.check) != "label_doubt":
+            suspected |= found.flagged
         _count_scores(tally, planned.name, found)
     positions = np.flatnonzero(view.usable)
     digests = np.zeros((count, 32), np.uint8)
@@ -293,6 +298,7 @@ def _score_batch(
     tally.released = dict(Counter(tally.released) + Counter(released))
     tally.admitted += int((~held).sum())
     tally.quarantined += int(held.sum())
+    tally.doubted += int((held & ~suspected & ~failing.held).sum())
     tally.flagged_any += int(flagged_any.sum())
     tally.malformed += len(decoded.malformed) + len(view.faults)
     excluded = ~view.usable

@@ -123,16 +123,14 @@ def test_init_compares_sources_where_there_are_three_and_a_view_shows_them(
         assert "source_shift" not in rules or rules["source_shift"].config == {"view": view}
 
 
-def test_what_doubts_labels_is_reported_and_never_uses_up_what_may_be_held_back(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Label noise alone never rejects: a plain embedding doubts a sixth of clean pictures (bench/clean_gate.py)."""
+def test_what_doubts_labels_is_held_back_and_never_rejects(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Label noise alone never rejects, and what is flagged is held back: issue 6, point 5."""
     out = tmp_path / "policy.yaml"
 
     text_of(["policy", "init", str(dataset(tmp_path)), "--out", str(out)], capsys)
 
     (rule,) = (rule for rule in load_policy(out).policy.checks if rule.check == "label_noise")
-    assert (rule.over_limit, rule.on_flagged) == ("warn", "report")
+    assert (rule.over_limit, rule.on_flagged) == ("warn", "quarantine")
 
 
 def test_what_init_writes_admits_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

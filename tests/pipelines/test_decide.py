@@ -211,6 +211,29 @@ def test_held_back_samples_make_another_output(case: Case) -> None:
     ]
 
 
+@pytest.mark.parametrize(("doubted", "decision"), [(0, "rejected"), (2, "admitted"), (3, "admitted")])
+def test_what_nothing_but_a_doubted_label_holds_back_never_rejects(case: Case, doubted: int, decision: str) -> None:
+    outcomes = [quarantined(doubted=doubted), outcome("b")]
+
+    ruling = replace(case.planning(max_quarantined_fraction=0.05), outcomes=outcomes).rule()
+
+    assert ruling.verdict is not None
+    assert ruling.verdict.decision == decision
+    assert ruling.verdict.samples.quarantined == 3
+
+
+def test_what_was_not_counted_is_said_where_the_rest_is_too_much(case: Case) -> None:
+    outcomes = [quarantined(doubted=1), outcome("b")]
+
+    ruling = replace(case.planning(max_quarantined_fraction=0.05), outcomes=outcomes).rule()
+
+    assert ruling.verdict is not None
+    (reason,) = ruling.verdict.reasons
+    assert reason.message == (
+        "2 of 20 samples (10.00%) are quarantined, 1 with nothing but a doubted label not counted; limit 0.05"
+    )
+
+
 @pytest.mark.parametrize(
     ("over_limit", "limit", "expected", "status"),
     [

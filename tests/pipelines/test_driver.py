@@ -213,6 +213,21 @@ def test_files_whose_names_differ_by_a_suffix_keep_their_quarantines_apart(bench
     assert held == {"a.parquet.parquet": [4], "a.parquet.parquet.parquet": [9]}
 
 
+def test_doubted_labels_are_held_back_and_reject_nothing(bench: Workbench) -> None:
+    accept_all_unsigned(bench)
+    table = pq.read_table(bench.data / "north" / "a.parquet")
+    bench.write("north", "a.parquet", flip_labels(table, [4, 9]))
+    bench.policy["checks"][0] |= {"on_flagged": "quarantine", "max_flagged_fraction": 0.0, "over_limit": "warn"}
+    bench.policy["verdict"]["max_quarantined_fraction"] = 0.0
+
+    verdict = bench.vet().verdict
+
+    assert (verdict.decision, verdict.samples.quarantined) == ("admitted", 2)
+    assert [(cluster.kind, cluster.action) for cluster in verdict.clusters] == [("label_noise", "warn")] * len(
+        verdict.clusters
+    )
+
+
 def test_files_named_like_what_is_published_lie_under_admitted_only(bench: Workbench) -> None:
     bench.write("north", "verdict.json.jsonl", pq.read_table(bench.data / "north" / "a.parquet").slice(0, 5))
     bench.sign("north")
