@@ -19,12 +19,15 @@ discriminant of its class (a plain per-source t-test, as a person would make), a
 import argparse
 import hashlib
 import platform
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bench.detection_sets import (
     BAD_SOURCE,
     INPUTS,
@@ -37,6 +40,7 @@ from bench.detection_sets import (
     flipped,
     honest,
     sst2,
+    with_sources,
 )
 from millcert.checks.base import Check, GroupEvidence, fit_check
 from millcert.checks.detectors.source_shift import SourceShift
@@ -132,6 +136,64 @@ def flips(seeds: int) -> None:
                     tell(check, view, data, {f"s{cell[0]:02d}/0"}, t_test(data, cell))
 
 
+def symmetric(data: Data, seed: int, *, bad: int) -> Data:
+    """Return data with a pattern added to half of `bad` samples of a cell and taken from the other half.
+
+    Of images the pattern is that of a blend; else it is random, twice the standard deviation of each column.
+    """
+    return _respread(data, seed, bad, "pattern, both signs")
+
+
+def overdispersed(data: Data, seed: int, *, bad: int) -> Data:
+    """Return data with `bad` samples of a cell twice as far from the mean of their class."""
+    return _respread(data, seed, bad, "twice as far out")
+
+
+def constant(data: Data, seed: int, *, bad: int) -> Data:
+    """Return data with `bad` samples of a cell drawn to the mean of their class: a hundredth of the way is left."""
+    return _respread(data, seed, bad, "nearly constant")
+
+
+def _respread(data: Data, seed: int, bad: int, kind: str) -> Data:
+    """Return data with a cell of class 0 that keeps its class's mean and has another spread."""
+    random = np.random.default_rng(seed)
+    sources = SOURCES if len(data.label) > 3000 else 5
+    placed = with_sources(data, seed, sources)
+    of_class = np.flatnonzero(placed.label == 0)
+    there = of_class[placed.source[of_class] == BAD_SOURCE % sources]
+    chosen = random.choice(there, min(bad, len(there)), replace=False)
+    sign = np.where(np.arange(len(chosen)) % 2, 1.0, -1.0)[:, None]
+    views = {}
+    for role, values in data.views.items():
+        rows = values.reshape(len(values), -1).astype(float)
+        mean = rows[of_class].mean(axis=0)
+        if kind == "twice as far out":
+            new = mean + 2 * (rows[chosen] - mean)
+        elif kind == "nearly constant":
+            new = mean + 0.01 * (rows[chosen] - mean)
+        elif data.shape:
+            new = rows[chosen] + 0.2 * sign * (random.integers(0, 256, rows.shape[1]) - 127.5)
+        else:
+            new = rows[chosen] + 2 * sign * rows.std(axis=0) * random.standard_normal(rows.shape[1])
+        changed = rows.copy()
+        changed[chosen] = np.clip(np.rint(new), 0, 255) if data.shape else new
+        views[role] = changed.reshape(values.shape)
+    is_bad = np.isin(np.arange(len(placed.label)), chosen)
+    return replace(placed, views=views, is_bad=is_bad, attack=kind)
+
+
+def spread(seeds: int) -> None:
+    """Print cells with their class's mean and another spread."""
+    for clean in (*embedded(), *clean_images()):
+        bad = 40 if len(clean.label) > 3000 else 12
+        sources = SOURCES if len(clean.label) > 3000 else 5
+        for seed in range(seeds):
+            for attack in (symmetric, overdispersed, constant):
+                data, cell = attack(clean, seed, bad=bad), f"s{BAD_SOURCE % sources:02d}/0"
+                for view, check in views_of(data).items():
+                    tell(check, view, data, {cell})
+
+
 def zipf(random: np.random.Generator, label: np.ndarray, sources: int) -> np.ndarray:
     sizes = 1 / np.arange(1, sources + 1)
     return random.choice(sources, len(label), p=sizes / sizes.sum())
@@ -213,7 +275,7 @@ def main() -> None:
         PARTS[part](given.clean if part == "clean" else given.seeds)
 
 
-PARTS: dict[str, Callable[[int], None]] = {"flips": flips, "clean": all_clean}
+PARTS: dict[str, Callable[[int], None]] = {"flips": flips, "spread": spread, "clean": all_clean}
 
 if __name__ == "__main__":
     main()

@@ -4,7 +4,7 @@ A row of these sums has its doubt, the label directions, the whitened coordinate
 cubes (`millcert.checks.class_frame.PlacedRows.bounded`): whole numbers, so exact in any order.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,10 +14,11 @@ from millcert.checks.cell_sums import CellBlock, CellSums, Segment, cell_blocks
 from millcert.checks.class_frame import DOUBT_GRID, GRID, SIZE_GRID, ClassFrame, PlacedRows
 from millcert.checks.exact import row_exponents, whole_numbers
 from millcert.checks.score_cells import ScoreSpace
+from millcert.checks.shape_cells import ShapeSums, signs
 from millcert.checks.source_cells import ClassCells, Space, columns_of
 
-#: Names of the spaces that cells are tested in, in the order of `spaces_of`.
-SPACES = ("wrong_labels", "label_directions", "all_directions", "spread")
+#: Names of the spaces that cells are tested in, in the order of `spaces_of`; shape is `millcert.checks.shape_cells`.
+SPACES = ("wrong_labels", "label_directions", "all_directions", "spread", "shape")
 #: Columns of powers that follow the columns of a placed row.
 _POWERS = 6
 
@@ -85,6 +86,30 @@ def add_cells(
         cells = CellSums.zero(bounded.shape[1]) if before is None else before.cells
         products = products if before is None else before.products + products
         added[prefix + label] = BoundedCells(cells.add(gathered[label]), products)
+
+
+def add_shapes(
+    added: dict[str, Any], block: CellBlock, bounded: np.ndarray, columns: slice, wanted: Container[tuple[str, str]]
+) -> None:
+    """Add products of a block's signs to the accumulator, under "shape" and the class.
+
+    Args:
+        added: the accumulator.
+        block: rows.
+        bounded: as placed.
+        columns: the coordinates.
+        wanted: cells, (source, class), that are summed.
+    """
+    unit = signs(bounded[:, columns])
+    gathered: dict[str, list[ShapeSums]] = {}
+    for segment in block.segments:
+        if (segment.source, segment.label) in wanted:
+            rows, cell = unit[segment.part], (segment.source, segment.half)
+            gathered.setdefault(segment.label, []).append(ShapeSums({cell: len(rows)}, {cell: rows.T @ rows}))
+    for label, parts in gathered.items():
+        name = f"shape {label}"
+        first, *others = [added[name], *parts] if name in added else parts
+        added[name] = first.merge(others)
 
 
 def class_cells(part: BoundedCells, frame: ClassFrame) -> ClassCells:

@@ -80,7 +80,12 @@ class CellShift:
 
 
 def find_shifts(
-    classes: Mapping[str, ClassCells], spaces: Sequence[Space], *, false_alarm_rate: float, least_samples: int
+    classes: Mapping[str, ClassCells],
+    spaces: Sequence[Space],
+    *,
+    false_alarm_rate: float,
+    least_samples: int,
+    beside: int = 0,
 ) -> dict[tuple[str, str], CellShift]:
     """Return what the tests say of each cell, by (source, class).
 
@@ -90,11 +95,12 @@ def find_shifts(
         false_alarm_rate: the chance that any honest cell of the data set is called shifted.
         least_samples: a cell with fewer is not tested, nor is one whose class has fewer elsewhere, or fewer than three
             sources of that size.
+        beside: tests that are made of each cell elsewhere, which the rate is shared with.
 
     Cost: O(S K m**2), and O(S K m) more for each source with a cell that only scatter could explain.
     """
     tested = {label: _testable(cells, least_samples) for label, cells in classes.items()}
-    family = max(1, len(spaces) * sum(int(places.sum()) for places in tested.values()))
+    family = max(1, (len(spaces) + beside) * sum(int(places.sum()) for places in tested.values()))
     level = false_alarm_rate / family
     tests = {
         label: [_test_of(cells, space, number) for number, space in enumerate(spaces)]
@@ -186,6 +192,26 @@ def judge_distance(square: float, error: float, width: int, freedom: float, scat
     lower = 1 / ((1 - share) ** 2 / spare + share**2 / scatter.freedom)
     ratio = square / (width * error) * spare / freedom / (1 + added)
     return Answer(float(fdtrc(upper, lower, ratio)), float(np.sqrt(square)), float(np.sqrt(scatter.variance * width)))
+
+
+def judge_score(
+    moments: ScoreMoments, place: int, others: np.ndarray, freedom: float, scatter: Scatter, *, is_one_sided: bool
+) -> Answer:
+    """Return what permuted sources say of the mean score of the cell at `place` against those of `others`.
+
+    Args:
+        moments: of the class.
+        place: of the cell.
+        others: bool (S,).
+        freedom: degrees of freedom of the class's variance.
+        scatter: between honest sources, in variances of the score.
+        is_one_sided: only a larger mean is suspect.
+    """
+    (deviate,), (error,) = moments.deviates(np.array([place]), others)
+    answer = judge_distance(float(deviate**2 * error), float(error), 1, freedom, scatter)
+    if not is_one_sided:
+        return answer
+    return answer._replace(p_value=answer.p_value / 2) if deviate > 0 else Answer(1.0, 0.0, 0.0)
 
 
 def _testable(cells: ClassCells, least_samples: int) -> np.ndarray:
@@ -320,11 +346,7 @@ class _Score:
     def compare(self, place: int, active: np.ndarray, scatter: Scatter = NO_SCATTER) -> Answer:
         """Return what the test says of the cell at `place` against all other active cells."""
         others = active & (np.arange(len(active)) != place)
-        (deviate,), (error,) = self.moments.deviates(np.array([place]), others)
-        answer = judge_distance(float(deviate**2 * error), float(error), 1, self.freedom, scatter)
-        if not self.is_one_sided:
-            return answer
-        return answer._replace(p_value=answer.p_value / 2) if deviate > 0 else Answer(1.0, 0.0, 0.0)
+        return judge_score(self.moments, place, others, self.freedom, scatter, is_one_sided=self.is_one_sided)
 
     def gap(self, places: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the squared distance of cells from the rest of `others`, and its expected square."""

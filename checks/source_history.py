@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from millcert.checks.bounded_cells import SPACES, spaces_of
+from millcert.checks.bounded_cells import spaces_of
 from millcert.checks.class_frame import MOST_DOUBT, MOST_SIZE, ClassFrame
 from millcert.checks.exact import ExactMatrix
 from millcert.checks.score_cells import ScoreSpace, normal_deviates
@@ -275,7 +275,7 @@ def history_from(values: Mapping[str, Any]) -> SourceHistory:
                 tuple(map(str, each["sources"])),
                 np.array([int(count) for count in each["counts"]], dtype=np.float64),
                 _array(each["means"], len(each["sources"]), columns + 2),
-                _array(each["scales"], len(each["sources"]), len(SPACES)),
+                _array(each["scales"], len(each["sources"]), len(spaces_of(frame))),
             )
             for label, each in values["cells"].items()
         }

@@ -8,11 +8,14 @@ Poison that no detector sees sample by sample still moves the mean of the cell (
      Each cell is tested against the rest of its class along the label directions and in all directions
      (`millcert.checks.source_cells`: Hotelling's T2, scatter between honest sources allowed for, Bonferroni), and by
      two scores of its samples: how much better another class explains them, and how large they are
-     (`millcert.checks.score_cells`: permuted sources, skewness allowed for).
-  3. Pass 3 counts positions along each shift, of the cell and of the rest of its class: how many samples are too many.
-     The direction for one half of the samples comes from the other half, so that noise does not look like a shift.
+     (`millcert.checks.score_cells`: permuted sources, skewness allowed for). Products of half cells tell which may
+     have another covariance (`millcert.checks.shape_cells`).
+  3. Pass 3 counts positions along each shift, of the cell and of the rest of its class: how many samples are too many,
+     and, of another covariance, whether it is one. The direction for one half of the samples comes from the other
+     half, so that noise does not look like a shift.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
@@ -25,22 +28,29 @@ from millcert.checks.bounded_cells import (
     SPACES,
     BoundedCells,
     add_cells,
+    add_shapes,
     cells_in,
     placed_blocks,
     spaces_of,
     units_of,
 )
 from millcert.checks.cell_names import cell_name
-from millcert.checks.cell_sums import CellBlock, CellSums, Segment, cell_blocks
+from millcert.checks.cell_sums import CellSums, Segment, cell_blocks
 from millcert.checks.class_frame import ClassFrame, clip_radius
 from millcert.checks.class_moments import fold_for
 from millcert.checks.columns import digests, matrix, strings
-from millcert.checks.exact import ExactMatrix, row_exponents, whole_numbers
-from millcert.checks.excess import Excess, bin_of, count_excess
-from millcert.checks.flagging import Counts
+from millcert.checks.exact import row_exponents, whole_numbers
+from millcert.checks.excess import Excess
 from millcert.checks.moments import Moments
-from millcert.checks.source_cells import CellShift, ClassCells, columns_of, find_shifts, rest_mean, shift_direction
+from millcert.checks.shape_cells import ShapeSums, shape_coordinates, shape_lines
+from millcert.checks.source_cells import (
+    CellShift,
+    ClassCells,
+    columns_of,
+    find_shifts,
+)
 from millcert.checks.source_history import CellMove, SourceHistory, find_moves, history_from, history_values
+from millcert.checks.source_lines import Line, Positions, add_positions, after_positions, shifted_line
 from millcert.errors import InvalidSampleError, NotEnoughSamplesError, PolicyError
 
 View: TypeAlias = Literal["embedding_external", "embedding_self", "features"]
@@ -62,44 +72,13 @@ class _Everything(NamedTuple):
     moments: Moments
 
 
-class _Positions(NamedTuple):
-    """Pass 3, of a shifted cell: positions along the shift, of the cell's samples and of the rest of its class."""
-
-    own: Counts
-    rest: Counts
-
-
-@dataclass(frozen=True, eq=False)
-class _Line:
-    """A shifted cell and the line along which its samples are ranked.
-
-    columns: of a placed row. units: of these columns. weights: one a half, for the samples of that half.
-    offset: (2,), to be taken off.
-    """
-
-    columns: slice
-    units: np.ndarray
-    weights: tuple[ExactMatrix, ExactMatrix]
-    offset: tuple[float, float]
-    excess: Excess | None = None
-
-    def positions(self, placed: np.ndarray, half: int) -> np.ndarray:
-        """Return positions along the shift in standard deviations of the class, float64 (n,); 0 is the rest's mean.
-
-        Args:
-            placed: bounded rows, whole numbers; all of one half.
-            half: 0 or 1.
-        """
-        found: np.ndarray = self.weights[half].apply(placed[:, self.columns] / self.units)[:, 0] - self.offset[half]
-        return found
-
-
 @dataclass(frozen=True, eq=False)
 class SourceShiftModel:
     """The model after pass `stage`. Cells are keyed (source, class); `lines` are those of shifted ones.
 
     before: what is known of the last admitted version, None where nothing is compared. moves: of cells since then.
-    cells: by class, to be kept of this version; None where nothing is compared.
+    cells: by class, to be kept of this version; None where nothing is compared. shaped: cells whose shape is summed,
+    in the columns of a placed row from and to `shape`.
     """
 
     stage: int
@@ -107,7 +86,9 @@ class SourceShiftModel:
     frame: ClassFrame
     samples: Mapping[tuple[str, str], int]
     shifts: Mapping[tuple[str, str], CellShift]
-    lines: Mapping[tuple[str, str], _Line]
+    lines: Mapping[tuple[str, str], Line]
+    shape: tuple[int, int] = (0, 0)
+    shaped: frozenset[tuple[str, str]] = frozenset()
     before: SourceHistory | None = None
     moves: Mapping[tuple[str, str], CellMove] = field(default_factory=dict)
     cells: Mapping[str, ClassCells] | None = None
@@ -120,21 +101,26 @@ class SourceShift:
     Needs: label, source, a view (float32, d), sample_digest (which half a sample is in).
         With `reference: last_admitted` in the policy, also each source's cells in its last admitted version
         (`millcert.checks.source_history`): a move since then names the source as well, and flags no sample.
-    Passes: 3, and scoring. The third looks at classes with a shifted cell only.
+    Passes: 3, and scoring. The third looks at classes with a shifted cell, or one that may have another covariance.
     Score: of a sample in a shifted cell, its position along the shift in standard deviations of the class. Elsewhere
         its distance from the class's centre in the directions in which classes differ, over the usual distance; never
         flagged.
     Accumulator: pass 1 8 x w x w bytes and 8 x w a cell and exponent, w = min(d, 512); pass 2 8 x m x m bytes a class
-        and 16 x m a cell, m at most max_directions + 40; pass 3 32 kB at most a shifted cell. With a reference that
-        of pass 2 twice, and 8 x m bytes a cell kept of a version.
+        and 16 x m a cell, m at most max_directions + 40, and 64 MiB at most for products of half cells (as many
+        coordinates as fit, 128 at most); pass 3 64 kB at most a line, of which there are as many as shifted cells and
+        512 at most of others. With a reference that of pass 2 twice, products apart, and 8 x m bytes a cell kept.
     Finds: wrong labels, triggers that the view can see, and foreign samples, where they come in by few of the sources.
         Of images the raw pixels (`features`) show triggers: patches, blends, adaptive blends, with a wrong or the right
         label, 40 among 140 samples of their cell, with 200 cells to choose from. Wrong labels show in an embedding,
         of any quality in which two of three classes are told apart: 40 of 140, of all classes or of one
-        (bench/bad_sources.py).
-    Does not find: poison spread evenly over sources; cells under 20 samples; without a reference, classes with fewer
-        than three sources of 20: which of two sources is the odd one, nobody can say.
+        (bench/bad_sources.py). Samples too near to their mean or too far from it, and patterns that leave the mean as
+        it was, by size and shape of the covariance.
+    Does not find: poison spread evenly over sources; cells under 20 samples (of another covariance: 40); without a
+        reference, classes with fewer than three sources of 20: which of two sources is the odd one, nobody can say;
+        faint patterns of both signs in raw pixels, every other time: 20 % of noise in 40 of 140 images.
     False alarm that remains: an honest source that is unlike all the others. It looks the same, and should be known.
+        Other class proportions are none, unless labels are noisy: a class that is rare in its source, beside one that
+        people take for it, holds mostly wrong labels there, and is named for them.
     Source: Hotelling's T2 and its F distribution: Anderson, "An Introduction to Multivariate Statistical Analysis",
         3rd ed., section 5.3. The rest is our choice: `millcert.checks.source_cells`, `source_scatter`, `excess`. Cost:
         docs/moments.md.
@@ -201,8 +187,10 @@ class SourceShift:
             bounded = placed.bounded()
             if model.stage == 1:
                 add_cells(added, block, bounded, model.frame)
+                if model.shaped:
+                    add_shapes(added, block, bounded, slice(*model.shape), model.shaped)
             else:
-                _add_positions(added, block, bounded, model)
+                add_positions(added, block, bounded, model.lines, model.shifts)
         if model.stage == 1 and model.before is not None and model.before.frame is not None:
             for block, placed in placed_blocks(model.before.frame, folded, sources, labels, half):
                 add_cells(added, block, placed.bounded(), model.before.frame, _BEFORE)
@@ -223,12 +211,10 @@ class SourceShift:
             return self._after_sums(acc)
         if model.stage == 1:
             return self._after_cells(acc, model)
-        lines = {
-            cell: replace(line, excess=count_excess(acc[name].own, acc[name].rest))
-            for cell, line in model.lines.items()
-            for name in (f"cell {cell_name(*cell)}",)
-        }
-        return replace(model, stage=3, lines=lines)
+        is_compared = model.before is not None and model.before.frame is not None
+        rate = self.false_alarm_rate / 2 if is_compared else self.false_alarm_rate
+        shifts, lines = after_positions(acc, model.shifts, model.lines, false_alarm_rate=rate)
+        return replace(model, stage=3, shifts=shifts, lines=lines)
 
     def score(self, model: SourceShiftModel, batch: pa.RecordBatch) -> Scores:
         """Return the scores of a batch; 0 for a class not seen in `fit`."""
@@ -356,55 +342,47 @@ class SourceShift:
             for label, part in classes.items()
             for source, count in zip(*part.by_source()[:2], strict=True)
         }
-        return SourceShiftModel(1, acc[_TOTAL].width, frame, samples, {}, {})
+        shaped = frozenset(cell for cell, count in samples.items() if count >= 2 * LEAST_SAMPLES)
+        first, cells = 1 + frame.labels, Counter(label for _, label in shaped)
+        width = shape_coordinates(cells, frame.whitened)
+        shape = (first, first + width)
+        return SourceShiftModel(1, acc[_TOTAL].width, frame, samples, {}, {}, shape, shaped if width else frozenset())
 
     def _after_cells(self, acc: Accumulator, model: SourceShiftModel) -> SourceShiftModel:
         classes = cells_in(acc, model.frame)
         spaces, units, before = spaces_of(model.frame), units_of(model.frame), model.before
         is_compared = before is not None and before.frame is not None
         rate = self.false_alarm_rate / 2 if is_compared else self.false_alarm_rate
-        shifts = find_shifts(classes, spaces, false_alarm_rate=rate, least_samples=LEAST_SAMPLES)
+        shifts = find_shifts(classes, spaces, false_alarm_rate=rate, least_samples=LEAST_SAMPLES, beside=1)
         moves: dict[tuple[str, str], CellMove] = {}
         if before is not None and before.frame is not None:
             now = cells_in(acc, before.frame, _BEFORE)
             moves = find_moves(now, before, false_alarm_rate=rate, least_samples=LEAST_SAMPLES)
-        lines = {}
+        lines: dict[tuple[str, str], Line] = {}
         for (source, label), shift in shifts.items():
             if shift.is_shifted:
                 shifted = [other for other in classes[label].sources if shifts[other, label].is_shifted]
-                lines[source, label] = _line(
+                lines[source, label] = shifted_line(
                     classes[label], source, shifted, acc[f"class {label}"].cells, columns_of(spaces[shift.space]), units
                 )
+        lines |= shape_lines(_unshifted(acc, shifts), model.shape[0], LEAST_SAMPLES)
         kept = None if before is None else classes
         return replace(model, stage=2, shifts=shifts, lines=lines, moves=moves, cells=kept)
 
 
-def _add_positions(added: dict[str, Any], block: CellBlock, bounded: np.ndarray, model: SourceShiftModel) -> None:
-    """Add a block to the accumulator of pass 3: to the counts of the shifted cells of its classes."""
-    none = Counts.zero()
-    for source, label, number, _, part in block.segments:
-        for (shifted, of_class), line in model.lines.items():
-            if of_class != label or (shifted != source and (source, label) in model.lines):
-                continue
-            counts = none.add(bin_of(line.positions(bounded[part], number)))
-            name = f"cell {cell_name(shifted, label)}"
-            new = _Positions(counts, none) if shifted == source else _Positions(none, counts)
-            added[name] = _merged([added[name], new]) if name in added else new
-
-
-def _line(cells: ClassCells, source: str, shifted: list[str], sums: CellSums, space: slice, units: np.ndarray) -> _Line:
-    """Return the line of a shifted cell; each half of its samples is ranked by the shift of the other half."""
-    place = cells.sources.index(source)
-    rest = rest_mean(cells, place, [cells.sources.index(other) for other in shifted])
-    width = len(rest)
-    weights, offsets = [], []
-    for number in (0, 1):
-        other = 1 - number
-        mean = sums.mean(source, other)[:width] / units if sums.count(source, other) else cells.means[place]
-        direction = shift_direction(cells, space, (mean - rest)[space])
-        weights.append(ExactMatrix.of(direction[:, None]))
-        offsets.append(float(rest[space] @ direction))
-    return _Line(space, units[space], (weights[0], weights[1]), (offsets[0], offsets[1]))
+def _unshifted(acc: Accumulator, shifts: Mapping[tuple[str, str], CellShift]) -> dict[str, ShapeSums]:
+    """Return the products of signs of each class, of the cells that no other test has named."""
+    found = {}
+    for name, part in acc.items():
+        if isinstance(part, ShapeSums):
+            label = name.removeprefix("shape ")
+            kept = {cell for cell in part.counts if shifts[cell[0], label].is_tested}
+            kept -= {cell for cell in kept if shifts[cell[0], label].is_shifted}
+            found[label] = ShapeSums(
+                {cell: count for cell, count in part.counts.items() if cell in kept},
+                {cell: product for cell, product in part.products.items() if cell in kept},
+            )
+    return found
 
 
 def _merged(parts: list[Any]) -> Any:
@@ -417,9 +395,9 @@ def _merged(parts: list[Any]) -> Any:
         for part in others:
             _check_width(part.width, first.width)
         return first._replace(moments=first.moments.merge(part.moments for part in others))
-    if isinstance(first, BoundedCells):
+    if isinstance(first, (BoundedCells, ShapeSums)):
         return first.merge(others)
-    return _Positions(first.own.merge(part.own for part in others), first.rest.merge(part.rest for part in others))
+    return Positions.merged(parts)
 
 
 def _check_width(width: int, expected: int) -> None:
@@ -432,7 +410,7 @@ def _check_width(width: int, expected: int) -> None:
 
 def _figures(shift: CellShift, since: str) -> dict[str, float]:
     figures = {}
-    for number, space in enumerate(SPACES):
+    for number, space in enumerate(SPACES[: len(shift.p_values)]):
         figures[f"distance in {space}{since}"] = shift.distance[number]
         figures[f"scatter in {space}{since}"] = shift.scatter[number]
         figures[f"p_value in {space}{since}"] = shift.p_values[number]
@@ -442,7 +420,7 @@ def _figures(shift: CellShift, since: str) -> dict[str, float]:
 def _spaces_that_told(shift: CellShift, since: str) -> tuple[tuple[str, float], ...]:
     if not shift.is_shifted:
         return ()
-    order = sorted(range(len(SPACES)), key=lambda number: (shift.p_values[number], number))
+    order = sorted(range(len(shift.p_values)), key=lambda number: (shift.p_values[number], number))
     found = [(SPACES[number] + since, max(0.0, shift.distance[number] - shift.scatter[number])) for number in order]
     return tuple(one for number, one in zip(order, found, strict=True) if shift.p_values[number] < 1)
 
