@@ -30,7 +30,7 @@ MAX_PRODUCT_ROWS = 2**16
 MAX_WIDTH = 2**16
 
 #: Float64 rows below 2**-482 are taken as zero: their squares would not be numbers any more. No float32 is so small.
-_LOWEST_ROW_EXPONENT = -500
+LOWEST_ROW_EXPONENT = -500
 
 #: Rows quantised at a time, so that what comes between stays in the processor's cache; changes no result.
 _CACHED_ROWS = 2048
@@ -40,8 +40,8 @@ _LOOKED_AT_ROWS = 512
 #: Below so many rows a loop over columns costs more in Python than in sums.
 _FEW_ROWS = 512
 
-#: Row exponents within this scale float32 rows in float32: neither the power nor the product leaves its range.
-_FLOAT32_EXPONENT = 100
+#: Row exponents within this scale float32 rows in float32: no row, by the power of any other, leaves its range.
+_FLOAT32_EXPONENT = 50
 
 _FLOAT_BITS = 53
 _DIGIT_BITS = 32
@@ -101,7 +101,7 @@ def row_exponents(rows: np.ndarray) -> np.ndarray:
     _, power = np.frexp(largest)
     exponent = -(-power.astype(np.int64) // EXPONENT_STEP) * EXPONENT_STEP - QUANTISED_BITS
     exponent[largest == 0] = 0
-    np.maximum(exponent, _LOWEST_ROW_EXPONENT, out=exponent)
+    np.maximum(exponent, LOWEST_ROW_EXPONENT, out=exponent)
     return exponent
 
 
@@ -109,10 +109,39 @@ def whole_numbers(rows: np.ndarray, exponent: np.ndarray) -> np.ndarray:
     """Return the whole numbers of `quantise_rows`, float64 (m, d), for rows and their exponents."""
     if rows.dtype == np.float32 and np.abs(exponent).max(initial=0) <= _FLOAT32_EXPONENT:
         # The same bits at a third of the cost: a power of two changes no digit, and 2**18 needs fewer than float32 has.
-        narrow = rows * np.ldexp(np.float32(1), -exponent)[:, None]
+        # One power for all, and a second one for the rows of another exponent, costs half of a power for each row.
+        usual = exponent[len(exponent) // 2] if len(exponent) else 0
+        narrow = rows * np.ldexp(np.float32(1), -usual)
+        others = np.flatnonzero(exponent != usual)
+        if len(others):
+            narrow[others] = rows[others] * np.ldexp(np.float32(1), -exponent[others])[:, None]
         return np.rint(narrow, out=narrow).astype(np.float64)
     whole = np.multiply(rows, np.ldexp(1.0, -exponent)[:, None], dtype=np.float64)
     return np.rint(whole, out=whole)
+
+
+def floored_numbers(rows: np.ndarray, floor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return rows as `quantise_rows` does, but with no exponent below a floor, which may lie anywhere.
+
+    For rows that are read again, once the usual exponent of their kind is known: where few need a larger one, a row's
+    largest magnitude need not be looked up.
+
+    Args:
+        rows: float32, shape (m, d), of any values.
+        floor: int64 (m,).
+
+    Error: half a unit of the exponent, which the floor makes larger for rows far smaller than is usual.
+
+    Raises:
+        InvalidSampleError: as `quantise_rows`.
+    """
+    if len(rows) and np.abs(floor).max() <= _FLOAT32_EXPONENT and (floor == floor[0]).all():
+        narrow = rows * np.ldexp(np.float32(1), -floor[0])
+        # A NaN makes a comparison false.
+        if narrow.max(initial=0) < 2.0**QUANTISED_BITS and narrow.min(initial=0) > -(2.0**QUANTISED_BITS):
+            return np.rint(narrow, out=narrow).astype(np.float64), floor
+    exponent = np.maximum(row_exponents(rows), floor)
+    return whole_numbers(rows, exponent), exponent
 
 
 def _largest_magnitudes(rows: np.ndarray) -> np.ndarray:
@@ -157,7 +186,7 @@ class ExactMatrix:
         bits = _FLOAT_BITS - QUANTISED_BITS - max(1, width).bit_length()
         largest = np.abs(weights).max(axis=0, initial=0.0) if columns else np.zeros(0)
         _, power = np.frexp(largest)
-        exponent = np.where(largest > 0, np.maximum(power.astype(np.int64) - bits, _LOWEST_ROW_EXPONENT), 0)
+        exponent = np.where(largest > 0, np.maximum(power.astype(np.int64) - bits, LOWEST_ROW_EXPONENT), 0)
         return cls(np.rint(weights * np.ldexp(1.0, -exponent)), np.ldexp(1.0, exponent))
 
     def apply(self, rows: np.ndarray) -> np.ndarray:

@@ -27,7 +27,7 @@ import pyarrow as pa
 from millcert.checks.base import Accumulator, GroupEvidence, Role, Scores, Severity, merge_alike, merge_groups
 from millcert.checks.class_moments import final_moments, no_rows, unfolded, within_budget
 from millcert.checks.class_rows import rows_by_class
-from millcert.checks.columns import matrix, strings
+from millcert.checks.columns import strings, unread_matrix
 from millcert.checks.contrast import ClassContrast, class_contrasts
 from millcert.checks.direction_search import dividing_directions
 from millcert.checks.exact import ExactMatrix
@@ -85,6 +85,7 @@ class RobustSpectralModel:
     """The model after any pass. `frames` serve the next pass or scoring; `findings` are empty before the last pass.
 
     columns: that the covariances are of, once folded.
+    floors: row exponent that most rows of a class have: no row need be held finer to be placed along a direction.
     """
 
     stage: int
@@ -93,6 +94,7 @@ class RobustSpectralModel:
     frames: Mapping[str, _Frame]
     findings: Mapping[str, _Finding]
     columns: int
+    floors: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -158,13 +160,14 @@ class RobustSpectral:
 
     def add(self, acc: Accumulator, batch: pa.RecordBatch, model: RobustSpectralModel | None) -> Accumulator:
         """Return `acc` with a batch added; see `Check.add`."""
-        rows, labels, sources = matrix(batch, "embedding_self"), strings(batch, "label"), strings(batch, "source")
+        rows, labels, sources = unread_matrix(batch, "embedding_self"), strings(batch, "label"), strings(batch, "source")
         if not len(rows):
             return dict(acc)
         added = dict(acc)
         if model is not None:
             _check_width(rows.shape[1], model.width)
-        for of_class in rows_by_class(rows, labels, sources if model is not None and model.stage == 2 else None):
+        floors = None if model is None else model.floors
+        for of_class in rows_by_class(rows, labels, sources if model is not None and model.stage == 2 else None, floors):
             label, part = of_class.label, added.get(of_class.label)
             if model is None:
                 sums = part if part is not None else no_rows(rows.shape[1], self.max_dimension, self.seed)
@@ -201,12 +204,12 @@ class RobustSpectral:
 
         In any other class a score lies in [-3, -2] and nothing is flagged.
         """
-        rows, labels = matrix(batch, "embedding_self"), strings(batch, "label")
+        rows, labels = unread_matrix(batch, "embedding_self"), strings(batch, "label")
         score = np.full(len(rows), -3.0)
         threshold = np.full(len(rows), np.inf)
         if len(rows):
             _check_width(rows.shape[1], model.width)
-            for label, places, whole, exponent, _ in rows_by_class(rows, labels):
+            for label, places, whole, exponent, _ in rows_by_class(rows, labels, None, model.floors):
                 finding = model.findings.get(label)
                 if finding is None or label not in model.frames:
                     continue
@@ -265,7 +268,12 @@ class RobustSpectral:
             for label, contrast in sorted(contrasts.items())
             if contrast.samples >= LEAST_SAMPLES and len(contrast.variance)
         }
-        return RobustSpectralModel(1, widths.pop(), contrasts, frames, {}, fold.columns)
+        floors = {
+            label: max(part.scales, key=lambda scale: (scale.rows, scale.exponent)).exponent
+            for label, part in classes.items()
+            if part.scales
+        }
+        return RobustSpectralModel(1, widths.pop(), contrasts, frames, {}, fold.columns, floors)
 
 
 def _after_search(acc: Accumulator, model: RobustSpectralModel) -> RobustSpectralModel:
