@@ -1,9 +1,9 @@
 """Is a part of a class hidden along a line: apart from the rest, and further than classes are from one another?
 
-The three rules (a, b, c) and their cuts stand here; `millcert.checks.detectors.robust_spectral` says what they are for.
+Three rules (a, b, c) and their cuts stand here; `millcert.checks.detectors.robust_spectral` says what they are for.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -20,6 +20,8 @@ LEAST_GAP_OVER_DISTANCE = 2**0.5
 #: Where the smaller part is above this share of its class, the part that stands away from the other classes is the odd
 #: one; below, the smaller part is.
 SURE_MINORITY = 1 / 3
+#: Fewer samples are no part of a class.
+FEWEST_IN_A_PART = 6
 _ROUNDS = 8
 
 
@@ -60,7 +62,7 @@ class Line:
 
     middle: mode and spread of the class along it.
     others: where the mean of all other classes lies.
-    gap_needed: rule c, in the line's units.
+    gap_needed: rule c, in the line's units; 0 where rule d was found to hold in its place.
     lines: how many lines are tested in all, for the family-wise correction.
     dimension: of the space that the direction was chosen in.
     """
@@ -99,6 +101,24 @@ def find_hidden_part(histogram: Histogram, line: Line) -> HiddenPart | None:
         estimate=estimate,
         low=min(low, float(least)),
         high=max(high, float(most)),
+    )
+
+
+def in_class(part: HiddenPart, histogram: Histogram) -> HiddenPart | None:
+    """Return what a class has of an odd part that all classes share; None where it has less than a part's samples.
+
+    Args:
+        part: of all classes together, along one line.
+        histogram: of the class, along the same line.
+
+    The interval is as wide, for the class's number, as that of all.
+    """
+    above = float(histogram.counts[histogram.positions * part.sign > part.border].sum())
+    if above < FEWEST_IN_A_PART:
+        return None
+    low, high = (bound / max(part.estimate, 1.0) * above for bound in (part.low, part.high))
+    return replace(
+        part, odd_fraction=above / histogram.samples, estimate=above, low=low, high=min(high, histogram.samples)
     )
 
 

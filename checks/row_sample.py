@@ -7,6 +7,7 @@ from hashlib import shake_256
 
 import numpy as np
 
+from millcert.checks.column_fold import ColumnFold
 from millcert.checks.digest_sample import DigestSample
 from millcert.checks.exact_features import mixed
 
@@ -33,7 +34,11 @@ class RowSample:
     @classmethod
     def zero(cls, classes: int, width: int) -> "RowSample":
         """Return the sample of nothing, which knows how many rows it may hold beside those of the other classes."""
-        most = min(MOST_ROWS, max(LEAST_ROWS, MOST_BYTES // (classes * (4 * width + 8))))
+        return cls.of_most(min(MOST_ROWS, max(LEAST_ROWS, MOST_BYTES // (classes * (4 * width + 8)))), width)
+
+    @classmethod
+    def of_most(cls, most: int, width: int) -> "RowSample":
+        """Return the sample of nothing that may hold so many rows."""
         nothing = np.zeros((0, width), dtype=np.float32)
         return cls(0, DigestSample(np.zeros(0, dtype=np.uint64), nothing, most))
 
@@ -47,8 +52,21 @@ class RowSample:
             exponent: their powers of two.
             place: makes their coordinates; it is asked only for rows that may be kept.
         """
-        keys, total = _row_keys(whole, exponent), self.samples + len(whole)
-        if len(self.held.keys) == self.held.most:
+        return self.add_keyed(row_keys(whole, exponent), whole, exponent, place)
+
+    def add_keyed(
+        self,
+        keys: np.ndarray,
+        whole: np.ndarray,
+        exponent: np.ndarray,
+        place: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    ) -> "RowSample":
+        """Return the sample with rows added whose `row_keys` are known; otherwise as `add`."""
+        total, most = self.samples + len(whole), self.held.most
+        if len(keys) > most and len(distinct := np.unique(keys)) > most:  # they alone would fill the sample
+            chosen = np.flatnonzero(keys <= distinct[most - 1])
+            keys, whole, exponent = keys[chosen], whole[chosen], exponent[chosen]
+        if len(self.held.keys) == most:
             chosen = np.flatnonzero(keys < self.held.keys[-1])
             keys, whole, exponent = keys[chosen], whole[chosen], exponent[chosen]
         if not len(keys):
@@ -80,7 +98,7 @@ def _bounded(sample: RowSample) -> RowSample:
     return sample if sum(len(keys) for keys, _ in sample.waiting) <= sample.held.most else sample.settled()
 
 
-def _row_keys(whole: np.ndarray, exponent: np.ndarray) -> np.ndarray:
+def row_keys(whole: np.ndarray, exponent: np.ndarray) -> np.ndarray:
     """Return a hash of each row, uint64 (n,): of a sum that is exact, so a row has the same in every batch."""
     total = (whole @ _weights(whole.shape[1])).astype(np.int64)
     return mixed(total.view(np.uint64) ^ (exponent.view(np.uint64) << np.uint64(56)))
@@ -90,3 +108,37 @@ def _row_keys(whole: np.ndarray, exponent: np.ndarray) -> np.ndarray:
 def _weights(width: int) -> np.ndarray:
     bits = shake_256(f"millcert row keys {width}".encode()).digest(2 * width)
     return np.frombuffer(bits, dtype="<i2").astype(np.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class TwoSamples:
+    """Samples of one class for two purposes, of one hash: coordinates of its own, and folded rows beside other classes.
+
+    own: its coordinates. alike: rows, folded, as many as of any other class.
+    """
+
+    own: RowSample
+    alike: RowSample
+
+    def add(
+        self,
+        whole: np.ndarray,
+        exponent: np.ndarray,
+        place: Callable[[np.ndarray, np.ndarray], np.ndarray],
+        fold: ColumnFold,
+    ) -> "TwoSamples":
+        """Return the samples with rows added, as `RowSample.add`."""
+        keys = row_keys(whole, exponent)
+
+        def folded(whole: np.ndarray, exponent: np.ndarray) -> np.ndarray:
+            # Whole numbers of 18 bits and at most 6 folds: float32 holds them.
+            return fold.rows(whole) * np.ldexp(1.0, exponent)[:, None]
+
+        own = self.own.add_keyed(keys, whole, exponent, place)
+        return TwoSamples(own, self.alike.add_keyed(keys, whole, exponent, folded))
+
+    def merge(self, others: Iterable["TwoSamples"]) -> "TwoSamples":
+        """Return the samples of all rows of this and the others."""
+        parts = list(others)
+        own = self.own.merge(part.own for part in parts)
+        return TwoSamples(own, self.alike.merge(part.alike for part in parts))
