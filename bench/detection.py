@@ -1,6 +1,6 @@
 """Claim: the poison checks find planted attacks, name the source, and stay silent on at least 20 clean data sets.
 
-    OPENBLAS_NUM_THREADS=1 python bench/detection.py [--seeds N] [--only PART ...] [--checks NAME ...]
+    OPENBLAS_NUM_THREADS=1 python bench/detection.py [--seeds N] [--only PART ...] [--checks NAME ...] [--part I/N]
 
 One line for each check x data x attack x rate: TPR, FPR (of all clean samples), AUROC (over all samples), what was
 named, and the estimated count; of floods also how pure the copies' source and class are. No check is told a rate; all
@@ -63,6 +63,8 @@ from bench.detection_sets import (
 ART_RATE = 0.33
 #: Names of the checks to run, if not all.
 CHOSEN: set[str] = set()
+#: Which of the clean runs: each that leaves the first number when divided by the second.
+CLEAN_PART = [0, 1]
 
 
 def run(check: Check, data: Data) -> tuple[Scores, tuple[GroupEvidence, ...], float]:
@@ -329,7 +331,9 @@ def _noisy(unpoisoned: Data | None, backdoor: Data | None) -> Iterator[Data]:
 def all_clean(_: int) -> None:
     print("\nclean runs: findings, samples flagged (least p) by check; copies are looked for once in each set")
     runs, alarms, flags, samples = 0, 0, 0, 0
-    for data in clean_runs():
+    for number, data in enumerate(clean_runs()):
+        if number % CLEAN_PART[1] != CLEAN_PART[0]:
+            continue
         runs, answers, alarmed = runs + 1, [], False
         for check in checks_for(data):
             is_again = data.name.partition("sources ")[2] not in {"", "0"}
@@ -366,8 +370,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="repetitions of each attack")
     parser.add_argument("--only", nargs="+", choices=[*PARTS], default=[*PARTS], help="parts to run")
     parser.add_argument("--checks", nargs="+", default=[], help="names of the checks to run; all unless given")
+    parser.add_argument("--part", default="0/1", help="I/N: every N-th clean run, from the I-th on, from 0")
     given = parser.parse_args()
     CHOSEN.update(given.checks)
+    CLEAN_PART[:] = map(int, given.part.split("/"))
     print(f"Python {platform.python_version()}, numpy {np.__version__}, scikit-learn {version('scikit-learn')}")
     print(f"{platform.machine()}, {platform.system()}; SHA-256 of the inputs, 16 digits:")
     for name in INPUTS:
