@@ -32,7 +32,7 @@ from millcert.checks.metric_missing import missing_members
 from millcert.checks.metric_records import decode_record
 from millcert.checks.metric_refine import RankWithin, refined
 from millcert.checks.metric_sums import deviation_of, mean_of, merge_sums, total_of
-from millcert.checks.metric_tally import MAX_LISTED, MAX_MODES, Tally
+from millcert.checks.metric_tally import MAX_LISTED, MAX_MODES, MAX_TABLE, Tally
 from millcert.errors import InconclusiveError
 
 
@@ -230,7 +230,7 @@ class Answers:
     def _modes(self, request: MetricRequest, found: Tally) -> list[Any]:
         if found.first_modes is None:
             return []
-        if found.modes > MAX_MODES:
+        if found.modes > min(MAX_MODES, len(found.first_modes)):
             raise InconclusiveError(
                 f"{found.modes} values of {request.columns[0]!r} are equally common ({found.most} times each); "
                 f"at most {MAX_MODES} are listed.",
@@ -244,6 +244,12 @@ class Answers:
         import pandas as pd
 
         data_type = self._type(request)
+        if found.distinct > (0 if found.table is None else len(found.table[0])):
+            raise InconclusiveError(
+                f"{request.columns[0]!r} has {found.distinct:,} distinct values; a divergence is computed of at most "
+                f"{MAX_TABLE:,}, as each is listed with its weight.",
+                hint="Give a partition with bins, or compare the column by drift (docs/drift.md), which has no bound.",
+            )
         keys, counts = found.table or (pa.array([], distinct.key_type(data_type)), np.zeros(0, dtype=np.int64))
         index = pc.sort_indices(keys)
         values = distinct.shown(keys.take(index), data_type).to_pandas()

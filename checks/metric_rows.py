@@ -7,7 +7,7 @@ columns have no rows, so their bits stay 0. Where quartiles are known to an inte
 an outlier.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,26 +20,39 @@ from millcert.checks.metric_columns import BatchView, family
 from millcert.checks.metric_counting import CountDistinct
 from millcert.checks.metric_filter import RowFilter
 from millcert.checks.metric_kernels import NOTHING_FOUND, FindNulls, FindValues, FollowOrder, Kernel
-from millcert.checks.metric_members import Members
+from millcert.checks.metric_members import KnownKeys, Members
 from millcert.checks.metric_pairs import FindRecords, passed_over
 from millcert.checks.metric_plan import MetricPlan, RowCheck
 from millcert.checks.metric_records import CountRecords, encode_records
+from millcert.checks.metric_tally import Tally
 from millcert.checks.metric_where import Where, inner
 from millcert.errors import InternalError
+
+
+class Keeping(NamedTuple):
+    """What a marker does with values that stand more than once.
+
+    repeated_of: of a tally its repeated values, wherever they were put. kept: the values of some tallies, one array
+        each, ready to be looked up; at least one array.
+    """
+
+    repeated_of: Callable[[Tally], pa.Array | None]
+    kept: Callable[[Iterable[pa.Array]], KnownKeys]
+
+
+IN_MEMORY = Keeping(lambda tally: tally.repeated, lambda parts: Members(*parts))
 
 
 class _Asked(NamedTuple):
     """A row check with what the first read says of it.
 
-    repeated: keys of values that stand more than once. members: the same, to look them up. last_before: file -> the
-        last value before it, None of none.
+    known: keys of values that stand more than once. last_before: file -> the last value before it, None of none.
     """
 
     check: RowCheck
     rows: RowFilter | None
     kernel: Kernel
-    repeated: pa.Array | None
-    members: Members | None
+    known: KnownKeys | None
     last_before: Mapping[str, pa.Array | None]
 
 
@@ -50,11 +63,14 @@ class RowMarker:
         plan: of the suite.
         acc: the merged accumulator of all rows.
         width: bytes of a mask: `mask_width` of the number of the suite's expectations.
+        keeping: where what stands more than once is, and how it is kept to be looked up.
     """
 
-    def __init__(self, plan: MetricPlan, acc: Accumulator, width: int) -> None:
+    def __init__(self, plan: MetricPlan, acc: Accumulator, width: int, keeping: "Keeping | None" = None) -> None:
         self.width = width
-        self._asked = [asked for check in plan.row_checks if (asked := _asked(plan, acc, check)) is not None]
+        self._asked = [
+            asked for check in plan.row_checks if (asked := _asked(plan, acc, check, keeping or IN_MEMORY)) is not None
+        ]
 
     @property
     def checks(self) -> tuple[RowCheck, ...]:
@@ -64,7 +80,8 @@ class RowMarker:
     def state_of(self, file: str) -> tuple[object, ...]:
         """Return what marking the rows of a file depends on besides them: what other files hold."""
         return tuple(
-            (one.check.number, one.kernel, one.rows, one.repeated, one.last_before.get(file)) for one in self._asked
+            (one.check.number, one.kernel, one.rows, one.known and one.known.digest, one.last_before.get(file))
+            for one in self._asked
         )
 
     def of_file(self, file: str) -> "FileMarker":
@@ -110,11 +127,11 @@ class FileMarker:
                 failed = ~passed_over(columns, kernel.ignore_row_if) & ~kernel.condition.judge(columns)
             case CountDistinct():
                 column = view.column(kernel.column)
-                failed[column.present_at] = _among(distinct.keys_of(column.present), one.members)
+                failed[column.present_at] = _among(distinct.keys_of(column.present), one.known)
             case CountRecords() if len(view):
                 columns = [view.column(name) for name in kernel.columns]
                 keys = distinct.keys_of(encode_records(columns))
-                failed = ~passed_over(columns, kernel.ignore_row_if) & _among(keys, one.members)
+                failed = ~passed_over(columns, kernel.ignore_row_if) & _among(keys, one.known)
         return failed
 
     def _out_of_order(self, number: int, kernel: FollowOrder, view: BatchView) -> np.ndarray:
@@ -142,12 +159,12 @@ def has_bit(masks: np.ndarray, number: int) -> np.ndarray:
     return (masks[:, byte] >> np.uint8(bit)) & np.uint8(1) == 1
 
 
-def _asked(plan: MetricPlan, acc: Accumulator, check: RowCheck) -> _Asked | None:
+def _asked(plan: MetricPlan, acc: Accumulator, check: RowCheck, keeping: Keeping) -> _Asked | None:
     """Return what to ask for a check, None where the first read found no failing row."""
     if check.deferred is not None:
         # Of two kernels the second is the less forgiving one.
         kernel = plan.kernels_of(check.deferred, acc)[-1]
-        return _Asked(check, check.deferred.rows, inner(kernel), None, None, {})
+        return _Asked(check, check.deferred.rows, inner(kernel), None, {})
     if check.kernel is None:
         raise InternalError(f"Expectation {check.number} has rows, but nothing finds them.")
     kernel, parts = inner(check.kernel), plan.parts_of(acc, check.kernel)
@@ -156,16 +173,24 @@ def _asked(plan: MetricPlan, acc: Accumulator, check: RowCheck) -> _Asked | None
         case FollowOrder():
             if not kernel.conclude(dict(parts)).unexpected:
                 return None
-            return _Asked(check, rows, kernel, None, None, _last_before(parts))
+            return _Asked(check, rows, kernel, None, _last_before(parts))
         case CountDistinct() | CountRecords():
-            found = kernel.conclude(parts)
-            keys = found.repeated
-            if found.unexpected and (keys is None or not len(keys)):
-                raise InternalError(f"Expectation {check.number} has repeated values, but they are not here.")
-            return None if keys is None or not len(keys) else _Asked(check, rows, kernel, keys, Members(keys), {})
+            tallies = [kernel.total([parts[name]]) for name in sorted(parts)]
+            if not any(tally.unexpected for tally in tallies):
+                return None
+            return _Asked(check, rows, kernel, keeping.kept(_repeated(check, tallies, keeping)), {})
         case _:
             found = parts.get("", NOTHING_FOUND)
-            return None if not found.unexpected else _Asked(check, rows, kernel, None, None, {})
+            return None if not found.unexpected else _Asked(check, rows, kernel, None, {})
+
+
+def _repeated(check: RowCheck, tallies: Iterable[Tally], keeping: Keeping) -> Iterator[pa.Array]:
+    for tally in tallies:
+        keys = keeping.repeated_of(tally)
+        if tally.unexpected and (keys is None or not len(keys)):
+            raise InternalError(f"Expectation {check.number} has repeated values, but they are not here.")
+        if keys is not None and len(keys):
+            yield keys
 
 
 def _last_before(parts: Mapping[str, tuple[runs.Stretch, ...]]) -> dict[str, pa.Array | None]:
@@ -178,7 +203,7 @@ def _last_before(parts: Mapping[str, tuple[runs.Stretch, ...]]) -> dict[str, pa.
     return before
 
 
-def _among(keys: pa.Array, known: Members | None) -> np.ndarray:
+def _among(keys: pa.Array, known: KnownKeys | None) -> np.ndarray:
     return np.zeros(len(keys), dtype=bool) if known is None else known.contain(keys)
 
 

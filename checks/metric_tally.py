@@ -22,6 +22,10 @@ from millcert.checks.metric_partitions import hash_keys, slice_of
 MAX_ENTRIES, MAX_BYTES = 1_000_000, 96 << 20
 #: The most values that a result of "most common value" may list; a tie among more is no answer that anyone reads.
 MAX_MODES = 10_000
+#: The most values of which a divergence is computed: GX lists each of them, with its weight.
+MAX_TABLE = 100_000
+#: What a partition, one of 256, keeps of a table or of most common values; one with more is of a column with too many.
+MAX_KEPT, MAX_KEPT_BYTES = MAX_TABLE // 25, 1 << 20
 #: How many values GX lists of a set's difference.
 MAX_LISTED = 20
 
@@ -65,8 +69,9 @@ class Tally(NamedTuple):
 
     considered: rows. distinct: different values.
     unexpected: rows whose value stands more than once. listing: the first of them. repeated: their values, each once.
-    most: how often the most common value stands. modes: how many are as common. first_modes: the first of those.
-    table: every value, and its count.
+    most: how often the most common value stands. modes: how many are as common. first_modes: the first of those, none
+        of a partition that has too many of them.
+    table: every value, and its count; None where they are too many, fewer than `distinct` where a partition's were.
     differences: one for each wanted set.
     elsewhere: what tells where `repeated` stands, if whoever made the tally put it away; a result does not need it.
     """
@@ -101,8 +106,22 @@ def tally(parts: Iterable[Distinct], keep: int, wanted: Wanted) -> Tally:
         size += sum(each.keys.nbytes for each in part)
     slices = max(-(-entries // MAX_ENTRIES), -(-size // MAX_BYTES))
     if slices <= 1:
-        return _of_pieces([each for part in parts for each in part if len(each.keys)], keep, wanted)
-    return combine([_of_pieces(list(_sliced(parts, number, slices)), keep, wanted) for number in range(slices)], keep)
+        return _capped(_of_pieces([each for part in parts for each in part if len(each.keys)], keep, wanted))
+    tallies = [_capped(_of_pieces(list(_sliced(parts, number, slices)), keep, wanted)) for number in range(slices)]
+    return _capped(combine(tallies, keep))
+
+
+def _capped(found: Tally) -> Tally:
+    """Return a tally of a partition without what it has too much of: as much in each of 256 would fill a driver."""
+    if found.table is not None and _is_too_much(found.table[0]):
+        found = found._replace(table=None)
+    if found.first_modes is not None and _is_too_much(found.first_modes):
+        found = found._replace(first_modes=found.first_modes.slice(0, 0))
+    return found
+
+
+def _is_too_much(keys: pa.Array) -> bool:
+    return len(keys) > MAX_KEPT or keys.nbytes > MAX_KEPT_BYTES
 
 
 def combine(tallies: Iterable[Tally], keep: int) -> Tally:
@@ -112,10 +131,11 @@ def combine(tallies: Iterable[Tally], keep: int) -> Tally:
         return full[0] if full else EMPTY
     most = max(each.most for each in full)
     commonest = [each for each in full if each.most == most]
-    tables = [each.table for each in full if each.table is not None]
+    distinct = sum(each.distinct for each in full)
+    tables = [each.table for each in full if each.table is not None] if distinct <= MAX_TABLE else []
     return Tally(
         considered=sum(each.considered for each in full),
-        distinct=sum(each.distinct for each in full),
+        distinct=distinct,
         unexpected=sum(each.unexpected for each in full),
         listing=merge_listings(keep, [each.listing for each in full]),
         repeated=_concat([each.repeated for each in full]),

@@ -16,9 +16,10 @@ import pyarrow as pa
 
 from millcert.checks.metric_columns import BatchView
 from millcert.checks.metric_plan import MetricPlan, RowCheck
-from millcert.checks.metric_rows import RowMarker, has_bit, mask_width
+from millcert.checks.metric_rows import Keeping, RowMarker, has_bit, mask_width
 from millcert.pipelines.dataset import DatasetFacts
-from millcert.pipelines.metric_spill import taken_out
+from millcert.pipelines.known_keys import known_keys
+from millcert.pipelines.metric_spill import repeated_of
 from millcert.pipelines.models import EXPECTATIONS, Models
 from millcert.pipelines.output import PartWriter, part_name
 from millcert.pipelines.plan import VetPlan
@@ -72,7 +73,7 @@ def suite_rows(plan: VetPlan, dataset: DatasetFacts, models: Models) -> SuiteRow
     metrics, acc = dataset.metrics, models.get(EXPECTATIONS)
     if plan.suite is None or metrics is None or acc is None:
         return None
-    marker = RowMarker(metrics, taken_out(acc), mask_width(len(plan.suite.expectations)))
+    marker = RowMarker(metrics, acc, mask_width(len(plan.suite.expectations)), Keeping(repeated_of, known_keys))
     is_holding = plan.suite_on_failure == QUARANTINE_ROWS
     holding = tuple(check for check in marker.checks if is_holding and check.severity == "critical")
     return SuiteRows(metrics.second(acc), marker, holding)

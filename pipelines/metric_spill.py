@@ -64,18 +64,13 @@ def put_away(staging: str, acc: Accumulator) -> Accumulator:
     }
 
 
-def taken_out(acc: Accumulator) -> Accumulator:
-    """Return reduced parts with the values that `put_away` wrote.
+def repeated_of(tally: Tally) -> Any:
+    """Return the repeated values of a reduced part, also where `put_away` wrote them.
 
     Raises:
         StoreError: they cannot be read; a retry is safe.
     """
-    return {
-        group: part._replace(repeated=recalled(part.elsewhere), elsewhere=None)
-        if isinstance(part, Tally) and part.elsewhere is not None
-        else part
-        for group, part in acc.items()
-    }
+    return tally.repeated if tally.elsewhere is None else recalled(tally.elsewhere)
 
 
 class Accumulators:
