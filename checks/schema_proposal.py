@@ -151,7 +151,8 @@ def _of_column(column: pa.Field, cell: Cell, evidence: Evidence, margin: float) 
     if values is not None:
         proposals.append(_about(name, "values_to_be_in_set", {"value_set": values}, {"distinct": len(values)}))
     elif found.kind in ("int", "float", "decimal") and found.numbers is not None:
-        proposals += _of_range(name, found.numbers, margin, is_rounded=found.kind == "decimal")
+        if not (found.kind == "int" and name in evidence.unique):  # numbers that name rows go on by themselves
+            proposals += _of_range(name, found.numbers, margin, is_rounded=found.kind == "decimal")
     elif found.kind in ("date", "timestamp") and found.numbers is not None:
         proposals += _of_time(column, found.numbers, margin)
     if values is None and found.kind == "string" and found.lengths is not None:

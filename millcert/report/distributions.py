@@ -54,8 +54,9 @@ def distributions_of(current: Profile, reference: Profile | None, first: Sequenc
 
 
 def _column(pairs: Sequence[tuple[str, Cell]], column: str, profile: Profile) -> ColumnProfile | None:
-    cells = [cell for _, cell in pairs]
-    return merge_cells(cells, profile.spec).columns.get(column) if cells else None
+    # The others' columns are not merged: that costs by cell and column.
+    cells = [Cell(cell.rows, {column: cell.columns[column]}) for _, cell in pairs if column in cell.columns]
+    return merge_cells(cells, profile.spec).columns[column] if cells else None
 
 
 def _labels(column: str, groups: Sequence[tuple[str, list[tuple[str, Cell]], list[tuple[str, Cell]]]]) -> Distribution:

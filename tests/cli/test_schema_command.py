@@ -26,6 +26,7 @@ def table(rows: int = 600) -> pa.Table:
     return pa.table(
         {
             "id": np.arange(rows),
+            "twice": np.arange(rows) % 300,
             "label": np.array(["cat", "dog"])[random.integers(0, 2, rows)],
             "stars": random.integers(1, 6, rows).astype(np.int8),
             "score": pa.array(random.normal(50, 9, rows), mask=random.random(rows) < 0.1),
@@ -84,8 +85,9 @@ def test_types_ranges_sets_patterns_lengths_nulls_and_uniqueness_are_proposed(pr
     found = expectations(proposed)
 
     assert found["id", "values_to_be_of_type"]["type_"] == "int64"
-    assert found["id", "values_to_be_between"]["min_value"] == 0
-    assert found["id", "values_to_be_between"]["max_value"] == 599 + 60
+    assert ("id", "values_to_be_between") not in found  # the next data go on where these end
+    assert found["twice", "values_to_be_between"]["min_value"] == 0
+    assert found["twice", "values_to_be_between"]["max_value"] == 299 + 30
     assert {column for column, kind in found if kind == "values_to_be_unique"} == {"id", "sha"}
     assert found["label", "values_to_be_in_set"]["value_set"] == ["cat", "dog"]
     assert found["stars", "values_to_be_in_set"]["value_set"] == [1, 2, 3, 4, 5]
@@ -263,7 +265,7 @@ def test_two_suites_are_compared_by_what_they_promise(
 ) -> None:
     suite = json.loads((proposed / "suite.json").read_text())
     for entry in suite["expectations"]:
-        if entry["type"].endswith("values_to_be_between") and entry["kwargs"]["column"] == "id":
+        if entry["type"].endswith("values_to_be_between") and entry["kwargs"]["column"] == "twice":
             entry["kwargs"]["max_value"] += 1
     (tmp_path / "later.json").write_text(json.dumps(suite))
 
@@ -274,9 +276,9 @@ def test_two_suites_are_compared_by_what_they_promise(
     run("diff", proposed / "suite.json", proposed / "schema.json", code=2)
 
     assert shown.startswith("equal")
-    assert "breaking  1 changes\n  loosened  id: expect_column_values_to_be_between" in shown
+    assert "breaking  1 changes\n  loosened  twice: expect_column_values_to_be_between" in shown
     (change,) = json.loads(capsys.readouterr().out)["changes"]
-    assert (change["change"], change["is_breaking"], change["new"]["max_value"]) == ("tightened", False, 659)
+    assert (change["change"], change["is_breaking"], change["new"]["max_value"]) == ("tightened", False, 329)
 
 
 def test_what_is_no_json_is_no_suite_and_no_schema(tmp_path: Path) -> None:
@@ -343,3 +345,15 @@ def test_functional_dependencies_that_hold_are_named_for_the_reviewer(
     assert suite["meta"]["millcert"]["functional_dependencies"] == [
         {"determinant": "zip", "dependent": "city", "rows": 800, "values": 20}
     ]
+
+
+def test_numbers_that_name_rows_have_no_range_as_they_go_on() -> None:
+    batch = pa.record_batch({"id": pa.array(range(100, 300)), "age": pa.array([20 + row % 60 for row in range(200)])})
+    profile = add_batch(empty_profile(ProfileSpec("5a" * 32), batch.schema), batch)
+
+    suite = propose_suite(profile.cells["", ""], batch.schema, Evidence(unique={"id"}), name="s", margin=0.1)
+
+    about = [(each["type"], each["kwargs"].get("column")) for each in suite["expectations"]]
+    assert ("expect_column_values_to_be_unique", "id") in about
+    assert ("expect_column_values_to_be_between", "id") not in about
+    assert ("expect_column_values_to_be_between", "age") in about
