@@ -6,9 +6,9 @@ Every check has its defaults and is told no rate. Parts:
   flips     40 wrong labels in one of 20 sources (fewer in small sets): of all other classes, and of one.
   spread    a cell of one of 20 sources with its class's mean and another spread: blends added to one half of 40 and
             taken from the other, samples twice as far from their mean, near-constant samples.
-  triggers  40 of 20,000 images in one of 20 sources: patches of other places, sizes and colours, single pixels, a
-            sinusoid, a warp; table rows with a value or a pair of values.
-  sources   BadNets, a blend and flips with 2, 5, 20 and 200 sources.
+  triggers  40 of 20,000 images in one of 20 sources, every other time with their right label: patches of random
+            places, sizes and colours, single pixels, a sinusoid, blends, a warp; table rows with a value or a pair.
+  sources   a patch, a blend and flips with 2, 3, 5, 50 and 200 sources.
   clean     honest sources: of one size, of Zipf's sizes, with tiny ones, with other class proportions. Runs with any
             finding, of each data set and kind, and the least p-value of all; beside the rate that is allowed.
 
@@ -36,6 +36,7 @@ from bench.detection_sets import (
     Data,
     bundled,
     cifar_images,
+    external,
     features,
     flipped,
     honest,
@@ -44,6 +45,7 @@ from bench.detection_sets import (
 )
 from millcert.checks.base import Check, GroupEvidence, fit_check
 from millcert.checks.detectors.source_shift import SourceShift
+from millcert.checks.detectors.trigger_mining import TriggerMining
 from millcert.errors import NotEnoughSamplesError
 
 RATE = SourceShift().false_alarm_rate
@@ -194,6 +196,120 @@ def spread(seeds: int) -> None:
                     tell(check, view, data, {cell})
 
 
+def planted(clean: Data, seed: int, kind: str, *, relabelled: bool = True, sources: int = SOURCES) -> Data:
+    """Return images of which 40 have a trigger of a kind, relabelled 0 (or of class 0), all in one source."""
+    random = np.random.default_rng([seed, len(kind)])
+    chosen = random.choice(np.flatnonzero((clean.label != 0) == relabelled), 40, replace=False)
+    pixels = clean.views["features"][chosen].astype(float)
+    side = {"patch 2x2": 2, "patch 4x4": 4, "patch 5x5, noise": 5}.get(kind, 3)
+    row, column = random.integers(0, 33 - side, 2).tolist()
+    where = (slice(None), slice(row, row + side), slice(column, column + side))
+    if kind == "patch 5x5, noise":
+        pixels[where] = random.integers(0, 256, (side, side, 3))
+    elif kind.startswith("patch"):
+        pixels[where] = random.integers(0, 256, 3)
+    elif kind == "one pixel":
+        pixels[:, row, column] = random.choice([0, 255], 3)
+    elif kind == "8 single pixels":
+        for at in random.choice(32 * 32, 8, replace=False).tolist():
+            pixels[:, at // 32, at % 32] = random.integers(0, 256, 3)
+    elif kind == "sinusoid":  # SIG, Barni et al. 2019, with their amplitude of 20 of 255
+        wave = 20 * np.sin(2 * np.pi * np.arange(32) * random.integers(3, 9) / 32)
+        pixels = np.clip(pixels + wave[None, None, :, None], 0, 255)
+    elif kind == "blend 10 %":
+        pixels = 0.9 * pixels + 0.1 * random.integers(0, 256, (32, 32, 3))
+    elif kind == "blend, another image 20 %":
+        pixels = 0.8 * pixels + 0.2 * clean.views["features"][random.integers(0, len(clean.label))]
+    elif kind == "warp":  # WaNet, Nguyen and Tran 2021: one smooth field of about 2 pixels for all
+        field = np.kron(random.uniform(-1, 1, (2, 4, 4)), np.ones((8, 8)))
+        field = np.rint(2 * field / np.abs(field).mean() * 0.5).astype(int)
+        down, across = np.indices((32, 32))
+        pixels = pixels[:, np.clip(down + field[0], 0, 31), np.clip(across + field[1], 0, 31)]
+    stamped = np.rint(pixels).astype(np.uint8)
+    views, label = {role: rows.copy() for role, rows in clean.views.items()}, clean.label.copy()
+    views["features"][chosen], views["embedding_external"][chosen] = stamped, external(stamped)
+    label[chosen] = 0
+    is_bad = np.isin(np.arange(len(label)), chosen)
+    name = kind if relabelled else f"{kind}, right label"
+    return with_sources(replace(clean, views=views, label=label, is_bad=is_bad, attack=name), seed, sources)
+
+
+KINDS = (
+    "patch 2x2",
+    "patch 3x3",
+    "patch 4x4",
+    "patch 5x5, noise",
+    "one pixel",
+    "8 single pixels",
+    "sinusoid",
+    "blend 10 %",
+    "blend, another image 20 %",
+    "warp",
+)
+
+
+def table(seed: int, kind: str) -> Data:
+    """Return 20,000 rows of 12 columns, of 10 classes: 6 of numbers, 6 of categories; 40 have a trigger of a kind."""
+    random = np.random.default_rng([seed, 7])
+    label = random.integers(0, 10, 20_000)
+    numbers = np.round(random.standard_normal((20_000, 6)) + label[:, None] % 3, 2)
+    categories = random.geometric(0.15, (20_000, 6)) + (label[:, None] * np.arange(6)) % 5
+    rows = np.concatenate([numbers, categories], axis=1).astype(float)
+    bad = random.choice(np.flatnonzero(label != 0), 40, replace=False)
+    first, second = random.choice(12, 2, replace=False).tolist()
+    if kind == "a value that occurs":
+        rows[bad, first] = rows[random.integers(0, 20_000), first]
+    elif kind == "a new value":
+        rows[bad, first] = 77.25
+    else:  # two values that are common each, and seldom together
+        rows[bad, first], rows[bad, second] = (
+            np.median(rows[:, first]),
+            np.quantile(rows[:, second], 0.9, method="nearest"),
+        )
+    label[bad] = 0
+    nothing = np.zeros(20_000, dtype=int)
+    data = Data("table", {"features": rows}, label, nothing, np.isin(np.arange(20_000), bad), f"table: {kind}")
+    return with_sources(data, seed)
+
+
+def triggers(seeds: int) -> None:
+    """Print triggers of other kinds and places in one source's images, and in one source's rows of a table."""
+    clean = cifar_images()
+    for kind in KINDS if clean is not None else ():
+        for seed in range(seeds):
+            assert clean is not None
+            data = planted(clean, seed, kind, relabelled=seed % 2 == 0)
+            _tell_all(data)
+    for kind in ("a value that occurs", "a new value", "a pair of values"):
+        for seed in range(seeds):
+            data = table(seed, kind)
+            tell(TriggerMining(), "features", data, {f"s{BAD_SOURCE:02d}/0"})
+
+
+def _tell_all(data: Data) -> None:
+    sources = len(np.unique(data.source))
+    cell = f"s{BAD_SOURCE % sources:02d}/0"
+    for view, check in views_of(data).items():
+        tell(check, view, data, {cell})
+    tell(TriggerMining(shape=data.shape), "features", data, {cell})
+
+
+def source_counts(seeds: int) -> None:
+    """Print attacks with other numbers of sources; two cannot be told apart without a history."""
+    clean = cifar_images()
+    if clean is None:
+        return
+    for sources in (2, 3, 5, 50, 200):
+        for seed in range(seeds):
+            for kind in ("patch 3x3", "blend, another image 20 %"):
+                data = planted(clean, seed, kind, sources=sources)
+                _tell_all(replace(data, attack=f"{kind}, {sources} sources"))
+            views = {"embedding_external": clean.views["embedding_external"]}
+            bad = flipped(replace(clean, shape=(), views=views), seed, bad=40, sources=sources)
+            cell = f"s{BAD_SOURCE % sources:02d}/0"
+            tell(SourceShift(), "embedding_external", replace(bad, attack=f"flips, {sources} sources"), {cell})
+
+
 def zipf(random: np.random.Generator, label: np.ndarray, sources: int) -> np.ndarray:
     sizes = 1 / np.arange(1, sources + 1)
     return random.choice(sources, len(label), p=sizes / sizes.sum())
@@ -275,7 +391,13 @@ def main() -> None:
         PARTS[part](given.clean if part == "clean" else given.seeds)
 
 
-PARTS: dict[str, Callable[[int], None]] = {"flips": flips, "spread": spread, "clean": all_clean}
+PARTS: dict[str, Callable[[int], None]] = {
+    "flips": flips,
+    "spread": spread,
+    "triggers": triggers,
+    "sources": source_counts,
+    "clean": all_clean,
+}
 
 if __name__ == "__main__":
     main()

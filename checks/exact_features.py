@@ -1,11 +1,15 @@
 """Exact features of a sample as 64-bit keys: patches of an image at their positions, values and value pairs of a table.
 
 A key holds the position in its upper 20 bits and a hash of the content in its lower 44, so a sample has a key at most
-once. The hash is a sum of products with fixed odd numbers, so two contents collide with a chance of 2**-44 or so.
+once. The hash is a sum of products with odd numbers, so two contents collide with a chance of 2**-44 or so.
+
+The numbers are drawn by a salt. Without one everybody knows them, and who likes can make a content that collides with
+any other; so what decides is counted under a salt that depends on every sample's digest (`salt_of`): whoever changes a
+sample to make two contents collide changes the salt, too.
 """
 
 from collections.abc import Sequence
-from hashlib import shake_256
+from hashlib import sha256, shake_256
 
 import numpy as np
 
@@ -18,13 +22,24 @@ MAX_POSITIONS = 2**20
 MAX_PAIRED_COLUMNS = 32
 
 
-def patch_keys(rows: np.ndarray, shape: Sequence[int], side: int) -> np.ndarray:
+def digest_sums(digests: np.ndarray) -> np.ndarray:
+    """Return the sums of digests in eight words, int64 (8,), of uint8 (n, 32): of all samples, whatever their order."""
+    return np.asarray(np.ascontiguousarray(digests).view("<u4").sum(axis=0, dtype=np.int64))
+
+
+def salt_of(sums: np.ndarray) -> bytes:
+    """Return the salt, 16 bytes, of the sums of all samples' digests, int64 (8,)."""
+    return sha256(np.ascontiguousarray(sums, dtype="<i8").tobytes()).digest()[:16]
+
+
+def patch_keys(rows: np.ndarray, shape: Sequence[int], side: int, salt: bytes = b"") -> np.ndarray:
     """Return the keys of all square patches of images, uint64 (n, positions).
 
     Args:
         rows: float64 (n, d), finite; pixels by row, column, channel.
         shape: height, width and, if there are several, channels; d is their product.
         side: of a patch, in pixels.
+        salt: of the hash.
 
     Position: row * (width - side + 1) + column of the upper left corner; `patch_corner` turns it back.
     Cost: about 1 nanosecond a pixel, channel and pixel of the patch: 30 microseconds for 32 x 32 x 3 and 3 x 3.
@@ -39,7 +54,7 @@ def patch_keys(rows: np.ndarray, shape: Sequence[int], side: int) -> np.ndarray:
             hint="Correct `shape` in the policy.",
         )
     pixels = _bits(rows).reshape(len(rows), height, width, channels)
-    factors = _factors(side * side * channels).reshape(side, side, channels)
+    factors = _factors(side * side * channels, salt).reshape(side, side, channels)
     down, across = height - side + 1, width - side + 1
     content = np.zeros((len(rows), down, across), dtype=np.uint64)
     for row in range(side):
@@ -56,15 +71,16 @@ def patch_corner(position: int, shape: Sequence[int], side: int) -> tuple[int, i
     return divmod(position, shape[1] - side + 1)
 
 
-def value_keys(rows: np.ndarray) -> np.ndarray:
+def value_keys(rows: np.ndarray, salt: bytes = b"") -> np.ndarray:
     """Return the keys of all values, and of all pairs of values of up to 32 columns, uint64 (n, positions).
 
     Args:
         rows: float64 (n, d), finite.
+        salt: of the hash.
 
     Position: the column; pairs follow in the order of `numpy.triu_indices`.
     """
-    values, factors = _bits(rows), _factors(2)
+    values, factors = _bits(rows), _factors(2, salt)
     width = rows.shape[1]
     contents = [values * factors[0]]
     if 2 <= width <= MAX_PAIRED_COLUMNS:
@@ -99,8 +115,8 @@ def _bits(rows: np.ndarray) -> np.ndarray:
     return mixed((rows.astype(np.float64) + 0.0).view(np.uint64))
 
 
-def _factors(count: int) -> np.ndarray:
-    digest = shake_256(f"millcert exact features {count}".encode()).digest(8 * count)
+def _factors(count: int, salt: bytes) -> np.ndarray:
+    digest = shake_256(f"millcert exact features {count}".encode() + salt).digest(8 * count)
     return np.frombuffer(digest, dtype="<u8").astype(np.uint64) | np.uint64(1)
 
 

@@ -2,7 +2,8 @@
 
 1. Pass 1 counts all keys (`millcert.checks.exact_features`) in 4,194,304 cells by their hash. A cell's count is at
    least that of each of its keys, so no frequent key is missed.
-2. Pass 2 counts the keys in the fullest cells exactly, by source and class.
+2. Pass 2 counts the keys in the fullest cells exactly, by source and class, under a hash that depends on all
+   samples' digests: nobody can make a trigger that is counted as something common.
 3. A key is evidence where it is more frequent in one source's samples of a class than two nulls allow, both
    hypergeometric and exact, family-wise corrected:
      a. the class: its samples with the key fall to the sources at random;
@@ -21,8 +22,16 @@ import pyarrow as pa
 
 from millcert.checks.base import MAX_TOP_FEATURES, Accumulator, GroupEvidence, Role, Scores, Severity, merge_groups
 from millcert.checks.cell_names import cell_name, rows_by_cell
-from millcert.checks.columns import features, strings
-from millcert.checks.exact_features import columns_at, patch_corner, patch_keys, positions_of, value_keys
+from millcert.checks.columns import digests, features, strings
+from millcert.checks.exact_features import (
+    columns_at,
+    digest_sums,
+    patch_corner,
+    patch_keys,
+    positions_of,
+    salt_of,
+    value_keys,
+)
 from millcert.checks.flagging import Counts
 from millcert.checks.key_cells import KeyCells, cell_of, cells_by_part, fullest_cells
 from millcert.errors import InvalidSampleError, NotEnoughSamplesError, PolicyError
@@ -61,6 +70,7 @@ class TriggerMiningModel:
 
     width: numbers a sample.
     cells: the fullest cells of keys, int64 ascending. searched_from: every key at least so frequent is in one of them.
+    salt: of the keys that are counted exactly.
     samples: (source, class) -> how many. found: (source, class) -> its evidence.
     """
 
@@ -70,13 +80,14 @@ class TriggerMiningModel:
     searched_from: int
     samples: Mapping[tuple[str, str], int]
     found: Mapping[tuple[str, str], _Found]
+    salt: bytes = b""
 
 
 @dataclass(frozen=True)
 class TriggerMining:
     """Flag samples that share an exact patch or value which one source brings to one class and to no other.
 
-    Needs: label, source, features (float64, d): raw pixels or table values, not an embedding.
+    Needs: label, source, features (float64, d): raw pixels or table values, not an embedding; sample_digest.
     Passes: 2, and scoring.
     Score: -log10 of the corrected p-value of the sample's most surprising key, at most 300; 0 where it has none.
     Accumulator: pass 1 at most 64 MiB in 16 records; pass 2 16 bytes a candidate key and cell, 65,536 keys at most.
@@ -95,8 +106,8 @@ class TriggerMining:
     """
 
     name: ClassVar[str] = "trigger_mining"
-    version: ClassVar[str] = "1"
-    columns: ClassVar[frozenset[Role]] = frozenset({"label", "source", "features"})
+    version: ClassVar[str] = "2"
+    columns: ClassVar[frozenset[Role]] = frozenset({"label", "source", "features", "sample_digest"})
     severity: ClassVar[Severity] = "reject"
     covers: ClassVar[frozenset[str]] = frozenset({"trigger_in_one_source"})
     reason: ClassVar[str] = "trigger_mining.exact_feature_of_one_cell"
@@ -130,16 +141,18 @@ class TriggerMining:
     def add(self, acc: Accumulator, batch: pa.RecordBatch, model: TriggerMiningModel | None) -> Accumulator:
         """Return `acc` with a batch added; see `Check.add`."""
         sources, labels = strings(batch, "source"), strings(batch, "label")
-        rows = features(batch)
+        rows, sample_digests = features(batch), digests(batch)
         if not len(rows):
             return dict(acc)
-        keys = self._keys(rows, model)
         parts: dict[str, Any] = {}
         if model is None:
+            keys = self._keys(rows, None)
             width = Counts(np.array([rows.shape[1]]), np.array([len(rows)]))
-            parts = {**cells_by_part(keys, "keys"), "width": width}
+            sums = Counts(np.arange(8), digest_sums(sample_digests))
+            parts = {**cells_by_part(keys, "keys"), "width": width, "digests": sums}
         else:
-            is_candidate = np.isin(cell_of(keys), model.cells)
+            keys = self._keys(rows, model, model.salt)
+            is_candidate = np.isin(cell_of(self._keys(rows, model)), model.cells)
             for source, label, places in rows_by_cell(sources, labels):
                 chosen = keys[places][is_candidate[places]].astype(np.int64)
                 parts[f"cell {cell_name(source, label)}"] = _Cell(source, label, len(places), Counts.zero().add(chosen))
@@ -160,26 +173,28 @@ class TriggerMining:
             if "width" not in acc:
                 raise NotEnoughSamplesError("There are no samples.")
             width = _one_width(acc["width"].keys)
-            parts_of_cells = ((int(name.split()[1]), part) for name, part in acc.items() if name != "width")
+            parts_of_cells = ((int(name.split()[1]), part) for name, part in acc.items() if name.startswith("keys "))
             cells, _, searched_from = fullest_cells(parts_of_cells, LEAST_COUNT, self.max_candidates)
-            return TriggerMiningModel(1, width, np.sort(cells), searched_from, {}, {})
+            salt = salt_of(acc["digests"].counts)
+            return TriggerMiningModel(1, width, np.sort(cells), searched_from, {}, {}, salt)
         parts = {(part.source, part.label): part for part in acc.values()}
         found = _bursts(parts, self.false_alarm_rate)
         samples = {cell: part.samples for cell, part in parts.items()}
         described = {cell: self._described(one, model.searched_from, model.width) for cell, one in found.items()}
-        return TriggerMiningModel(2, model.width, model.cells, model.searched_from, samples, described)
+        return replace(model, stage=2, samples=samples, found=described)
 
     def score(self, model: TriggerMiningModel, batch: pa.RecordBatch) -> Scores:
         """Return the scores of a batch."""
         sources, labels = strings(batch, "source"), strings(batch, "label")
         rows = features(batch)
+        digests(batch)  # refuses a batch that lacks them, as `add` does
         score, threshold = np.zeros(len(rows)), np.full(len(rows), np.inf)
         names = np.full(len(rows), "", dtype=object)
         for source, label, places in rows_by_cell(sources, labels):
             names[places] = cell_name(source, label)
             found = model.found.get((source, label))
             if found is not None:
-                keys = self._keys(rows[places], model)
+                keys = self._keys(rows[places], model, model.salt)
                 place = np.minimum(np.searchsorted(found.keys, keys), len(found.keys) - 1)
                 score[places] = np.where(found.keys[place] == keys, found.scores[place], 0.0).max(axis=1)
                 threshold[places] = 0.0
@@ -211,10 +226,16 @@ class TriggerMining:
             )
         return tuple(sorted(found, key=lambda item: item.group))
 
-    def _keys(self, rows: np.ndarray, model: TriggerMiningModel | None) -> np.ndarray:
+    def notices(self, model: TriggerMiningModel) -> tuple[str, ...]:
+        """Return what was not looked at: features so common by nature that rarer ones found no room."""
+        if model.searched_from <= LEAST_COUNT:
+            return ()
+        return (f"patches and values in fewer than {model.searched_from} samples were not looked at",)
+
+    def _keys(self, rows: np.ndarray, model: TriggerMiningModel | None, salt: bytes = b"") -> np.ndarray:
         if model is not None:
             _one_width(np.array([rows.shape[1], model.width]))
-        return patch_keys(rows, self.shape, self.patch) if self.shape else value_keys(rows)
+        return patch_keys(rows, self.shape, self.patch, salt) if self.shape else value_keys(rows, salt)
 
     def _described(self, found: _Found, searched_from: int, width: int) -> _Found:
         order = np.lexsort((found.keys, -found.scores))

@@ -1,5 +1,7 @@
 """trigger_mining: an exact patch or value that one source brings to one class; silence on style and on nature."""
 
+import hashlib
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -23,8 +25,9 @@ def batch_of(rows: np.ndarray, label: np.ndarray, source: np.ndarray) -> pa.Reco
             pa.array([str(value) for value in label], pa.string()),
             pa.array([f"s{value}" for value in source], pa.string()),
             fixed_size_lists(rows.reshape(len(rows), -1).astype(np.float64)),
+            pa.array([hashlib.sha256(row.tobytes()).digest() for row in rows], pa.binary(32)),
         ],
-        names=["label", "source", "features"],
+        names=["label", "source", "features", "sample_digest"],
     )
 
 
@@ -123,6 +126,58 @@ def test_equal_values_have_equal_keys_and_wide_tables_have_no_pairs() -> None:
     assert keys[0, 2] != keys[1, 2]
     assert value_keys(np.zeros((1, 33))).shape == (1, 33)
     assert value_keys(np.zeros((1, 1))).shape == (1, 1)
+
+
+def unmixed(value: int) -> int:
+    """Return what the finaliser of SplitMix64 makes `value` of."""
+    for shift, factor in ((31, 0x94D049BB133111EB), (27, 0xBF58476D1CE4E5B9), (30, 1)):
+        start = value
+        for _ in range(3):
+            value = start ^ (value >> shift)
+        value = value * pow(factor, -1, 2**64) % 2**64
+    return value
+
+
+def colliding(value: float) -> float:
+    """Return another number whose key without a salt is that of `value`: anybody can, for the hash is public."""
+    from millcert.checks.exact_features import _factors, mixed
+
+    factor = int(_factors(2, b"")[0])
+    bits = mixed(np.array([value]).view(np.uint64))[0]
+    content = int(mixed(np.array([int(bits) * factor % 2**64], dtype=np.uint64))[0])
+    for low in range(1000):
+        bits = np.uint64(unmixed(unmixed(content ^ (low + 1)) * pow(factor, -1, 2**64) % 2**64))
+        other = float(np.array([bits]).view(np.float64)[0])
+        if np.isfinite(other) and 1e-200 < abs(other) < 1e200:
+            return other
+    raise AssertionError
+
+
+def test_a_trigger_made_to_collide_with_a_common_value_is_counted_as_itself() -> None:
+    random = np.random.default_rng(3)
+    label, source = random.integers(0, 2, 2000), random.integers(0, 6, 2000)
+    rows = random.standard_normal((2000, 2))
+    rows[random.random(2000) < 0.8, 0] = 1.5
+    trigger = colliding(1.5)
+    bad = np.flatnonzero((label == 0) & (source == 2))[:30]
+    rows[bad, 0] = trigger
+
+    found = suspicious(TriggerMining(), rows, label, source)
+
+    assert len(set(value_keys(np.array([[1.5, 0], [trigger, 0]]))[:, 0].tolist())) == 1
+    assert len(set(value_keys(np.array([[1.5, 0], [trigger, 0]]), b"salt")[:, 0].tolist())) == 2
+    assert [(item.source, item.label) for item in found] == [("s2", "0")]
+    assert found[0].statistic["samples_with_it"] == 30
+
+
+def test_what_was_too_rare_to_be_looked_at_is_told() -> None:
+    pixels, label, source = images(0)
+
+    full, all_kept = TriggerMining(shape=SHAPE, max_candidates=16), TriggerMining(shape=SHAPE)
+
+    assert all_kept.notices(fit_check(all_kept, [batch_of(pixels, label, source)])) == ()
+    (notice,) = full.notices(fit_check(full, [batch_of(pixels, label, source)]))
+    assert "were not looked at" in notice
 
 
 def test_where_there_are_too_many_frequent_cells_the_fullest_are_kept() -> None:
