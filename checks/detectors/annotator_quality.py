@@ -4,7 +4,8 @@ Label noise tells which labels are doubted; this check asks by whom they were gi
 under out-of-fold probabilities, at most log 1000: among sums of bounded row scores, the one that separates a mixture
 with random labels best (Neyman and Pearson's ratio, up to the wrong labels' flat likelihood). A group (the value of the
 annotator column, or of the source) is compared with all groups, class by class, so one that labels the hard classes is
-not blamed for them; how much honest groups differ is read off the groups (`millcert.checks.rate_outliers`).
+not blamed for them; bad groups do not set what is normal, and how much honest ones differ is read off them
+(`millcert.checks.rate_outliers`).
 
 Two families of tests, each corrected (Bonferroni): every group, by its surprise; every (group, given class, likely
 class), by the rows that are confidently of the likely class (Northcutt et al., JAIR 70 (2021), section 3.1).
@@ -28,7 +29,7 @@ from millcert.checks.label_noise_model import LabelNoiseModel
 from millcert.checks.label_noise_views import View
 from millcert.checks.label_quality import self_confidence
 from millcert.checks.rate_history import Rate, Rates, rates_of
-from millcert.checks.rate_outliers import PowerSums, count_tail, overdispersion, stratified_null, upper_tail
+from millcert.checks.rate_outliers import PowerSums, compare_groups, count_tail
 from millcert.errors import InternalError, InvalidSampleError, PolicyError
 
 By: TypeAlias = Literal["annotator", "source"]
@@ -93,7 +94,8 @@ class AnnotatorQuality:
     Accumulator: as of label_noise; in the last pass 16 bytes for each (group, given, likely) and 40
     for each (group, given) that occurs.
     Limits: with fewer than 5 groups of some size there is no telling how much honest groups differ, and any that is
-    doubted more often is named. A group that gives most of the labels of a class sets what is right there.
+    doubted more often is named; with 5 to 10 it is known badly, so only who is far off is named. Groups with most of
+    the rows, or most labels of a class, set what is right there.
     Source: see `millcert.checks.rate_outliers`; measured in bench/annotators.py.
     """
 
@@ -194,15 +196,14 @@ class AnnotatorQuality:
             return AnnotatorModel(self._noise.fit(acc, known), {}, 0.0, {}, {})
         parts: dict[str, GroupPart] = dict(sorted(acc.items()))
         noise = self._fitted(model).noise
-        null = stratified_null([part.surprise for part in parts.values()], len(noise.classes))
-        rho = overdispersion(null)
-        tail = upper_tail(null, rho) * max(1, int((null.rows > 0).sum()))
+        found = compare_groups([part.surprise for part in parts.values()], len(noise.classes))
+        null, rho = found.null, found.rho
+        tail = found.upper_tail() * max(1, int((null.rows > 0).sum()))
         p_value = dict(zip(parts, np.minimum(tail, 1.0).tolist(), strict=True))
         confused = {name: part.confused for name, part in parts.items()}
         named = {name for name, value in p_value.items() if value < self.alpha}
         pairs = _named_pairs(confused, named, rho, self.alpha)
-        error = np.sqrt(np.where(null.variance > 0, null.variance, 1.0) * (1 + np.maximum(null.rows - 1, 0) * rho))
-        above = (null.seen - null.mean) / error
+        above = (null.seen - null.mean) / np.where(found.error > 0, found.error, 1.0)
         expected = dict(zip(parts, zip(_expected_doubted(confused), above.tolist(), strict=True), strict=True))
         return replace(self._fitted(model), confused=confused, rho=rho, p_value=p_value, pairs=pairs, expected=expected)
 
@@ -370,22 +371,39 @@ def _named_pairs(
     """Return the pairs of classes that a group confuses more often than the others, with corrected p-values.
 
     Groups that are named as a whole are left out. Every (group, given, likely) whose group has rows of the given class
-    is a test, whether it occurs or not.
+    is a test, whether it occurs or not. What is named is no part of the others any more, and the rest is asked again.
     """
     everybody = _sum_of(confused.values())
     likely_of = np.bincount(_doubted(everybody).row, minlength=everybody.width)
-    class_rows = everybody.row_sums()
     tests = sum(int(likely_of[cells.row_sums() > 0].sum()) for cells in confused.values())
-    found: dict[tuple[str, int, int], float] = {}
+    rows_left, hits = everybody.row_sums()[everybody.row], everybody.value.copy()
+    nothing = np.zeros(0, dtype=np.int64)
+    whose, entries, values, sizes = list[str](), [nothing], [nothing], [nothing]
     for name, cells in confused.items():
-        own = _doubted(cells)
-        if name in named or not len(own.code):
+        rows = cells.row_sums()
+        if name in named:
+            hits[np.searchsorted(everybody.code, cells.code)] -= cells.value
+            rows_left -= rows[everybody.row]
             continue
-        together = everybody.value[np.searchsorted(everybody.code, own.code)]
-        rows, chance = cells.row_sums()[own.row], together / class_rows[own.row]
-        tail = np.minimum(count_tail(own.value, rows, chance, rho) * tests, 1.0)
-        for at in np.flatnonzero(tail < alpha).tolist():
-            found[name, int(own.row[at]), int(own.column[at])] = float(tail[at])
+        own = _doubted(cells)
+        whose += [name] * len(own.code)
+        entries.append(np.searchsorted(everybody.code, own.code))
+        values.append(own.value)
+        sizes.append(rows[own.row])
+    entry, seen, rows = np.concatenate(entries), np.concatenate(values), np.concatenate(sizes)
+    found: dict[tuple[str, int, int], float] = {}
+    asked, is_open = np.arange(len(entry)), np.ones(len(entry), dtype=np.bool_)
+    while len(asked):
+        at = entry[asked]
+        tail = count_tail(seen[asked], rows[asked], hits[at] - seen[asked], rows_left[at] - rows[asked], rho) * tests
+        is_off = tail < alpha
+        for place, value in zip(asked[is_off].tolist(), tail[is_off].tolist(), strict=True):
+            pair = int(everybody.row[entry[place]]), int(everybody.column[entry[place]])
+            found[whose[place], *pair] = value
+            hits[entry[place]] -= seen[place]
+            rows_left[entry[place]] -= rows[place]
+        is_open[asked[is_off]] = False
+        asked = np.flatnonzero(is_open & np.isin(entry, at[is_off]))
     return found
 
 
