@@ -8,16 +8,26 @@ import click
 
 from millcert.cli.dataset import open_dataset, read_bounded, source_of_file, write_whole
 from millcert.cli.output import emit, json_option
-from millcert.errors import UsageError
+from millcert.errors import SignatureError, UsageError
 
 if TYPE_CHECKING:
     from millcert.checks.drift import DriftLimits
     from millcert.checks.profile import Profile
     from millcert.checks.profile_compare import Compared, ProfileDrift, Subject
+    from millcert.checks.profile_format import LoadedProfile
+    from millcert.provenance.profile_statement import ProfileClaim
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _OUT = click.Path(dir_okay=False, path_type=Path)
 _SHOWN = 20
+_gate_keys = click.option(
+    "--gate-key",
+    "gate_keys",
+    multiple=True,
+    type=_FILE,
+    metavar="PEM",
+    help="Refuse a profile that no such gate signed; its statement is NAME.dsse.json beside NAME.json.",
+)
 
 
 class _MakeFirst(click.Group):
@@ -97,15 +107,18 @@ def make(
 @click.argument("profiles", nargs=-1, required=True, type=_FILE)
 @click.option("--out", type=_OUT, required=True, help="Where to write the profile.")
 @click.option("--replace", "is_replaced", is_flag=True, help="Overwrite another profile that is already there.")
+@_gate_keys
 @json_option
-def merge(profiles: tuple[Path, ...], out: Path, is_replaced: bool, as_json: bool) -> None:
+def merge(profiles: tuple[Path, ...], out: Path, is_replaced: bool, gate_keys: tuple[Path, ...], as_json: bool) -> None:
     """Write the profile of all rows of PROFILES: of a month from its days, say. No row is read again.
 
     Each profile is merged as often as it is named.
     """
     from millcert.checks.profile import merge_profiles
 
-    _finish(merge_profiles(_load(path) for path in profiles), out, None, is_replaced=is_replaced, as_json=as_json)
+    _finish(
+        merge_profiles(_load(path, gate_keys) for path in profiles), out, None, is_replaced=is_replaced, as_json=as_json
+    )
 
 
 @profile.command("diff")
@@ -113,16 +126,27 @@ def merge(profiles: tuple[Path, ...], out: Path, is_replaced: bool, as_json: boo
 @click.argument("current", type=_FILE)
 @click.option("--limit", "limits", multiple=True, metavar="NAME=VALUE", help="Change a limit of docs/drift.md.")
 @click.option("--ignore", multiple=True, metavar="COLUMN", help="A column that always differs, such as an id.")
+@_gate_keys
 @json_option
 @click.pass_context
 def diff(
-    ctx: click.Context, reference: Path, current: Path, limits: tuple[str, ...], ignore: tuple[str, ...], as_json: bool
+    ctx: click.Context,
+    reference: Path,
+    current: Path,
+    limits: tuple[str, ...],
+    ignore: tuple[str, ...],
+    gate_keys: tuple[Path, ...],
+    as_json: bool,
 ) -> None:
-    """Compare CURRENT with REFERENCE; exit 1 if anything drifts over its limit and beyond chance."""
+    """Compare CURRENT with REFERENCE; exit 1 if anything drifts over its limit and beyond chance.
+
+    With --gate-key a REFERENCE that no such gate signed is refused (exit 3); without, it is believed as it is.
+    """
     from millcert.checks.profile_compare import compare_profiles
 
-    found = compare_profiles(_load(reference), _load(current), _limits(limits), ignore=ignore)
-    emit(_diff_payload(found), _diff_text(found, current), as_json=as_json)
+    found = compare_profiles(_load(reference, gate_keys), _load(current), _limits(limits), ignore=ignore)
+    payload = {**_diff_payload(found), "is_reference_signed": bool(gate_keys)}
+    emit(payload, _diff_text(found, current, is_signed=bool(gate_keys)), as_json=as_json)
     if found.is_drift:
         ctx.exit(1)
 
@@ -131,15 +155,21 @@ def diff(
 @click.argument("profiles", nargs=-1, required=True, type=_FILE)
 @click.option("--limit", "limits", multiple=True, metavar="NAME=VALUE", help="Change a limit of docs/drift.md.")
 @click.option("--ignore", multiple=True, metavar="COLUMN", help="A column that always differs, such as an id.")
+@_gate_keys
 @json_option
 @click.pass_context
 def history(
-    ctx: click.Context, profiles: tuple[Path, ...], limits: tuple[str, ...], ignore: tuple[str, ...], as_json: bool
+    ctx: click.Context,
+    profiles: tuple[Path, ...],
+    limits: tuple[str, ...],
+    ignore: tuple[str, ...],
+    gate_keys: tuple[Path, ...],
+    as_json: bool,
 ) -> None:
     """Say when PROFILES (of days, oldest first) changed, and whether at once or gradually; exit 1 if they did."""
     from millcert.checks.profile_history import find_changes
 
-    changes = find_changes([_load(path) for path in profiles], _limits(limits), ignore=ignore)
+    changes = find_changes([_load(path, gate_keys) for path in profiles], _limits(limits), ignore=ignore)
     payload = [
         {**one.subject._asdict(), **one.drift._asdict(), "at": one.at, "first_after": str(profiles[one.at])}
         | {"pace": one.pace, "step": one.step, "total": one.total, "course": one.course}
@@ -207,29 +237,16 @@ def tokens(
 @json_option
 def verify(profile_path: Path, statement: Path, gate_keys: tuple[Path, ...], as_json: bool) -> None:
     """Verify that a gate signed PROFILE, by the STATEMENT beside it (profile.dsse.json); exit 3 if not."""
-    from millcert.checks.profile_format import MAX_PROFILE_BYTES, load_with_digest
-    from millcert.errors import SignatureError
-    from millcert.provenance.dsse import MAX_ENVELOPE_BYTES
-    from millcert.provenance.profile_statement import verify_profile
-    from millcert.provenance.state import load_gate_keys
-
-    data = read_bounded(profile_path, MAX_PROFILE_BYTES)
-    claim = verify_profile(data, read_bounded(statement, MAX_ENVELOPE_BYTES), load_gate_keys(gate_keys))
-    if (digest := load_with_digest(data).digest) != claim.profile_digest:
-        raise SignatureError(
-            f"The profile has the digest {digest}; the gate signed {claim.profile_digest}.",
-            expected=claim.profile_digest,
-            actual=digest,
-        )
+    loaded, claim = _verified(read_bounded(profile_path, _most_bytes()), statement, gate_keys)
     payload = {
         "code_version": claim.code_version,
         "dataset": claim.dataset,
         "input_root": claim.input_root,
-        "profile_digest": digest,
+        "profile_digest": loaded.digest,
     }
     emit(
         {"version": 1, **payload},
-        f"verified  profile {digest} of {_shown(claim.dataset)}\n  input: {claim.input_root}\n"
+        f"verified  profile {loaded.digest} of {_shown(claim.dataset)}\n  input: {claim.input_root}\n"
         f"next: millcert ledger find --subject {claim.input_root} says what the gate decided about it",
         as_json=as_json,
     )
@@ -241,10 +258,48 @@ def _place(subject: "Subject") -> str:
     return f"{where} {_shown(subject.column)} {subject.part}{detail}".replace("  ", " ")
 
 
-def _load(path: Path) -> "Profile":
-    from millcert.checks.profile_format import MAX_PROFILE_BYTES, load_profile
+def _load(path: Path, gate_keys: tuple[Path, ...] = ()) -> "Profile":
+    """Return the profile of a file; with keys only if the statement beside it says that one of them signed it."""
+    from millcert.checks.profile_format import load_profile
 
-    return load_profile(read_bounded(path, MAX_PROFILE_BYTES))
+    data = read_bounded(path, _most_bytes())
+    if gate_keys:
+        statement = path.with_name(f"{path.name.removesuffix('.json')}.dsse.json")
+        if not statement.is_file():
+            raise SignatureError(
+                f"The profile {path} is unsigned: there is no {statement.name} beside it.",
+                hint="Fetch the statement that the gate published with it, or leave --gate-key out.",
+            )
+        return _verified(data, statement, gate_keys)[0].profile
+    return load_profile(data)
+
+
+def _verified(data: bytes, statement: Path, gate_keys: tuple[Path, ...]) -> tuple["LoadedProfile", "ProfileClaim"]:
+    """Return a profile with its digest, and what the gate said of it.
+
+    Raises:
+        SignatureError: no gate of these keys signed these bytes.
+    """
+    from millcert.checks.profile_format import load_with_digest
+    from millcert.provenance.dsse import MAX_ENVELOPE_BYTES
+    from millcert.provenance.profile_statement import verify_profile
+    from millcert.provenance.state import load_gate_keys
+
+    claim = verify_profile(data, read_bounded(statement, MAX_ENVELOPE_BYTES), load_gate_keys(gate_keys))
+    loaded = load_with_digest(data)
+    if loaded.digest != claim.profile_digest:
+        raise SignatureError(
+            f"The profile has the digest {loaded.digest}; the gate signed {claim.profile_digest}.",
+            expected=claim.profile_digest,
+            actual=loaded.digest,
+        )
+    return loaded, claim
+
+
+def _most_bytes() -> int:
+    from millcert.checks.profile_format import MAX_PROFILE_BYTES
+
+    return MAX_PROFILE_BYTES
 
 
 def _hash_key(path: Path | None) -> str:
@@ -318,7 +373,7 @@ def _diff_payload(found: "ProfileDrift") -> dict[str, Any]:
     }
 
 
-def _diff_text(found: "ProfileDrift", current: Path) -> str:
+def _diff_text(found: "ProfileDrift", current: Path, *, is_signed: bool) -> str:
     lines = []
     for what, names in (("new", found.added), ("missing", found.removed), ("changed", found.changed)):
         lines += [f"  {what} column  {_shown(name)}" for name in names]
@@ -331,6 +386,8 @@ def _diff_text(found: "ProfileDrift", current: Path) -> str:
     )
     if found.skipped:
         lines.append(f"  {len(found.skipped):,} not compared: fewer than 100 rows on one side")
+    if not is_signed:
+        lines.append("  the reference was believed as it is; --gate-key lets only a signed one count")
     if not found.is_drift and found.compared:
         lines.append(f"  nearest:{_line(found.compared[0]).replace('  ', ' ', 1)}")
     next_line = "next: look at the rows of these sources and columns; --ignore COLUMN for what always differs"

@@ -291,3 +291,36 @@ def test_a_token_that_became_tied_to_a_label_is_named_by_its_hash_and_found_in_t
     assert "not in these data" in desk.run("tokens", two, data, "--column", "text", "--token", "0:44")
     assert "no column" in desk.run("tokens", two, data, "--column", "no", "--token", token, code=2)
     assert "is no token" in desk.run("tokens", two, data, "--column", "text", "--token", "cf", code=2)
+
+
+def test_with_a_gate_key_only_what_that_gate_signed_is_compared_merged_or_followed(desk: Desk) -> None:
+    """A reference that anybody may have written says nothing: its digest alone is no signature."""
+    one, two = (desk.make(write(desk.folder / f"day-{day}", day), f"{day}.json") for day in (1, 2))
+    gate = load_or_create_key(desk.folder / "gate.key")
+    public = desk.folder / "gate.pub"
+    public.write_bytes(
+        gate.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    )
+    keys = ("--gate-key", public)
+
+    unsigned = desk.run("diff", one, two, *keys, code=3)
+    claim = ProfileClaim("small", profile_digest(load_profile(one.read_bytes())), "ab" * 32, "millcert/0")
+    (desk.folder / "1.dsse.json").write_bytes(sign_profile(one.read_bytes(), claim, gate))
+    signed = json.loads(desk.run("diff", one, two, "--ignore", "id", "--json", *keys))
+    merged = desk.run("merge", one, two, "--out", desk.folder / "m.json", *keys, code=3)
+    followed = desk.run("history", one, two, *keys, code=3)
+    other = load_or_create_key(desk.folder / "other.key")
+    (desk.folder / "1.dsse.json").write_bytes(sign_profile(one.read_bytes(), claim, other))
+    foreign = desk.run("diff", one, two, *keys, code=3)
+    (desk.folder / "1.dsse.json").write_bytes(sign_profile(one.read_bytes(), claim, gate))
+    one.write_bytes(two.read_bytes())
+    exchanged = desk.run("diff", one, two, *keys, code=3)
+
+    assert "there is no 1.dsse.json beside it" in unsigned
+    assert signed["is_reference_signed"]
+    assert "2.json is unsigned" in merged
+    assert "2.json is unsigned" in followed
+    assert not (desk.folder / "m.json").exists()
+    assert "code: " in foreign
+    assert "code: " in exchanged
+    assert "believed as it is" in desk.run("diff", two, two, "--ignore", "id")
