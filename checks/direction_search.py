@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 from millcert.checks.mixture import Histogram
-from millcert.checks.valley import Valley, find_valley, middle_of
+from millcert.checks.valley import DeepestValley, deepest_valley, middle_of
 
 #: Fixed-point steps of each climb.
 _STEPS = 10
@@ -50,7 +50,7 @@ _BITS = 24
 
 class _Candidate(NamedTuple):
     direction: np.ndarray
-    valley: Valley
+    valley: DeepestValley
 
 
 def dividing_directions(rows: np.ndarray, count: int) -> np.ndarray:
@@ -161,7 +161,7 @@ def _candidate(rows: np.ndarray, direction: np.ndarray) -> _Candidate | None:
     middle = middle_of(positions)
     if middle is None:
         return None
-    valley = find_valley(Histogram(positions, np.ones(len(positions))), middle, level=0.0)
+    valley = deepest_valley(Histogram(positions, np.ones(len(positions))), middle)
     return None if valley is None else _Candidate(direction, valley)
 
 

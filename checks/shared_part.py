@@ -122,9 +122,10 @@ def mislabelled_lines(
     Rule 2 of `millcert.checks.label_content` holds: a part that comes of one other class is not sure.
     """
     found: dict[str, tuple[float, ...]] = {}
+    inverse = np.linalg.pinv(within.basis)
     for code, (label, sampled) in enumerate(sorted(lines.items())):
         asked, of_class = np.flatnonzero(rows.code == code), []
-        back = np.linalg.lstsq(within.basis, sampled.weights, rcond=None)[0]  # the lines, as near as `rows` have them
+        back = inverse @ sampled.weights  # the lines, as near as `rows` have them
         for line in range(sampled.positions.shape[1]):
             apart = part_along(sampled.positions[:, line], tests, sampled.dimension)
             fraction = 0.0

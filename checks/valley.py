@@ -111,26 +111,72 @@ def find_valley(histogram: Histogram, middle: Middle, *, level: float) -> Valley
 
     Cost: about 0.3 ms.
     """
-    best: tuple[float, Histogram, np.ndarray, int] | None = None
-    attainable, counts = [], (0.0, 0.0, 0.5)
+    deepest = deepest_valley(histogram, middle)
+    if deepest is None:
+        return None
+    attainable = np.concatenate([total * np.log1p(-_ALL.share) for total in deepest.totals])
+    return Valley(deepest.log_p, _tests(attainable, level), deepest.start, deepest.border, deepest.end)
+
+
+@dataclass(frozen=True, eq=False)
+class DeepestValley:
+    """The least likely valley of a line before its tests are counted: what a search of many lines compares.
+
+    log_p: as of a `Valley`. side: the histogram, or its mirror image, in which it lies above the mode.
+    low, high: where it is there. is_mirrored: which of the two it is.
+    totals: samples in each pair of windows, of either side.
+    """
+
+    log_p: float
+    side: Histogram
+    low: float
+    high: float
+    is_mirrored: bool
+    totals: tuple[np.ndarray, ...]
+
+    @property
+    def start(self) -> float:
+        """Its lower end."""
+        return -self.high if self.is_mirrored else self.low
+
+    @property
+    def end(self) -> float:
+        """Its upper end."""
+        return -self.low if self.is_mirrored else self.high
+
+    @property
+    def border(self) -> float:
+        """The middle of its emptiest stretch."""
+        border = _emptiest(self.side, self.low, self.high)
+        return -border if self.is_mirrored else border
+
+
+def deepest_valley(histogram: Histogram, middle: Middle) -> DeepestValley | None:
+    """Return the least likely valley on either side of the mode; None where nothing rises again.
+
+    Cost: about 0.1 ms.
+    """
+    best: tuple[float, bool, Histogram, float, float] | None = None
+    totals, counts = [], (0.0, 0.0, 0.5)
     for sign, side in ((1.0, histogram), (-1.0, histogram.reflected())):
         edges = sign * middle.mode + middle.spread * _ALL.edges
         below = side.below(edges)
         nearer, farther = below[_ALL.middle] - below[_ALL.inner], below[_ALL.outer] - below[_ALL.middle]
-        attainable.append((nearer + farther) * np.log1p(-_ALL.share))
-        bound = _log_bound(nearer, farther, _ALL.share)
-        place = int(bound.argmin())
-        if bound[place] < (best[0] if best is not None else 0.0):
-            best = (float(bound[place]), side, edges, place)
+        totals.append(nearer + farther)
+        emptier = np.flatnonzero(nearer < _ALL.share * totals[-1])  # in all others the bound is 0
+        if not len(emptier):
+            continue
+        bound = _log_bound(nearer[emptier], farther[emptier], _ALL.share[emptier])
+        least = int(bound.argmin())
+        if bound[least] < (best[0] if best is not None else 0.0):
+            place = int(emptier[least])
+            low, high = float(edges[_ALL.inner[place]]), float(edges[_ALL.middle[place]])
+            best = float(bound[least]), sign < 0, side, low, high
             counts = float(nearer[place]), float(farther[place]), float(_ALL.share[place])
     if best is None:
         return None
-    _, side, edges, place = best
-    start, end = float(edges[_ALL.inner[place]]), float(edges[_ALL.middle[place]])
-    border = _emptiest(side, start, end)
-    if side is not histogram:
-        start, border, end = -end, -border, -start
-    return Valley(_log_binomial(*counts), _tests(np.concatenate(attainable), level), start, border, end)
+    _, is_mirrored, side, low, high = best
+    return DeepestValley(_log_binomial(*counts), side, low, high, is_mirrored, tuple(totals))
 
 
 def _tests(attainable: np.ndarray, level: float) -> int:
