@@ -2,8 +2,7 @@
 
 Planning a suite and judging it need GX, which takes 262 MiB once it is imported and never gives them back. The driver
 may pay that; a worker, whose memory is for data, starts a process, hands it what was measured and takes the result.
-Both are `millcert.pipelines.value_coding`'s bytes, over pipes. What these cannot hold (a bound that is a decimal) is
-judged in the worker all the same: it costs memory and changes no result.
+Both are `millcert.pipelines.value_coding`'s bytes, over pipes.
 """
 
 import subprocess
@@ -72,12 +71,7 @@ _WORK: Mapping[str, Callable[..., Any]] = {"plan": _plan, "evaluate": _evaluate}
 
 
 def _apart(work: str, arguments: tuple[Any, ...]) -> Any:
-    if not _is_worker():
-        return _WORK[work](*arguments)
-    try:
-        return ask(work, arguments)
-    except UncodableError:
-        return _WORK[work](*arguments)
+    return ask(work, arguments) if _is_worker() else _WORK[work](*arguments)
 
 
 def _is_worker() -> bool:

@@ -1,8 +1,8 @@
 """Values to bytes and back, without pickle: what accumulators, models and a worker's answers are made of.
 
-A value is None, a boolean, number, text, bytes, tuple, list, dict, set, numpy array or scalar, Arrow array, batch,
-table, schema or type, or an instance of a dataclass or NamedTuple of a package that the caller names. Anything else
-is refused when it is encoded, never guessed. Decoding makes instances through their constructors and imports no
+A value is None, a boolean, number, decimal, text, bytes, tuple, list, dict, set, numpy array or scalar, Arrow array,
+batch, table, schema or type, or an instance of a dataclass or NamedTuple of a package that the caller names. Anything
+else is refused when it is encoded, never guessed. Decoding makes instances through their constructors and imports no
 package but those named; who decodes has first checked who wrote the bytes (work_store.py).
 
 `digest_of` puts dicts in the order of their keys, so equal values have one digest; `encode_value` keeps their order.
@@ -16,6 +16,7 @@ import importlib
 import io
 import struct
 from collections.abc import Callable, Collection, Mapping
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -124,6 +125,8 @@ class _Writer:
     def _special(self, value: Any) -> None:
         if isinstance(value, np.ndarray | np.generic):
             self._array(value)
+        elif type(value) is Decimal:
+            self._tagged(b"m", str(value).encode())
         elif isinstance(value, pa.ChunkedArray):
             self._arrow(b"K", pa.table([value], names=["value"]))
         elif isinstance(value, pa.Array):
@@ -297,6 +300,7 @@ _SIMPLE: Mapping[bytes, Callable[[_Reader], Any]] = {
     b"f": _Reader.number,
     b"s": lambda reader: reader.sized().decode("utf-8", "surrogatepass"),
     b"b": _Reader.sized,
+    b"m": lambda reader: Decimal(reader.sized().decode()),
     b"x": lambda reader: slice(*reader.value()),
 }
 

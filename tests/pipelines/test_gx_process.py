@@ -2,6 +2,7 @@
 
 import json
 import sys
+from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,8 @@ from millcert.checks.metric_plan import MetricPlan
 from millcert.errors import InconclusiveError, InternalError, PolicyError, StoreError
 from millcert.pipelines import gx_process
 from millcert.pipelines.gx_process import evaluate_apart, plan_apart
-from millcert.pipelines.value_coding import UncodableError, digest_of
+from millcert.pipelines.value_coding import decode_value, digest_of, encode_value
+from tests.checks.test_expectations_identity import EVERY, fixed_table
 
 TABLE = pa.table({"id": [1, 2, 2, None], "text": ["a", "b", "{", "c"], "x": [0.5, -1.0, 9.0, 2.0]})
 
@@ -84,16 +86,25 @@ def test_a_process_that_fails_or_is_ended_has_no_result(monkeypatch: pytest.Monk
         plan_apart(SUITE, TABLE.schema, ())
 
 
-@pytest.mark.usefixtures("worker")
-def test_what_has_no_form_in_bytes_is_judged_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    suite = SUITE
-    monkeypatch.setattr(gx_process, "encode_value", refuse)
+def test_every_expectation_is_planned_and_measured_in_values_that_have_a_form_in_bytes() -> None:
+    """Rule: a worker never has to judge a suite itself, and so never imports Great Expectations."""
+    price = pa.array([Decimal("0.25"), Decimal("-1.50"), None] * 20, pa.decimal128(7, 2))
+    table = fixed_table(60).append_column("price", price)
+    cents: list[tuple[str, dict[str, Any]]] = [
+        ("column_values_to_be_between", {"column": "price", "min_value": 0.3, "strict_max": True}),
+        ("column_values_to_be_in_set", {"column": "price", "value_set": [0.25, 7]}),
+        ("column_distinct_values_to_be_in_set", {"column": "price", "value_set": [0.25, 7]}),
+    ]
+    asked = [*EVERY, *suite_of(*cents).expectations]
+    suite = load_suite(json.dumps({"name": "all", "expectations": [dict(one) for one in asked]}).encode())
+    plan = plan_suite(suite, table.schema)
+    acc = plan.merge([plan.add(plan.empty(), table.to_batches()[0], "f", np.arange(60))])
+    again = plan.second(acc)
+    second = again.merge([again.add(again.empty(), table.to_batches()[0], "f", np.arange(60))])
 
-    assert plan_apart(suite, TABLE.schema, ()) == plan_suite(suite, TABLE.schema)
-
-
-def refuse(value: Any) -> bytes:
-    raise UncodableError(f"A {type(value)} has no form in bytes.")
+    for value in (suite, plan, acc, second, evaluate_suite(suite, plan, acc, table.schema, second=second)):
+        assert digest_of(decode_value(encode_value(value))) == digest_of(value)
+    assert decode_value(encode_value(plan)) == plan
 
 
 def test_this_process_is_no_worker() -> None:

@@ -16,7 +16,13 @@ from millcert.pipelines.records import ShardFacts
 from millcert.pipelines.value_coding import UncodableError, decode_value, digest_of, encode_value
 
 PLAIN = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.decimals(allow_nan=False)
+    | st.text()
+    | st.binary(),
     lambda inner: (
         st.lists(inner)
         | st.lists(inner).map(tuple)
