@@ -6,7 +6,8 @@ A check says that samples are suspect; which checks agree says of what (research
      copies, a part of a class set apart in the view trained on the data, a contradiction of the two views, a doubted
      label.
   2. Backdoor: a part set apart, found by a check that may reject; or a trigger of one source, or one with a wrong
-     label; or a contradiction of the views that a trigger, a source, copies or a part set apart confirm.
+     label; or a contradiction of the views that a trigger, a source, copies or a part set apart confirm; and what
+     contradicts or stands apart in a class where a check that may reject names a part, or a trigger of one source.
   3. Bad source: a shifted source without more. Duplicate flood: copies without more.
   4. Suspected backdoor: a contradiction, or a part set apart by a check that may only warn, that nothing confirms. A
      suspect model that knows wrong labels by heart looks the same, so it is for people to look at, not to reject on.
@@ -50,6 +51,7 @@ FOUNDATION: Mapping[Kind, frozenset[Signal]] = {
     "other": frozenset({"other"}),
 }
 _CONFIRMING: frozenset[Signal] = frozenset({"trigger", "source", "duplicate", "separation"})
+_SUSPECTING: frozenset[Signal] = frozenset({"contradiction", "separation"})
 _LABELLERS = frozenset({"label_noise", "bad_annotator"})
 _TRIGGERS = frozenset({"trigger_in_one_source", "backdoor_text", "shortcut"})
 _VIEWS = frozenset({"embedding_self", "embedding_external"})
@@ -158,7 +160,7 @@ class Panel:
         voters = [self.voters[name] for name in cell.votes]
         signals = {voter.signal for voter in voters}
         strong = [voter for voter in voters if voter.groups(cell.source, cell.label)]
-        if _is_backdoor(cell, signals, strong):
+        if _is_backdoor(cell, signals, strong) or (signals & _SUSPECTING and self._is_attacked(cell)):
             return "backdoor"
         ranked: tuple[tuple[Signal, Kind], ...] = (
             ("source", "bad_source"),
@@ -170,6 +172,15 @@ class Panel:
             ("baseline", "suspected_backdoor"),
         )
         return next((kind for signal, kind in ranked if signal in signals), "other")
+
+    def _is_attacked(self, cell: Cell) -> bool:
+        """Say whether a check that may reject, voting on these samples or not, names their class for a backdoor."""
+        return bool(cell.label) and any(
+            voter.signal == "separation" or (voter.signal == "trigger" and bool(cell.source) and bool(group.source))
+            for voter in self.voters.values()
+            if voter.may_reject
+            for group in voter.groups(cell.source, cell.label)
+        )
 
 
 def _is_backdoor(cell: Cell, signals: set[Signal], strong: list[Voter]) -> bool:

@@ -131,7 +131,8 @@ def describe_cluster(cluster: Cluster | ClusterSummary) -> str:
         where += f", source {cluster.source}"
     who = ", ".join(name for name in cluster.votes)
     what = names.get(cluster.kind, cluster.kind.replace("_", " "))
+    about = f"{float(cluster.estimated_count):,.0f}"
     return (
-        f"{what}{where}: about {float(cluster.estimated_count):g} samples "
-        f"({float(cluster.count_low):g} to {float(cluster.count_high):g}), {cluster.samples:,} flagged by {who}"
+        f"{what}{where}: about {about} {'sample' if about == '1' else 'samples'} "
+        f"({float(cluster.count_low):,.0f} to {float(cluster.count_high):,.0f}), {cluster.samples:,} flagged by {who}"
     )

@@ -15,8 +15,14 @@ MAX_BYTES = 4 << 20
 
 
 def selftest_bytes(result: dict[str, Any]) -> bytes:
-    """Return the file of a result: canonical JSON (RFC 8785)."""
-    return rfc8785.dumps(result)
+    """Return the file of a result: canonical JSON (RFC 8785) with its own digest, which tells a slip from a result."""
+    return rfc8785.dumps({**result, "sha256": _digest(result)})
+
+
+def _digest(result: dict[str, Any]) -> str:
+    return hashlib.sha256(
+        rfc8785.dumps({name: value for name, value in result.items() if name != "sha256"})
+    ).hexdigest()
 
 
 def bind_selftest(data: bytes, *, policy_digest: str, code_version: str) -> str:
@@ -28,7 +34,12 @@ def bind_selftest(data: bytes, *, policy_digest: str, code_version: str) -> str:
     """
     try:
         result = json.loads(data)
-        is_ours = isinstance(result, dict) and result.get("format") == FORMAT and rfc8785.dumps(result) == data
+        is_ours = (
+            isinstance(result, dict)
+            and result.get("format") == FORMAT
+            and result.get("sha256") == _digest(result)
+            and rfc8785.dumps(result) == data
+        )
     except (ValueError, RecursionError):
         is_ours = False
     if not is_ours:

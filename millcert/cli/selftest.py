@@ -114,7 +114,7 @@ def describe(result: dict[str, Any], out: Path | None) -> str:
         seen = [f"{name} {rates['tpr']['value']:.0%}" for name, rates in best if rates["tpr"]["value"] > 0]
         lines.append(f"  {'':<20} by {', '.join(seen) if seen else 'no check'}")
         lines += [f"  {'':<20} {name} could not be fitted: {why}" for name, why in one["inconclusive"].items()]
-    lines += [f"  not planted: {one['reason']}" for one in result["not_planted"]]
+    lines += [f"  not planted: {reason}" for reason in _joined([one["reason"] for one in result["not_planted"]])]
     lines += [f"  not tested: {one['check']}, because {one['reason']}" for one in result["left_out"]]
     lines += [f"  assumed: {text}" for text in result["assumptions"]]
     if result["blind_to"]:
@@ -127,6 +127,15 @@ def describe(result: dict[str, Any], out: Path | None) -> str:
         else "  next: --out FILE writes this for `millcert vet --selftest FILE`"
     )
     return "\n".join(lines)
+
+
+def _joined(reasons: list[str]) -> list[str]:
+    """Return a line for each thing that is lacking, with all attacks that lack it."""
+    lacking: dict[str, list[str]] = {}
+    for reason in reasons:
+        attack, is_need, need = reason.rstrip(".").partition(" needs ")
+        lacking.setdefault(need if is_need else reason, []).append(attack if is_need else "")
+    return [f"{', '.join(who)}, for want of {need}" if any(who) else need for need, who in lacking.items()]
 
 
 def _percent(rate: dict[str, float], digits: int) -> str:

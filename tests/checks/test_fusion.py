@@ -65,11 +65,7 @@ def kind(*votes: str, source: str = "bad", label: str = "0", voters: tuple[Voter
         (["shift", "noise"], "bad_source"),
         (["copies"], "duplicate_flood"),
         (["copies", "noise"], "duplicate_flood"),
-        (["views"], "suspected_backdoor"),
-        (["views", "noise"], "suspected_backdoor"),
-        (["halves"], "suspected_backdoor"),
         (["rate"], "suspected_backdoor"),
-        (["views", "rate"], "suspected_backdoor"),
         (["noise"], "label_noise"),
         (["noise", "rate"], "label_noise"),
         (["plug"], "other"),
@@ -77,6 +73,18 @@ def kind(*votes: str, source: str = "bad", label: str = "0", voters: tuple[Voter
 )
 def test_votes_are_evidence_of_one_thing(votes: list[str], expected: str) -> None:
     assert kind(*votes) == expected
+
+
+@pytest.mark.parametrize("votes", [["views"], ["views", "noise"], ["halves"], ["views", "rate"]])
+def test_what_nothing_confirms_is_suspected_and_in_an_attacked_class_of_the_same_attack(votes: list[str]) -> None:
+    """One attack was told twice: the samples that all checks flagged, and those that only one of them did."""
+    others = tuple(voter for voter in VOTERS if voter.name not in {"part", "patch"})
+
+    assert kind(*votes, voters=others) == "suspected_backdoor"
+    assert kind(*votes, voters=(*others, VOTERS[4])) == "backdoor"
+    assert kind(*votes, voters=(*others, VOTERS[0])) == "backdoor"
+    assert kind(*votes, source="good", voters=(*others, VOTERS[0])) == "suspected_backdoor"
+    assert kind(*votes, label="1", voters=VOTERS) == "suspected_backdoor"
 
 
 def test_label_noise_alone_never_has_the_severity_that_rejects() -> None:

@@ -133,6 +133,18 @@ def test_what_doubts_labels_is_held_back_and_never_rejects(tmp_path: Path, capsy
     assert (rule.over_limit, rule.on_flagged) == ("warn", "quarantine")
 
 
+def test_labels_that_hashed_words_doubt_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They doubt a third of the labels of clean texts (docs/selftest.md), which nobody would want to lose."""
+    (tmp_path / "data").mkdir()
+    pq.write_table(pa.table({"label": ["a", "b"], "text": ["good", "bad"]}), tmp_path / "data" / "x.parquet")
+    out = tmp_path / "policy.yaml"
+
+    text_of(["policy", "init", str(tmp_path / "data"), "--out", str(out)], capsys)
+
+    (rule,) = (rule for rule in load_policy(out).policy.checks if rule.check == "label_noise")
+    assert (rule.config["view"], rule.on_flagged) == ("text", "report")
+
+
 def test_what_init_writes_admits_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """No default may admit data: every source is of unknown provenance, and none of that is allowed."""
     out = tmp_path / "policy.yaml"
