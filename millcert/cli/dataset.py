@@ -140,8 +140,10 @@ def write_whole(target: Path, data: bytes, *, is_replaced: bool) -> None:
     """Write all or nothing; the same bytes again are no change.
 
     Raises:
-        UsageError: there is another file already, and it is not to be replaced.
+        UsageError: there is another file already, and it is not to be replaced; or its folder is not there.
     """
+    if not target.parent.is_dir():
+        raise UsageError(f"There is no folder {target.parent} to write {target.name} in.", hint="Make it first.")
     try:
         old = read_bounded(target, len(data)) if target.exists() else None
     except UsageError:

@@ -296,6 +296,14 @@ def test_events_that_name_no_row_are_told(run: Run, versions: tuple[Path, Path],
     assert result.stdout.splitlines()[-1] == "next: check --key and --event-key: no event names a row"
 
 
+def test_a_folder_that_is_not_there_is_named(run: Run, versions: tuple[Path, Path], tmp_path: Path) -> None:
+    result = run(*versions, "--label", "label", "--key", "id", "--out", tmp_path / "gone" / "changes.csv")
+
+    assert result.exit_code == 2
+    assert "There is no folder" in result.stderr
+    assert "gone" in result.stderr
+
+
 def test_rows_that_match_nothing_are_not_called_explained(run: Run, tmp_path: Path) -> None:
     old = write(tmp_path, "old.parquet", ["a", "b"], who="x")
     new = write(tmp_path, "new.parquet", ["b", "a"], who="y")
