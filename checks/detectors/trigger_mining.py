@@ -1,9 +1,10 @@
 """Fixed triggers without any model: the same exact patch or value in many samples of one class of one source.
 
-1. Pass 1 counts all keys (`millcert.checks.exact_features`) in 4,194,304 cells by their hash. A cell's count is at
-   least that of each of its keys, so no frequent key is missed.
-2. Pass 2 counts the keys in the fullest cells exactly, by source and class, under a hash that depends on all
-   samples' digests: nobody can make a trigger that is counted as something common.
+1. Pass 1 counts all keys (`millcert.checks.exact_features`; of images patches, and single pixels in a table of their
+   own) in 4,194,304 cells by their hash. A cell's count is at least that of each of its keys, so no frequent key is
+   missed.
+2. Pass 2 counts the keys in the fullest cells exactly, by source and class, under a hash that depends on all samples'
+   digests: nobody can make a trigger that is counted as something common.
 3. A key is evidence where it is more frequent in one source's samples of a class than two nulls allow, both
    hypergeometric and exact, family-wise corrected:
      a. the class: its samples with the key fall to the sources at random;
@@ -24,6 +25,8 @@ from millcert.checks.base import MAX_TOP_FEATURES, Accumulator, GroupEvidence, R
 from millcert.checks.cell_names import cell_name, rows_by_cell
 from millcert.checks.columns import digests, features, strings
 from millcert.checks.exact_features import (
+    CONTENT_BITS,
+    MAX_POSITIONS,
     columns_at,
     digest_sums,
     patch_corner,
@@ -39,6 +42,8 @@ from millcert.errors import InvalidSampleError, NotEnoughSamplesError, PolicyErr
 #: Keys below this count are not looked at: no test of so few could pass.
 LEAST_COUNT = 5
 _MAX_SCORE = 300.0
+#: Kinds of keys, each with a table and candidates of its own, so that the common ones of one crowd out no other's.
+_TABLES = ("keys", "pixels")
 
 
 class _Cell(NamedTuple):
@@ -69,14 +74,15 @@ class TriggerMiningModel:
     """The model after pass `stage`.
 
     width: numbers a sample.
-    cells: the fullest cells of keys, int64 ascending. searched_from: every key at least so frequent is in one of them.
+    cells: the fullest cells of keys of each table, int64 ascending. searched_from: every key at least so frequent is in
+    one of them.
     salt: of the keys that are counted exactly.
     samples: (source, class) -> how many. found: (source, class) -> its evidence.
     """
 
     stage: int
     width: int
-    cells: np.ndarray
+    cells: Mapping[str, np.ndarray]
     searched_from: int
     samples: Mapping[tuple[str, str], int]
     found: Mapping[tuple[str, str], _Found]
@@ -90,9 +96,10 @@ class TriggerMining:
     Needs: label, source, features (float64, d): raw pixels or table values, not an embedding; sample_digest.
     Passes: 2, and scoring.
     Score: -log10 of the corrected p-value of the sample's most surprising key, at most 300; 0 where it has none.
-    Accumulator: pass 1 at most 64 MiB in 16 records; pass 2 16 bytes a candidate key and cell, 65,536 keys at most.
-    Finds: a fixed patch at a fixed position, a fixed value or pair of values, with a wrong or the right label, where it
-        comes in by few of the sources; from about 8 samples on, 15 where there are two classes.
+    Accumulator: pass 1 at most 128 MiB in 32 records (64 of a table); pass 2 16 bytes a candidate key and cell, twice
+        max_candidates keys or so.
+    Finds: a fixed patch or single pixels at a fixed position, a fixed value or pair of values, with a wrong or the
+        right label, where it comes in by few of the sources; from about 8 samples on, 15 where there are two classes.
     Does not find: triggers that blend, move, or pass a lossy codec after stamping; a trigger spread evenly over sources
         or over all classes of one; anything in data of one source or one class.
     Source: heavy hitters by a count sketch with exact recount: Cormode, Muthukrishnan, J. Algorithms 55 (2005), whose
@@ -102,7 +109,7 @@ class TriggerMining:
         `features` is drawn (dataset.images) has said it.
     patch: side of a patch in pixels, in [2, 8]. Not used for a table.
     false_alarm_rate: the chance that any honest cell is called suspicious, in (0, 0.1].
-    max_candidates: cells of keys that are counted exactly, in [16, 65536].
+    max_candidates: cells of keys of a kind that are counted exactly, in [16, 65536].
     """
 
     name: ClassVar[str] = "trigger_mining"
@@ -149,12 +156,17 @@ class TriggerMining:
             keys = self._keys(rows, None)
             width = Counts(np.array([rows.shape[1]]), np.array([len(rows)]))
             sums = Counts(np.arange(8), digest_sums(sample_digests))
-            parts = {**cells_by_part(keys, "keys"), "width": width, "digests": sums}
+            parts = {"width": width, "digests": sums}
+            for table, one in keys.items():
+                parts |= cells_by_part(one, table)
         else:
-            keys = self._keys(rows, model, model.salt)
-            is_candidate = np.isin(cell_of(self._keys(rows, model)), model.cells)
+            tables = self._keys(rows, model)
+            salted = np.concatenate([*self._keys(rows, model, model.salt).values()], axis=1)
+            is_candidate = np.concatenate(
+                [np.isin(cell_of(one), model.cells[table]) for table, one in tables.items()], axis=1
+            )
             for source, label, places in rows_by_cell(sources, labels):
-                chosen = keys[places][is_candidate[places]].astype(np.int64)
+                chosen = salted[places][is_candidate[places]].astype(np.int64)
                 parts[f"cell {cell_name(source, label)}"] = _Cell(source, label, len(places), Counts.zero().add(chosen))
         return self.merge([acc, parts])
 
@@ -173,10 +185,15 @@ class TriggerMining:
             if "width" not in acc:
                 raise NotEnoughSamplesError("There are no samples.")
             width = _one_width(acc["width"].keys)
-            parts_of_cells = ((int(name.split()[1]), part) for name, part in acc.items() if name.startswith("keys "))
-            cells, _, searched_from = fullest_cells(parts_of_cells, LEAST_COUNT, self.max_candidates)
+            counted: dict[str, list[tuple[int, KeyCells]]] = {table: [] for table in _TABLES}
+            for name, part in acc.items():
+                if isinstance(part, KeyCells):
+                    counted[name.split()[0]].append((int(name.split()[1]), part))
+            fullest = {table: fullest_cells(one, LEAST_COUNT, self.max_candidates) for table, one in counted.items()}
+            cells = {table: np.sort(one[0]) for table, one in fullest.items()}
+            searched_from = max(one[2] for one in fullest.values())
             salt = salt_of(acc["digests"].counts)
-            return TriggerMiningModel(1, width, np.sort(cells), searched_from, {}, {}, salt)
+            return TriggerMiningModel(1, width, cells, searched_from, {}, {}, salt)
         parts = {(part.source, part.label): part for part in acc.values()}
         found = _bursts(parts, self.false_alarm_rate)
         samples = {cell: part.samples for cell, part in parts.items()}
@@ -194,7 +211,7 @@ class TriggerMining:
             names[places] = cell_name(source, label)
             found = model.found.get((source, label))
             if found is not None:
-                keys = self._keys(rows[places], model, model.salt)
+                keys = np.concatenate([*self._keys(rows[places], model, model.salt).values()], axis=1)
                 place = np.minimum(np.searchsorted(found.keys, keys), len(found.keys) - 1)
                 score[places] = np.where(found.keys[place] == keys, found.scores[place], 0.0).max(axis=1)
                 threshold[places] = 0.0
@@ -232,10 +249,24 @@ class TriggerMining:
             return ()
         return (f"patches and values in fewer than {model.searched_from} samples were not looked at",)
 
-    def _keys(self, rows: np.ndarray, model: TriggerMiningModel | None, salt: bytes = b"") -> np.ndarray:
+    def _keys(self, rows: np.ndarray, model: TriggerMiningModel | None, salt: bytes = b"") -> dict[str, np.ndarray]:
+        """Return the keys of each table: patches or values; of images small enough single pixels, too."""
         if model is not None:
             _one_width(np.array([rows.shape[1], model.width]))
-        return patch_keys(rows, self.shape, self.patch, salt) if self.shape else value_keys(rows, salt)
+        if not self.shape:
+            return {"keys": value_keys(rows, salt)}
+        found = {"keys": patch_keys(rows, self.shape, self.patch, salt)}
+        patches = found["keys"].shape[1]
+        if patches + self.shape[0] * self.shape[1] <= MAX_POSITIONS:
+            found["pixels"] = patch_keys(rows, self.shape, 1, salt) + (np.uint64(patches) << np.uint64(CONTENT_BITS))
+        return found
+
+    def _corner(self, position: int) -> tuple[str, int, int]:
+        """Return what is at a position of an image, and its row and column."""
+        patches = (self.shape[0] - self.patch + 1) * (self.shape[1] - self.patch + 1)
+        if position >= patches:
+            return "pixel", *patch_corner(position - patches, self.shape, 1)
+        return "patch", *patch_corner(position, self.shape, self.patch)
 
     def _described(self, found: _Found, searched_from: int, width: int) -> _Found:
         order = np.lexsort((found.keys, -found.scores))
@@ -248,15 +279,15 @@ class TriggerMining:
                 break
         where: tuple[tuple[str, float], ...] = (("position", float(position)),)
         if self.shape:
-            row, column = patch_corner(position, self.shape, self.patch)
+            _, row, column = self._corner(position)
             where = (("row", float(row)), ("column", float(column)))
         statistic = (*found.statistic, *where, ("searched_from", float(searched_from)))
         return replace(found, statistic=statistic, top_features=tuple(top.items()))
 
     def _place_name(self, position: int, width: int) -> str:
         if self.shape:
-            row, column = patch_corner(position, self.shape, self.patch)
-            return f"patch at row {row}, column {column}"
+            what, row, column = self._corner(position)
+            return f"{what} at row {row}, column {column}"
         return f"value {' with '.join(map(str, columns_at(position, width)))}"
 
 

@@ -67,6 +67,19 @@ def test_a_stamped_patch_is_named_located_counted_and_flagged() -> None:
     assert np.flatnonzero(scores.flagged).tolist() == stamped.tolist()
 
 
+def test_single_pixels_far_from_each_other_are_a_trigger_too() -> None:
+    random = np.random.default_rng(8)
+    pixels = random.integers(0, 256, (900, *SHAPE))
+    label, source = random.integers(0, 3, 900), random.integers(0, 5, 900)
+    bad = np.flatnonzero((label == 2) & (source == 1))[:20]
+    pixels[bad, 1, 6] = pixels[bad, 7, 0] = 255
+
+    found = suspicious(TriggerMining(shape=SHAPE), pixels, label, source)
+
+    assert [(item.source, item.label) for item in found] == [("s1", "2")]
+    assert {name for name, _ in found[0].top_features} == {"pixel at row 1, column 6", "pixel at row 7, column 0"}
+
+
 def test_a_watermark_on_all_images_of_a_source_is_its_style() -> None:
     pixels, label, source = images(1)
     pixels[source == 2, 4:7, 2:5] = PATCH
