@@ -340,20 +340,20 @@ def _value(metric: AskedMetric, answers: _Measured, engine: Any, result_format: 
 
 def _suite_result(suite: SuiteSpec, judged: Sequence[_Judged]) -> SuiteResult:
     whole = gx_adapter.suite_result([each.result for each in judged], suite.name, {"suite_sha256": suite.digest})
-    outcomes = tuple(_outcome(each) for each in judged)
+    document = _plain(whole.to_json_dict())
+    outcomes = tuple(_outcome(*each) for each in zip(judged, document["results"], strict=True))
     failed = [outcome.severity for outcome in outcomes if not outcome.success]
     return SuiteResult(
         success=bool(whole.success),
         critical_failures=failed.count("critical"),
         warning_failures=failed.count("warning"),
         info_failures=failed.count("info"),
-        json=_plain(whole.to_json_dict()),
+        json=document,
         outcomes=outcomes,
     )
 
 
-def _outcome(judged: _Judged) -> ExpectationOutcome:
-    document = _plain(judged.result.to_json_dict())
+def _outcome(judged: _Judged, document: Mapping[str, Any]) -> ExpectationOutcome:
     details = document.get("result") or {}
     percent = details.get("unexpected_percent")
     detail = ""
