@@ -8,6 +8,7 @@ and digest of the file, and a bit mask of all the expectations that it fails (`m
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -15,10 +16,12 @@ import numpy as np
 import pyarrow as pa
 
 from millcert.checks.metric_columns import BatchView
+from millcert.checks.metric_counting import Counting
 from millcert.checks.metric_plan import MetricPlan, RowCheck
 from millcert.checks.metric_rows import Keeping, RowMarker, has_bit, mask_width
+from millcert.checks.metric_where import inner
 from millcert.pipelines.dataset import DatasetFacts
-from millcert.pipelines.known_keys import known_keys
+from millcert.pipelines.known_keys import MOST_BYTES, known_keys
 from millcert.pipelines.metric_spill import repeated_of
 from millcert.pipelines.models import EXPECTATIONS, Models
 from millcert.pipelines.output import PartWriter, part_name
@@ -73,7 +76,9 @@ def suite_rows(plan: VetPlan, dataset: DatasetFacts, models: Models) -> SuiteRow
     metrics, acc = dataset.metrics, models.get(EXPECTATIONS)
     if plan.suite is None or metrics is None or acc is None:
         return None
-    marker = RowMarker(metrics, acc, mask_width(len(plan.suite.expectations)), Keeping(repeated_of, known_keys))
+    counting = [one for one in metrics.row_checks if one.kernel is not None and isinstance(inner(one.kernel), Counting)]
+    kept = partial(known_keys, most_bytes=MOST_BYTES // max(1, len(counting)))
+    marker = RowMarker(metrics, acc, mask_width(len(plan.suite.expectations)), Keeping(repeated_of, kept))
     is_holding = plan.suite_on_failure == QUARANTINE_ROWS
     holding = tuple(check for check in marker.checks if is_holding and check.severity == "critical")
     return SuiteRows(metrics.second(acc), marker, holding)

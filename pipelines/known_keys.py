@@ -25,7 +25,7 @@ from millcert.checks.metric_members import KnownKeys, Members
 from millcert.checks.metric_partitions import PARTITIONS, hash_keys, partition_of
 from millcert.errors import StoreError
 
-#: Keys that one worker holds in memory for one expectation.
+#: Keys that one worker holds in memory, for all expectations of a suite.
 MOST_BYTES = 128 << 20
 #: Entries that are read at once.
 _BLOCK = 512

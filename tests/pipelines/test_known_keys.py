@@ -1,6 +1,5 @@
 """Values that stand more than once are found among all rows, however many they are: beyond a budget in a file."""
 
-import functools
 import json
 import os
 from datetime import UTC, date, datetime, timedelta
@@ -118,8 +117,7 @@ def test_a_run_marks_the_same_rows_whether_repeated_values_are_in_memory_or_in_a
     held = bench.vet().verdict
     sidecar = (bench.out / "expectation_rows.parquet").read_bytes()
 
-    filing = functools.partial(known_keys.known_keys, most_bytes=0)
-    monkeypatch.setattr(expectation_rows, "known_keys", filing)
+    monkeypatch.setattr(expectation_rows, "MOST_BYTES", 0)
     filed = bench.vet(replace=True).verdict
 
     assert Path(bench.out / "expectation_rows.parquet").read_bytes() == sidecar
