@@ -51,13 +51,14 @@ class LabelTable(NamedTuple):
 
 
 class LabelPush(NamedTuple):
-    """The label of a source that most needs explaining, and its share of the source's rows, before and now."""
+    """The label of a source that most needs explaining, its share of the source's rows, and what is natural of it."""
 
     source: str
     label: str
     drift: Drift
     reference_share: float
     current_share: float
+    natural: float
 
 
 class _Cells(NamedTuple):
@@ -155,10 +156,11 @@ def label_pushes(
     quantile = _null_quantile(cells.take(best), some, family_alpha / int(starts[-1]))
     p, q = cells.shares
     found = []
-    for (table, _), first, at, null in zip(chosen, starts, best.tolist(), quantile.tolist(), strict=False):
+    for (table, natural), first, at, null in zip(chosen, starts, best.tolist(), quantile.tolist(), strict=False):
         rows = int(table.reference.sum()), int(table.current.sum())
         drift = Drift("pushed_share", max(0.0, float(pushed[at])), limit, null, *rows)
-        found.append(LabelPush(table.source, table.labels[at - int(first)], drift, float(p[at]), float(q[at])))
+        label, shares = table.labels[at - int(first)], (float(p[at]), float(q[at]))
+        found.append(LabelPush(table.source, label, drift, *shares, natural or 0.0))
     return found
 
 

@@ -40,8 +40,8 @@ _NUMBERS = ("int", "float", "decimal", "embedding")
 
 _Pairs: TypeAlias = list[tuple[str, Cell]]
 _BySource: TypeAlias = dict[str, _Pairs]
-#: Source ("": all rows) -> its table, and what varies of it by nature; None: nothing tells.
-_Labels: TypeAlias = dict[str, tuple[LabelTable, float | None]]
+#: Of each slice, in their order: its table, and what varies of it by nature; None: nothing tells.
+_Labels: TypeAlias = list[tuple[LabelTable, float | None]]
 
 
 class Subject(NamedTuple):
@@ -131,7 +131,7 @@ def compare_profiles(
         raise UsageError(f"Neither profile has the columns {', '.join(unknown)}, which were to be ignored.")
     both = [name for name in reference.types if current.types.get(name) == reference.types[name] and name not in ignore]
     skipped: list[Subject] = []
-    tables = _label_tables_of(reference, current, limits) if reference.spec.label else {}
+    tables = _label_tables_of(reference, current, limits) if reference.spec.label else []
     planned = list(_plan(reference, current, both, limits, skipped, tables))
     tokens = [name for name in reference.tokens if name in current.tokens and name in both]
     family = limits.family_alpha / (1 + bool(reference.spec.label) + bool(tokens))
@@ -178,7 +178,7 @@ def _compare_tokens(column: str, reference: Profile, current: Profile, limits: D
 
 
 def _label_tables_of(reference: Profile, current: Profile, limits: DriftLimits) -> _Labels:
-    """Return each source's table of labels ("" is all rows), and what varies of it by nature."""
+    """Return the table of labels of each of `_slices`, all rows last, and what varies of it by nature."""
     found = [
         _label_table(source, *sides) for source, *sides in _slices(cells_by_source(reference), cells_by_source(current))
     ]
@@ -190,13 +190,13 @@ def _label_tables_of(reference: Profile, current: Profile, limits: DriftLimits) 
         weights = [[side.sum() for side in (table.reference, table.current)] for table in found[:-1]]
         # Of all rows it is less: sources vary each for itself.
         naturals[-1] = natural * float(np.max(np.sum(np.square(weights), axis=0) / np.square(np.sum(weights, axis=0))))
-    return dict(zip((table.source for table in found), zip(found, naturals, strict=True), strict=True))
+    return list(zip(found, naturals, strict=True))
 
 
 def _compare_labels(label: str, tables: _Labels, limits: DriftLimits) -> list[Compared]:
     found = label_pushes(
-        [table for table, _ in tables.values()],
-        [natural for _, natural in tables.values()],
+        [table for table, _ in tables],
+        [natural for _, natural in tables],
         limit=limits.pushed_share,
         tolerated=limits.tolerated("pushed_share"),
         family_alpha=limits.family_alpha,
@@ -208,7 +208,7 @@ def _compare_labels(label: str, tables: _Labels, limits: DriftLimits) -> list[Co
             {
                 "reference_share": one.reference_share,
                 "current_share": one.current_share,
-                "natural_variance": tables[one.source][1] or 0.0,
+                "natural_variance": one.natural,
             },
         )
         for one in found
@@ -244,9 +244,9 @@ def _plan(
 ) -> Iterator[_Planned]:
     left, right = cells_by_source(reference), cells_by_source(current)
     yield from _plan_presence(reference, current, left, right)
-    for source, one, other in _slices(left, right):
-        if source in labels:
-            subject, (table, natural) = Subject(source, reference.spec.label, "label"), labels[source]
+    for at, (source, one, other) in enumerate(_slices(left, right)):
+        if labels:  # not by the source's name: rows without one have that of all rows
+            subject, (table, natural) = Subject(source, reference.spec.label, "label"), labels[at]
             yield from _plan_categories(
                 subject, table.reference, table.current, limits, skipped, natural=natural or 0.0
             )

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import hypergeom
 
+from millcert.checks.drift import DriftLimits
 from millcert.checks.drift_labels import (
     LEAST_SOURCES,
     LabelPush,
@@ -17,6 +18,8 @@ from millcert.checks.drift_labels import (
     label_pushes,
     natural_variance,
 )
+from millcert.checks.profile import Cell, Profile, ProfileSpec
+from millcert.checks.profile_compare import compare_profiles
 
 LABELS = 10
 LIMIT, TOLERATED = 0.025, 0.0125
@@ -141,3 +144,23 @@ def test_counts_beyond_what_factorials_hold_are_still_compared() -> None:
 
     assert found.drift.is_drift
     assert 0 < found.drift.null_quantile < 1e-3
+
+
+def test_rows_without_a_source_are_compared_as_a_source_of_their_own() -> None:
+    """Their source's name is "", as that of all rows: a push in them alone is 0.0006 of all rows."""
+
+    def profile(seed: int, pushed: int) -> Profile:
+        random = np.random.default_rng(seed)
+        cells: dict[tuple[str, str], Cell] = {}
+        for source, rows in (("", 10_000), ("a", 800_000)):
+            counts = random.multinomial(rows, np.full(LABELS, 1 / LABELS))
+            if not source:
+                counts -= pushed
+                counts[1] += LABELS * pushed
+            cells |= {(source, f"class-{at}"): Cell(int(count), {}) for at, count in enumerate(counts)}
+        return Profile(ProfileSpec("5a" * 32, label="label", source="source"), {}, cells, {})
+
+    found = compare_profiles(profile(1, 0), profile(2, 60), DriftLimits()).found
+
+    assert "pushed_share" in {one.drift.measure for one in found}
+    assert {one.drift.current_rows for one in found} == {10_000}
