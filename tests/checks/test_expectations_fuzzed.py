@@ -117,6 +117,35 @@ def test_durations_are_listed_as_text_where_great_expectations_cannot_write_them
     assert listed == [["0 days 00:00:02"], [{"d": "0:00:01", "e": ["1 seconds"]}]]
 
 
+def test_two_quantile_expectations_on_one_column_are_each_judged_by_their_own() -> None:
+    """GX 1.24 gives the second one the figures of the first."""
+    ranges = [
+        {"quantiles": quantiles, "value_ranges": [[0, None], [0, None]]} for quantiles in ([0.25, 0.3], [0.9, 1.0])
+    ]
+    asked = [expectation("column_quantile_values_to_be_between", column="f", quantile_ranges=each) for each in ranges]
+    table = TABLE.select(["f"])
+
+    ours, places = by_us(table, asked, "BASIC", [6], 4)
+    alone = [by_great_expectations(table, [one], "BASIC", places)[0]["result"] for one in asked]
+    together = [one["result"] for one in by_great_expectations(table, asked, "BASIC", places)]
+
+    assert [one["result"] for one in ours.json["results"]] == alone
+    assert together[1] != alone[1]
+
+
+@pytest.mark.filterwarnings("ignore:Possible nested set")
+def test_a_class_of_letters_is_no_class_to_python_which_gx_means() -> None:
+    """pandas 3 hands texts of Arrow to RE2, where `[[:alpha:]]` is one."""
+    table = pa.table({"x": ["ab", "a]", "é"]})
+    asked = [expectation("column_values_to_match_regex", column="x", regex="[[:alpha:]]")]
+
+    ours, places = by_us(table, asked, "BASIC", [3], 3)
+    (theirs,) = by_great_expectations(table, asked, "BASIC", places)
+
+    assert ours.json["results"][0]["result"]["partial_unexpected_list"] == ["ab", "é"]
+    assert theirs["result"]["partial_unexpected_list"] == ["é"]
+
+
 def test_binary_views_are_judged_as_other_bytes() -> None:
     table = pa.table({"x": pa.array([b"a", None, b"\xff"], pa.binary_view()), "i": [1, 2, 3]})
     asked = [
