@@ -1,6 +1,7 @@
 """`millcert label`: what became of the labels between two versions, who accounts for it; label tasks of other forms."""
 
 import hashlib
+import json
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -160,8 +161,21 @@ def _texts(batch: "pa.RecordBatch", column: str) -> list[str]:
 
     values = batch.column(batch.schema.get_field_index(column))
     if values.null_count:
-        raise InvalidSampleError(f"Column {column!r} has {values.null_count} nulls; expected none.", column=column)
-    texts: list[str] = pc.cast(values, pa.string()).to_pylist()
+        raise InvalidSampleError(
+            f"Column {column!r} has {values.null_count} nulls; expected none.",
+            hint="Give rows without a value one that says so, or leave them out of both versions.",
+            column=column,
+        )
+    if pa.types.is_nested(values.type):  # several labels a row, as they stand
+        return [json.dumps(value, ensure_ascii=False, sort_keys=True, default=str) for value in values.to_pylist()]
+    try:
+        texts: list[str] = pc.cast(values, pa.string()).to_pylist()
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise InvalidSampleError(
+            f"Column {column!r} of type {values.type} cannot be written as text: {error}.",
+            hint="Name a column of text, numbers or lists of them.",
+            column=column,
+        ) from error
     return texts
 
 

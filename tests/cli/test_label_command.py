@@ -296,6 +296,19 @@ def test_events_that_name_no_row_are_told(run: Run, versions: tuple[Path, Path],
     assert result.stdout.splitlines()[-1] == "next: check --key and --event-key: no event names a row"
 
 
+def test_labels_may_be_lists_and_what_is_no_text_is_refused(run: Run, tmp_path: Path) -> None:
+    old, new = tmp_path / "old.parquet", tmp_path / "new.parquet"
+    pq.write_table(pa.table({"id": [1, 2], "tags": [["a"], ["a", "b"]], "raw": [b"x", b"\xff"]}), old)
+    pq.write_table(pa.table({"id": [1, 2], "tags": [["a"], ["b"]], "raw": [b"x", b"\xff"]}), new)
+
+    lists = run(old, new, "--label", "tags", "--key", "id", "--json")
+    refused = run(old, new, "--label", "raw", "--key", "id")
+
+    [flip] = json.loads(lists.stdout)["unexplained"]
+    assert (flip["old"], flip["new"]) == ('["a", "b"]', '["b"]')
+    assert (refused.exit_code, "cannot be written as text" in refused.stderr) == (2, True), refused.stderr
+
+
 def test_a_folder_that_is_not_there_is_named(run: Run, versions: tuple[Path, Path], tmp_path: Path) -> None:
     result = run(*versions, "--label", "label", "--key", "id", "--out", tmp_path / "gone" / "changes.csv")
 
