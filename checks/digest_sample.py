@@ -64,11 +64,11 @@ def keyed(hashes: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _least(keys: np.ndarray, rows: np.ndarray, most: int) -> DigestSample:
-    # Rows of one digest are alike; should a caller's differ, the least in its bytes stands for all.
-    columns = [rows[:, column] for column in range(rows.shape[1] - 1, -1, -1)]
     order = np.argsort(keys, kind="stable")
-    if len(np.unique(keys)) < len(keys):
-        order = np.lexsort((*columns, keys))
-    _, first = np.unique(keys[order], return_index=True)
-    kept = order[first[:most]]
+    ordered = keys[order]
+    is_first = np.append(True, ordered[1:] != ordered[:-1]) if len(keys) else np.zeros(0, dtype=bool)
+    if not is_first.all():
+        # Rows of one digest are alike; should a caller's differ, the least in its bytes stands for all.
+        order = np.lexsort((*(rows[:, column] for column in range(rows.shape[1] - 1, -1, -1)), keys))
+    kept = order[is_first][:most]
     return DigestSample(keys[kept], rows[kept], most)

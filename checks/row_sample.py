@@ -63,15 +63,16 @@ class RowSample:
     ) -> "RowSample":
         """Return the sample with rows added whose `row_keys` are known; otherwise as `add`."""
         total, most = self.samples + len(whole), self.held.most
-        if len(keys) > most and len(distinct := np.unique(keys)) > most:  # they alone would fill the sample
-            chosen = np.flatnonzero(keys <= distinct[most - 1])
-            keys, whole, exponent = keys[chosen], whole[chosen], exponent[chosen]
+        chosen: np.ndarray | None = None
         if len(self.held.keys) == most:
             chosen = np.flatnonzero(keys < self.held.keys[-1])
+        elif len(keys) > most:
+            chosen = _leading(keys, most)  # they alone would fill the sample
+        if chosen is not None:
             keys, whole, exponent = keys[chosen], whole[chosen], exponent[chosen]
         if not len(keys):
             return RowSample(total, self.held, self.waiting)
-        rows = place(whole, exponent).astype(np.float32)
+        rows = place(whole, exponent).astype(np.float32, copy=False)
         return _bounded(RowSample(total, self.held, (*self.waiting, (keys, rows))))
 
     def merge(self, others: Iterable["RowSample"]) -> "RowSample":
@@ -96,6 +97,15 @@ class RowSample:
 
 def _bounded(sample: RowSample) -> RowSample:
     return sample if sum(len(keys) for keys, _ in sample.waiting) <= sample.held.most else sample.settled()
+
+
+def _leading(keys: np.ndarray, most: int) -> np.ndarray:
+    """Return the places of the least keys, ascending: so many distinct ones, equal ones all."""
+    least = keys <= np.partition(keys, most - 1)[most - 1]
+    if len(np.unique(keys[least])) < most:
+        distinct = np.unique(keys)
+        least = keys <= distinct[min(most, len(distinct)) - 1]
+    return np.flatnonzero(least)
 
 
 def row_keys(whole: np.ndarray, exponent: np.ndarray) -> np.ndarray:
@@ -131,8 +141,8 @@ class TwoSamples:
         keys = row_keys(whole, exponent)
 
         def folded(whole: np.ndarray, exponent: np.ndarray) -> np.ndarray:
-            # Whole numbers of 18 bits and at most 6 folds: float32 holds them.
-            return fold.rows(whole) * np.ldexp(1.0, exponent)[:, None]
+            narrow = fold.rows(whole).astype(np.float32)  # 18 bits and one more a fold, 6 at most: it holds them
+            return np.asarray(narrow * np.ldexp(np.float32(1), exponent)[:, None])
 
         own = self.own.add_keyed(keys, whole, exponent, place)
         return TwoSamples(own, self.alike.add_keyed(keys, whole, exponent, folded))

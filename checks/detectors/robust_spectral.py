@@ -111,9 +111,9 @@ class RobustSpectral:
     Passes: 3, and scoring.
     Accumulator: pass 1 8 x w * w bytes a class and exponent, w = min(d, max_dimension), so 132 kB at d = 128, and 256
         MB in all; pass 2 at most 2,048 rows of 136 bytes a class, fewer (256 at least) where all classes would take
-        more than 64 MB, and 4,096 rows of 4 w + 8 bytes of all classes (16 to 1,024 of each); pass 3 at most 64 kB a
+        more than 64 MB, and 2,048 rows of 4 w + 8 bytes of all classes (16 to 1,024 of each); pass 3 at most 64 kB a
         class, and 8 kB and 16 bytes an occupied bin (of 4,096) a source of it.
-    Cost of fitting: about 0.2 s of search a class of 2,048 samples or more, 0.1 s one of 500; 1 s for all together.
+    Cost of fitting: about 0.2 s of search a class of 2,048 samples or more, 0.1 s one of 500; 0.6 s for all together.
     Finds: triggers that the model learnt, fixed or blended, with one target class: from about 2 to 50 % of that class
         and 30 samples, wherever the model's layer draws them apart. A layer that averages positions (the last
         convolution) or the first of a perceptron does; the last hidden layer of a small perceptron often does not.
