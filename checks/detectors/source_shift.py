@@ -117,7 +117,8 @@ class SourceShift:
         it was, by size and shape of the covariance.
     Does not find: poison spread evenly over sources; cells under 20 samples (of another covariance: 40); without a
         reference, classes with fewer than three sources of 20: which of two sources is the odd one, nobody can say;
-        faint patterns of both signs in raw pixels, every other time: 20 % of noise in 40 of 140 images.
+        patterns of both signs that are faint in the view: of 20 % of noise in 40 of 140 raw images one time in four. A
+        reference is compared with by mean and size, not by shape.
     False alarm that remains: an honest source that is unlike all the others. It looks the same, and should be known.
         Other class proportions are none, unless labels are noisy: a class that is rare in its source, beside one that
         people take for it, holds mostly wrong labels there, and is named for them.
