@@ -237,8 +237,7 @@ class Answers:
                 hint="Ask for the most common value of a column that has repeated values.",
             )
         modes = distinct.shown(found.first_modes, self._type(request)).to_pandas()
-        # As `Series.values` has them, which GX shows: of times with a zone those in UTC, without it.
-        return list(modes.dt.tz_convert(None).to_numpy() if getattr(modes.dtype, "tz", None) else modes.to_numpy())
+        return _plain_values(modes)
 
     def _value_counts(self, request: MetricRequest, found: Tally) -> Any:
         import pandas as pd
@@ -265,11 +264,16 @@ def listed_values(listing: Listing, request: MetricRequest) -> list[Any]:
         return [None if value is None else float(value) for value in listing.content.to_pylist()]
     if len(request.columns) == 1 or not pa.types.is_struct(listing.content.type):
         return as_pandas(listing.content)
-    columns = [list(column.to_pandas().to_numpy()) for column in listing.content.flatten()]
+    columns = [_plain_values(column.to_pandas()) for column in listing.content.flatten()]
     if request.base.startswith("column_pair"):
         return list(zip(*columns, strict=True))
     natives = [as_pandas(column) for column in listing.content.flatten()]
     return [dict(zip(request.columns, record, strict=True)) for record in zip(*natives, strict=True)]
+
+
+def _plain_values(series: Any) -> list[Any]:
+    """Return what `Series.values` holds, which GX shows of modes and pairs: of times with a zone those in UTC."""
+    return list(series.dt.tz_convert(None).to_numpy() if getattr(series.dtype, "tz", None) else series.to_numpy())
 
 
 def as_pandas(values: pa.Array) -> list[Any]:

@@ -26,6 +26,7 @@ TABLE = pa.table(
         "long": ["y" * 200, "y" * 200, "é" * 100, "a", "z" * LONG_BYTES, ""],
         "t": pa.array([MOMENT, None, MOMENT + timedelta(hours=1), MOMENT, MOMENT, MOMENT], pa.timestamp("ns")),
         "utc": pa.array([MOMENT.replace(tzinfo=UTC)] * 6, pa.timestamp("us", "UTC")),
+        "other": pa.array([None, *[MOMENT.replace(tzinfo=UTC)] * 5], pa.timestamp("us", "UTC")),
         "d": [date(2020, 1, 1), None, date(2020, 1, 3), date(2020, 1, 1), date(2020, 1, 1), date(2020, 1, 1)],
         "none": pa.nulls(6, pa.float64()),
     }
@@ -63,6 +64,7 @@ ASKED = [
         ]
     ),
     expectation("column_values_to_be_unique", column="long"),
+    expectation("column_pair_values_a_to_be_greater_than_b", column_A="utc", column_B="other"),
     expectation("column_distinct_values_to_be_in_set", column="long", value_set=["a"]),
     expectation("compound_columns_to_be_unique", column_list=["long", "none"]),
     *(conditioned("single", operator, 0.1) for operator in ("==", "!=", "<", "<=", ">", ">=")),
