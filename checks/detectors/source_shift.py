@@ -121,7 +121,7 @@ class SourceShift:
         reference is compared with by mean and size, not by shape.
     False alarm that remains: an honest source that is unlike all the others. It looks the same, and should be known.
         Other class proportions are none, unless labels are noisy: a class that is rare in its source, beside one that
-        people take for it, holds mostly wrong labels there, and is named for them.
+        people take for it, holds a larger part of wrong labels there, and is named for them.
     Source: Hotelling's T2 and its F distribution: Anderson, "An Introduction to Multivariate Statistical Analysis",
         3rd ed., section 5.3. The rest is our choice: `millcert.checks.source_cells`, `source_scatter`, `excess`. Cost:
         docs/moments.md.
