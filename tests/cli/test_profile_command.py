@@ -223,7 +223,7 @@ def test_a_file_of_many_batches_is_read_whole_and_files_beside_the_data_are_not_
 def test_a_folder_that_is_not_there_is_a_mistake_of_the_caller(desk: Desk) -> None:
     data = write(desk.folder / "data", 1, rows=20)
 
-    assert "Cannot use the path" in desk.run("make", data, "--out", desk.folder / "none" / "p.json", code=2)
+    assert "There is no folder" in desk.run("make", data, "--out", desk.folder / "none" / "p.json", code=2)
 
 
 def test_a_history_says_when_it_changed_and_exits_with_1(desk: Desk) -> None:
