@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from millcert.checks.exact_features import mixed
+from millcert.errors import PolicyError
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +62,22 @@ def keyed(hashes: np.ndarray, seed: int) -> np.ndarray:
     """
     key = mixed(np.array([seed % 2**64], dtype=np.uint64))
     return mixed(mixed(hashes ^ key) + key)
+
+
+def choosing_keys(digests: np.ndarray, seed: int) -> np.ndarray:
+    """Return what chooses samples, uint64 (n,), from digests, uint8 (n, 32): hashes keyed by the seed; 0 is no key."""
+    keys = digest_keys(digests)
+    return keyed(keys, seed) if seed else keys
+
+
+def check_seed(seed: int) -> None:
+    """Refuse a seed that is too long for a key.
+
+    Raises:
+        PolicyError: it is not in [0, 2**64).
+    """
+    if not 0 <= seed < 2**64:
+        raise PolicyError(f"seed must be in 0..{2**64 - 1}, got {seed}.")
 
 
 def _least(keys: np.ndarray, rows: np.ndarray, most: int) -> DigestSample:

@@ -196,7 +196,7 @@ def _label_rules(roles: Mapping[str, object], seed: int) -> Iterator[str]:
     if {"embedding_self", "embedding_external"} <= set(roles):
         yield (
             "  - check: view_contradiction\n    max_flagged_fraction: 0.05\n    over_limit: warn\n"
-            "    on_flagged: quarantine\n"
+            f"    on_flagged: quarantine\n    config: {{seed: {seed}}}\n"
         )
     # A list of columns is a table; one column of numbers may be pixels, of which a linear model sees little.
     table = ("features",) if isinstance(roles.get("features"), list) else ()

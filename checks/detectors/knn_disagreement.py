@@ -24,7 +24,7 @@ from millcert.checks.base import MAX_TOP_FEATURES, Accumulator, GroupEvidence, R
 from millcert.checks.cell_names import cell_name, rows_by_cell
 from millcert.checks.columns import digests, matrix, strings
 from millcert.checks.contrast import random_signs
-from millcert.checks.digest_sample import DigestSample, digest_keys
+from millcert.checks.digest_sample import DigestSample, check_seed, choosing_keys
 from millcert.checks.exact import ExactMatrix, quantise_rows, sum_squares
 from millcert.checks.excess import Excess, bin_of, count_excess
 from millcert.checks.flagging import Counts
@@ -102,6 +102,8 @@ class KnnDisagreement:
     neighbours: k, in [3, 200]; at most the references of a class.
     references: of all classes together, in [64, 65536].
     false_alarm_rate: the chance that any cell of an honest data set is named, in (0, 0.1].
+    seed: keys the choice of references; a number that nobody knows who supplies the data. 0: no key, so samples can be
+        made that are sure to be references.
     """
 
     name: ClassVar[str] = "knn_disagreement"
@@ -118,6 +120,7 @@ class KnnDisagreement:
     neighbours: int = 20
     references: int = 4096
     false_alarm_rate: float = 0.001
+    seed: int = 0
 
     def __post_init__(self) -> None:
         if self.view not in ("embedding_external", "embedding_self"):
@@ -128,6 +131,7 @@ class KnnDisagreement:
             raise PolicyError(f"references must be in [64, 65536], got {self.references}.")
         if not 0 < self.false_alarm_rate <= 0.1:
             raise PolicyError(f"false_alarm_rate must be in (0, 0.1], got {self.false_alarm_rate}.")
+        check_seed(self.seed)
         object.__setattr__(self, "columns", frozenset[Role]({"label", "source", self.view, "sample_digest"}))
         if self.view == "embedding_self":
             object.__setattr__(self, "covers", frozenset[str]())
@@ -150,7 +154,8 @@ class KnnDisagreement:
             narrow = _directions(rows, model)
             for label, places in rows_by_text(labels):
                 most = _references_of_a_class(model, self.references)
-                parts[f"class {label}"] = DigestSample.of(marks[places], narrow[places], most)
+                keys = choosing_keys(marks[places], self.seed)
+                parts[f"class {label}"] = DigestSample.of_keys(keys, narrow[places], most)
             return self.merge([acc, parts])
         score = None if model is None else self._contradictions(model, rows, labels, marks)
         for source, label, places in rows_by_cell(sources, labels):
@@ -242,7 +247,7 @@ class KnnDisagreement:
         if model.table is None or model.keys is None or model.code is None:
             raise InternalError("There are no references yet.")
         near = model.table.apply(_directions(rows, model))
-        near[digest_keys(marks)[:, None] == model.keys] = -np.inf
+        near[choosing_keys(marks, self.seed)[:, None] == model.keys] = -np.inf
         sizes = np.bincount(model.code, minlength=len(model.labels))
         wanted = int(min(self.neighbours, max(sizes.min(), 3), len(model.code) - 1))
         nearest = np.argpartition(-near, wanted - 1, axis=1)[:, :wanted]

@@ -37,6 +37,7 @@ from millcert.checks.base import (
 )
 from millcert.checks.class_scatter import LEAST_OTHERS, deviations_of, expected, scatter_of
 from millcert.checks.columns import digests, matrix, strings
+from millcert.checks.digest_sample import check_seed
 from millcert.checks.flagging import Counts
 from millcert.checks.fold_sums import OutOfFold, fit_folds, fold_of, sum_by_fold
 from millcert.checks.label_groups import rows_by_text
@@ -121,6 +122,8 @@ class ViewContradiction:
     false_alarm_rate: the chance that any class of an honest data set is named, in (0, 0.1].
     max_false_fraction: the part of the flagged samples of a class that may be honest, in (0, 0.5].
     folds: at least 2.
+    seed: keys the choice of folds; a number that nobody knows who supplies the data. 0: no key, so samples can be made
+        that share a fold.
     """
 
     name: ClassVar[str] = "view_contradiction"
@@ -133,6 +136,7 @@ class ViewContradiction:
     false_alarm_rate: float = 0.01
     max_false_fraction: float = 0.1
     folds: int = 5
+    seed: int = 0
 
     def __post_init__(self) -> None:
         if not 0 < self.false_alarm_rate <= 0.1:
@@ -141,6 +145,7 @@ class ViewContradiction:
             raise PolicyError(f"max_false_fraction must be in (0, 0.5], got {self.max_false_fraction}.")
         if not 2 <= self.folds <= 1000:
             raise PolicyError(f"folds must be in 2..1000, got {self.folds}.")
+        check_seed(self.seed)
 
     @property
     def passes(self) -> int:
@@ -256,7 +261,7 @@ class ViewContradiction:
 
     def _folds(self, batch: pa.RecordBatch) -> np.ndarray:
         key = np.ascontiguousarray(digests(batch)[:, :8]).view(">u8").astype(np.uint64).ravel()
-        return fold_of(key, self.folds)
+        return fold_of(key, self.folds, self.seed or None)
 
     def _found(self, acc: Accumulator, model: ViewContradictionModel) -> dict[str, _Class]:
         names = sorted(acc)

@@ -2,11 +2,16 @@
 
 import numpy as np
 import pyarrow as pa
+import pytest
 
 from millcert.checks.base import fit_check
 from millcert.checks.confident_neighbours import PREFIX, confident_parts
+from millcert.checks.detectors.knn_disagreement import KnnDisagreement
 from millcert.checks.detectors.label_noise import LabelNoise
+from millcert.checks.detectors.view_contradiction import ViewContradiction
+from millcert.checks.digest_sample import choosing_keys, digest_keys
 from millcert.checks.fold_sums import fold_of
+from millcert.errors import PolicyError
 
 SECRET = 0x9E3779B97F4A7C15
 
@@ -66,3 +71,21 @@ def test_samples_that_were_chosen_to_be_shown_are_shown_as_often_as_any_under_an
 
     assert len(known) == len(kept) == 64
     assert len(known & kept) <= 6  # 0.64 to be expected
+
+
+def test_who_made_samples_to_be_the_references_finds_them_chosen_no_more_often_under_a_seed() -> None:
+    """`knn_disagreement` compares every sample with those of the least keys: who owned them would own the votes."""
+    digests = np.random.default_rng(9).integers(0, 256, (6400, 32), dtype=np.uint8)
+    made = np.argsort(digest_keys(digests))[:64]
+
+    without, with_key = (np.argsort(choosing_keys(digests, seed))[:64] for seed in (0, SECRET))
+
+    assert set(without) == set(made)
+    assert len(set(with_key) & set(made)) <= 6  # 0.64 to be expected
+
+
+@pytest.mark.parametrize("check", [KnnDisagreement, ViewContradiction])
+@pytest.mark.parametrize("seed", [-1, 2**64])
+def test_a_seed_that_is_no_key_is_refused(check: type[KnnDisagreement | ViewContradiction], seed: int) -> None:
+    with pytest.raises(PolicyError, match="seed must be in"):
+        check(seed=seed)
