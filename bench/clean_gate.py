@@ -6,8 +6,8 @@ Each data set is written as Parquet, a folder for each of its sources (random on
 init` writes a policy, and `vet` runs. The policy is edited in three places, which its comments ask for: unsigned
 sources are admitted (`max_unknown_provenance_fraction`: 1), pictures get their shape, and a ledger of this run's own is
 named. Printed for each run: exit code, what each check flagged, and why if it was not admitted; at last the share of
-samples that poison checks held back, which are those of no cluster of label noise. One
-attacked set ends the list, so that it is seen that the same policy can reject: 1 % BadNets in one source's pictures.
+samples that any check but label_noise flagged. One attacked set ends the list, so that it is seen that the same policy
+can reject: 1 % BadNets in one source's pictures.
 """
 
 import argparse
@@ -114,7 +114,7 @@ def edited(path: Path, data: Data) -> None:
 
 
 def gate(data: Data, seed: int) -> tuple[int, int, int]:
-    """Run the gate as a user would; return exit code, samples judged, and samples held back."""
+    """Run the gate as a user would; return exit code, samples judged, and those that a check but label_noise flags."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write(data, folder / "data", seed)
@@ -129,9 +129,9 @@ def gate(data: Data, seed: int) -> tuple[int, int, int]:
             print(f"  {data.name:46} exit {done.returncode}: {done.stderr.strip()[-300:]}", flush=True)
             return done.returncode, len(data.label), 0
         verdict = json.loads(found.read_text())
+        flags = pq.read_table(out / "findings.parquet", columns=["file", "row", "check"]).to_pylist()
     checks = {check["name"]: check for check in verdict["checks"]}
-    doubted = sum(one["samples"] for one in verdict["clusters"] if one["kind"] == "label_noise")
-    poison = int(verdict["samples"]["quarantined"]) - doubted
+    poison = len({(flag["file"], flag["row"]) for flag in flags if flag["check"] != "label_noise"})
     flagged = ", ".join(f"{key} {check['flagged']}" for key, check in checks.items())
     words = "; ".join(reason["message"] for reason in verdict["reasons"])
     print(f"  {data.name:46} {len(data.label):6d}  exit {done.returncode}  {flagged}  {words}", flush=True)
@@ -149,13 +149,11 @@ def main() -> None:
         code, judged, poison = gate(data, seed)
         runs, failed, samples, flagged = runs + 1, failed + (code != 0), samples + judged, flagged + poison
     share = flagged / max(1, samples)
-    print(
-        f"clean runs: {runs}; not admitted: {failed}; held back by poison checks: {flagged} of {samples} ({share:.3%})"
-    )
+    print(f"clean runs: {runs}; not admitted: {failed}; flagged by poison checks: {flagged} of {samples} ({share:.3%})")
     attack = attacked_set()
     if attack is not None:
         code, _, poison = gate(attack, 0)
-        print(f"attacked: exit {code}, {poison} held back, {int(attack.is_bad.sum())} planted")
+        print(f"attacked: exit {code}, {poison} flagged, {int(attack.is_bad.sum())} planted")
 
 
 if __name__ == "__main__":
