@@ -49,6 +49,11 @@ class DigestSample:
         return _least(keys, rows, self.most)
 
 
+def digest_heads(digests: np.ndarray) -> np.ndarray:
+    """Return the first 8 bytes of each digest, big-endian, uint64 (n,), from uint8 (n, 32)."""
+    return np.ascontiguousarray(digests[:, :8]).view(">u8").astype(np.uint64).ravel()
+
+
 def digest_keys(digests: np.ndarray) -> np.ndarray:
     """Return the hash of each digest, uint64 (n,), from uint8 (n, 32)."""
     return mixed(np.ascontiguousarray(digests[:, 8:16]).view(">u8").astype(np.uint64).ravel())
@@ -76,8 +81,14 @@ def check_seed(seed: int) -> None:
     Raises:
         PolicyError: it is not in [0, 2**64).
     """
-    if not 0 <= seed < 2**64:
-        raise PolicyError(f"seed must be in 0..{2**64 - 1}, got {seed}.")
+    is_fault, words = seed_fault(seed)
+    if is_fault:
+        raise PolicyError(f"{words}.")
+
+
+def seed_fault(seed: int) -> tuple[bool, str]:
+    """Return whether a seed is not in [0, 2**64), and the words for it."""
+    return not 0 <= seed < 2**64, f"seed must be in 0..{2**64 - 1}, got {seed}"
 
 
 def _least(keys: np.ndarray, rows: np.ndarray, most: int) -> DigestSample:

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from millcert.checks.digest_sample import seed_fault
 from millcert.checks.label_filter import FILTERS, PRUNING
 from millcert.checks.label_noise_model import MAX_REFINEMENTS
 from millcert.checks.label_noise_views import VIEWS
@@ -24,7 +25,7 @@ def faults_of(check: "LabelNoise") -> tuple[str, ...]:
             check.second_view is not None and check.second_view not in VIEWS,
             f"second_view must be one of {sorted(VIEWS)}, got {check.second_view!r}",
         ),
-        (not 0 <= check.seed < 2**64, f"seed must be in 0..{2**64 - 1}, got {check.seed}"),
+        seed_fault(check.seed),
         (len(set(check.classes)) != len(check.classes), "classes must be distinct"),
         (len(check.classes) == 1, "classes must be empty or at least 2"),
         (not 2 <= check.folds <= 1000, f"folds must be in 2..1000, got {check.folds}"),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from millcert.checks.digest_sample import digest_keys, keyed
+from millcert.checks.digest_sample import digest_heads, digest_keys, keyed
 from millcert.errors import InvalidSampleError
 
 #: Numbers that are kept in all: 32 MB of float32, and up to twice that between calls.
@@ -101,7 +101,7 @@ def sample_parts(
     encoded = label.take(pa.array(near)).dictionary_encode()
     codes = encoded.indices.to_numpy(zero_copy_only=False)
     names = label_keys(encoded.dictionary.to_pylist())[codes]
-    digest = np.ascontiguousarray(digests[near, :8]).view(">u8").astype(np.uint64).ravel()
+    digest = digest_heads(digests[near])
     parts = {}
     for index in np.unique(place[near]).tolist():
         own = np.flatnonzero(place[near] == index)

@@ -29,6 +29,7 @@ from millcert.checks.class_cells import ClassCells, calibrate_joint
 from millcert.checks.class_columns import codes_of
 from millcert.checks.confident_learning import class_thresholds, confident_class
 from millcert.checks.confident_neighbours import PREFIX, ConfidentNeighbours
+from millcert.checks.digest_sample import digest_heads
 from millcert.checks.exact import ExactSum
 from millcert.checks.fold_refinement import refined
 from millcert.checks.fold_sums import fit_fold_models, fit_folds, fold_of, second_opinion
@@ -300,8 +301,7 @@ class LabelNoise:
         """Return the first 8 bytes of each sample digest, big-endian, uint64 (n,); zeros where none are needed."""
         if "sample_digest" not in self.columns:
             return np.zeros(batch.num_rows, dtype=np.uint64)
-        key: np.ndarray = np.ascontiguousarray(columns.digests(batch)[:, :8]).view(">u8").astype(np.uint64).ravel()
-        return key
+        return digest_heads(columns.digests(batch))
 
     def _folds_of(self, key: np.ndarray) -> np.ndarray:
         return fold_of(key, self.folds, self.seed)

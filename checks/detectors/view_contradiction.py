@@ -37,7 +37,7 @@ from millcert.checks.base import (
 )
 from millcert.checks.class_scatter import LEAST_OTHERS, deviations_of, expected, scatter_of
 from millcert.checks.columns import digests, matrix, strings
-from millcert.checks.digest_sample import check_seed
+from millcert.checks.digest_sample import check_seed, digest_heads
 from millcert.checks.flagging import Counts
 from millcert.checks.fold_sums import OutOfFold, fit_folds, fold_of, sum_by_fold
 from millcert.checks.label_groups import rows_by_text
@@ -260,8 +260,7 @@ class ViewContradiction:
         return (f"classes are compared with one another, which takes {needed}; here are {large}",)
 
     def _folds(self, batch: pa.RecordBatch) -> np.ndarray:
-        key = np.ascontiguousarray(digests(batch)[:, :8]).view(">u8").astype(np.uint64).ravel()
-        return fold_of(key, self.folds, self.seed or None)
+        return fold_of(digest_heads(digests(batch)), self.folds, self.seed or None)
 
     def _found(self, acc: Accumulator, model: ViewContradictionModel) -> dict[str, _Class]:
         names = sorted(acc)
