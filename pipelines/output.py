@@ -79,7 +79,7 @@ class PartWriter:
         self._schema = schema
         self._as_stream = as_stream
         self._stack = ExitStack()
-        self._target: HashingStream | None = None
+        self._hashed: HashingStream | None = None
         self._writer: Any = None
         self.rows = 0
 
@@ -88,8 +88,8 @@ class PartWriter:
 
     @property
     def sha256(self) -> str:
-        """The digest of what was written, hex; "" without rows; complete when the context has ended."""
-        return "" if self._target is None else self._target.result()[0]
+        """The digest of a stream, hex; "" without rows, and of Parquet; complete when the context has ended."""
+        return "" if self._hashed is None else self._hashed.result()[0]
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Append a batch of the part's schema; an empty one does nothing.
@@ -106,10 +106,11 @@ class PartWriter:
         self.rows += batch.num_rows
 
     def _open(self) -> Any:
-        self._target = HashingStream(self._stack.enter_context(open_output(self._uri)))
+        target = self._stack.enter_context(open_output(self._uri))
         if self._as_stream:
-            return pa.ipc.new_stream(self._target, self._schema)
-        return pq.ParquetWriter(self._target, self._schema, compression="zstd", store_schema=True)
+            self._hashed = HashingStream(target)
+            return pa.ipc.new_stream(self._hashed, self._schema)
+        return pq.ParquetWriter(target, self._schema, compression="zstd", store_schema=True)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
