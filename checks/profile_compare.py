@@ -26,7 +26,7 @@ from millcert.checks.drift import Drift, DriftLimits, Measure, Spread
 from millcert.checks.drift_labels import LabelTable, label_pushes, natural_variance
 from millcert.checks.drift_tokens import token_drifts
 from millcert.checks.metric_sums import Sums, deviation_of, mean_of
-from millcert.checks.profile import Cell, ColumnProfile, Numbers, Profile, are_comparable, merge_cells
+from millcert.checks.profile import Cell, ColumnProfile, Numbers, Profile, ProfileSpec, are_comparable, merge_cells
 from millcert.checks.sketch_quantiles import at_level, intervals
 from millcert.checks.sketch_values import Values, buckets_of
 from millcert.errors import UsageError
@@ -40,6 +40,8 @@ _NUMBERS = ("int", "float", "decimal", "embedding")
 
 _Pairs: TypeAlias = list[tuple[str, Cell]]
 _BySource: TypeAlias = dict[str, _Pairs]
+#: Source, or "" for all rows, and its cells on both sides.
+_Slices: TypeAlias = list[tuple[str, _Pairs, _Pairs]]
 #: Of each slice, in their order: its table, and what varies of it by nature; None: nothing tells.
 _Labels: TypeAlias = list[tuple[LabelTable, float | None]]
 
@@ -57,6 +59,11 @@ class Subject(NamedTuple):
     column: str
     part: str
     detail: str = ""
+
+    def in_words(self) -> str:
+        """Return what is compared and in which source, for a message."""
+        what = " ".join(word for word in (self.column, self.part, self.detail) if word)
+        return f"{what} in source {self.source}" if self.source else what
 
 
 class Compared(NamedTuple):
@@ -131,8 +138,13 @@ def compare_profiles(
         raise UsageError(f"Neither profile has the columns {', '.join(unknown)}, which were to be ignored.")
     both = [name for name in reference.types if current.types.get(name) == reference.types[name] and name not in ignore]
     skipped: list[Subject] = []
-    tables = _label_tables_of(reference, current, limits) if reference.spec.label else []
-    planned = list(_plan(reference, current, both, limits, skipped, tables))
+    left, right = cells_by_source(reference), cells_by_source(current)
+    slices = _slices(left, right)
+    tables = _label_tables_of(slices, limits) if reference.spec.label else []
+    planned = [
+        *_plan_presence(reference, current, left, right),
+        *_plan(slices, reference.spec, both, limits, skipped, tables),
+    ]
     tokens = [name for name in reference.tokens if name in current.tokens and name in both]
     family = limits.family_alpha / (1 + bool(reference.spec.label) + bool(tokens))
     alpha = drift.share_of_alpha(family, len(planned))
@@ -177,11 +189,9 @@ def _compare_tokens(column: str, reference: Profile, current: Profile, limits: D
     ]
 
 
-def _label_tables_of(reference: Profile, current: Profile, limits: DriftLimits) -> _Labels:
-    """Return the table of labels of each of `_slices`, all rows last, and what varies of it by nature."""
-    found = [
-        _label_table(source, *sides) for source, *sides in _slices(cells_by_source(reference), cells_by_source(current))
-    ]
+def _label_tables_of(slices: _Slices, limits: DriftLimits) -> _Labels:
+    """Return the table of labels of each slice, all rows last, and what varies of it by nature."""
+    found = [_label_table(source, *sides) for source, *sides in slices]
     tolerated = limits.tolerated("pushed_share")
     # A natural deviation is at most the tolerated share, of labels with half of the rows.
     natural = natural_variance(found[:-1], (2 * tolerated) ** 2) if tolerated else 0.0
@@ -235,30 +245,28 @@ def _strength(one: Drift) -> float:
 
 
 def _plan(
-    reference: Profile,
-    current: Profile,
+    slices: _Slices,
+    spec: ProfileSpec,
     columns: Sequence[str],
     limits: DriftLimits,
     skipped: list[Subject],
     labels: _Labels,
 ) -> Iterator[_Planned]:
-    left, right = cells_by_source(reference), cells_by_source(current)
-    yield from _plan_presence(reference, current, left, right)
-    for at, (source, one, other) in enumerate(_slices(left, right)):
+    for at, (source, one, other) in enumerate(slices):
         if labels:  # not by the source's name: rows without one have that of all rows
-            subject, (table, natural) = Subject(source, reference.spec.label, "label"), labels[at]
+            subject, (table, natural) = Subject(source, spec.label, "label"), labels[at]
             yield from _plan_categories(
                 subject, table.reference, table.current, limits, skipped, natural=natural or 0.0
             )
-        sides = [merge_cells([cell for _, cell in pairs], reference.spec) for pairs in (one, other)]
+        sides = [merge_cells([cell for _, cell in pairs], spec) for pairs in (one, other)]
         for column in columns:
-            is_label = column == reference.spec.label
+            is_label = column == spec.label
             yield from _plan_column(source, column, sides, limits, skipped, is_label=is_label)
 
 
-def _slices(left: _BySource, right: _BySource) -> list[tuple[str, _Pairs, _Pairs]]:
+def _slices(left: _BySource, right: _BySource) -> _Slices:
     """Return what is compared: each source of both sides where there are more than one, and all rows, last."""
-    slices: list[tuple[str, _Pairs, _Pairs]] = []
+    slices: _Slices = []
     if len(left) > 1 or len(right) > 1:
         slices = [(source, left[source], right[source]) for source in left if source in right]
     one, other = ([pair for pairs in side.values() for pair in pairs] for side in (left, right))

@@ -87,6 +87,12 @@ class NullMoments:
     variance: np.ndarray
     third: np.ndarray
 
+    @property
+    def is_telling(self) -> np.ndarray:
+        """Which groups have enough rows, and could differ, so that they say how much groups do, bool (g,)."""
+        found: np.ndarray = (self.rows >= _LEAST_ROWS) & (self.variance > 0)
+        return found
+
 
 class Comparison(NamedTuple):
     """How groups compare with the reference.
@@ -207,7 +213,7 @@ def overdispersion(null: NullMoments, is_reference: np.ndarray | None = None) ->
     """
     if not _says_how_groups_differ(null):
         return 0.0
-    counted = (null.rows >= _LEAST_ROWS) & (null.variance > 0)
+    counted = null.is_telling
     if is_reference is not None:
         counted &= is_reference
         if counted.sum() < 2:
@@ -240,7 +246,7 @@ def _wide(null: NullMoments, rho: float) -> np.ndarray:
 
 
 def _says_how_groups_differ(null: NullMoments) -> bool:
-    return bool(((null.rows >= _LEAST_ROWS) & (null.variance > 0)).sum() >= _LEAST_GROUPS)
+    return bool(null.is_telling.sum() >= _LEAST_GROUPS)
 
 
 def _freedom(null: NullMoments, rho: float, is_reference: np.ndarray) -> np.ndarray:
@@ -251,7 +257,7 @@ def _freedom(null: NullMoments, rho: float, is_reference: np.ndarray) -> np.ndar
     No group has fewer than there are squares, else nothing could be said of one that is larger than all others (our
     choice: it cost no more false alarms in tests/checks/test_rate_outliers.py).
     """
-    counted = is_reference & (null.rows >= _LEAST_ROWS) & (null.variance > 0)
+    counted = is_reference & null.is_telling
     rows = null.rows[counted].astype(np.float64)
     if len(rows) < 2:
         return np.ones(len(null.rows))
