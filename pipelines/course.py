@@ -16,10 +16,9 @@ from typing import NamedTuple
 from millcert.checks.profile import Profile
 from millcert.checks.profile_format import load_with_digest
 from millcert.checks.profile_history import Change, find_changes
-from millcert.errors import DigestMismatchError
 from millcert.pipelines.plan import PlacedProfile, PlannedDrift, VetPlan
 from millcert.pipelines.publish import write_file
-from millcert.pipelines.reference import admitted_digests, profile_path, read_kept
+from millcert.pipelines.reference import admitted_digests, profile_path, read_kept, require_logged
 from millcert.provenance.ledger_entry import Entry
 from millcert.provenance.revocation import Revocation
 from millcert.verdict import CourseSummary, Reason
@@ -50,13 +49,9 @@ def place_course(plan: VetPlan, state: Path, history: Sequence[Entry], revocatio
     for digest in reversed(distinct[-plan.drift.versions :]):
         data = read_kept(profile_path(state, digest), "profile", "profile.json")
         profile, actual = load_with_digest(data)
-        if actual != digest:
-            raise DigestMismatchError(
-                f"The profile of an admitted version has the digest {actual}; the ledger says {digest}.",
-                hint="Restore it from that version's profile.json.",
-                expected=digest,
-                actual=actual,
-            )
+        require_logged(
+            actual, digest, "The profile of an admitted version has", "Restore it from that version's profile.json."
+        )
         if profile.spec != plan.profile:
             break
         uri = f"{plan.staging}/course-{len(placed)}.json"
@@ -124,6 +119,4 @@ def _known(drift: PlannedDrift, current: Profile) -> list[str]:
 
 
 def _described(one: Change) -> str:
-    what = " ".join(word for word in (one.subject.column, one.subject.part, one.subject.detail) if word)
-    where = f" in source {one.subject.source}" if one.subject.source else ""
-    return f"{what}{where}: {one.drift.measure} {one.drift.value:.4g} (limit {one.drift.limit:g})"
+    return f"{one.subject.in_words()}: {one.drift.measure} {one.drift.value:.4g} (limit {one.drift.limit:g})"

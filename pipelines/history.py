@@ -18,12 +18,12 @@ from typing import Any
 from apache_beam.io.filesystems import FileSystems
 
 from millcert.checks.source_history import KeepsHistory
-from millcert.errors import DigestMismatchError, IntegrityError
+from millcert.errors import IntegrityError
 from millcert.pipelines.output import read_whole, translate_store_errors
 from millcert.pipelines.plan import PlannedCheck, VetPlan
 from millcert.pipelines.publish import write_file
 from millcert.pipelines.records import CheckFailure
-from millcert.pipelines.reference import keep_bytes, last_digest, read_kept
+from millcert.pipelines.reference import keep_bytes, last_digest, read_kept, require_logged
 from millcert.provenance.ledger_entry import Entry
 from millcert.provenance.revocation import Revocation
 from millcert.provenance.strict_json import canonical_json, parse_json_object
@@ -59,13 +59,8 @@ def place_history(plan: VetPlan, state: Path, history: Sequence[Entry], revocati
         return plan
     path = history_path(state, digest)
     data = read_kept(path, "history", HISTORY_FILE, MAX_HISTORY_BYTES)
-    if (actual := hashlib.sha256(data).hexdigest()) != digest:
-        raise DigestMismatchError(
-            f"The history of the last admitted version has the digest {actual}; the ledger says {digest}.",
-            hint=f"Restore it from that version's {HISTORY_FILE}.",
-            expected=digest,
-            actual=actual,
-        )
+    subject, hint = "The history of the last admitted version has", f"Restore it from that version's {HISTORY_FILE}."
+    require_logged(hashlib.sha256(data).hexdigest(), digest, subject, hint)
     uri = f"{plan.staging}/{_REFERENCE_FILE}"
     write_file(uri, data)
     known = _load(data)

@@ -173,11 +173,9 @@ def _judge_version(drift: PlannedDrift, profile: Profile, digest: str) -> Profil
 
 def describe(one: Compared) -> str:
     """Return a comparison in words: what, effect, limit and what chance alone gives."""
-    subject, drift = one.subject, one.drift
-    what = " ".join(word for word in (subject.column, subject.part, subject.detail) if word)
-    where = f" in source {subject.source}" if subject.source else ""
+    drift = one.drift
     return (
-        f"{what}{where}: {drift.measure} {drift.value:.4g} (limit {drift.limit:g}, null quantile "
+        f"{one.subject.in_words()}: {drift.measure} {drift.value:.4g} (limit {drift.limit:g}, null quantile "
         f"{drift.null_quantile:.4g}, n {drift.reference_rows:,} and {drift.current_rows:,})"
     )
 

@@ -94,13 +94,9 @@ def place_reference(
     else:
         digest, data = "", loaded.files["drift.reference"]
     reference, actual = load_with_digest(data)
-    if digest and actual != digest:
-        raise DigestMismatchError(
-            f"The profile of the admitted version has the digest {actual}; the ledger says {digest}.",
-            hint="Restore it from that version's profile.json.",
-            expected=digest,
-            actual=actual,
-        )
+    if digest:
+        subject, hint = "The profile of the admitted version has", "Restore it from that version's profile.json."
+        require_logged(actual, digest, subject, hint)
     if plan.profile is None or not are_comparable(reference.spec, plan.profile):
         raise PolicyError(
             "The reference profile was made with another hash key, label, source or sizes than the policy asks for.",
@@ -109,6 +105,24 @@ def place_reference(
     uri = f"{plan.staging}/{REFERENCE_FILE}"
     write_file(uri, data)
     return replace(plan, drift=replace(plan.drift, reference_uri=uri, reference_digest=actual))
+
+
+def require_logged(actual: str, logged: str, subject: str, hint: str) -> None:
+    """Refuse what was kept of a version if its digest is not the one that the ledger has.
+
+    Args:
+        actual: hex.
+        logged: hex.
+        subject: what it is the digest of, with its verb.
+        hint: where to get it again.
+
+    Raises:
+        DigestMismatchError: they differ.
+    """
+    if actual != logged:
+        raise DigestMismatchError(
+            f"{subject} the digest {actual}; the ledger says {logged}.", hint=hint, expected=logged, actual=actual
+        )
 
 
 def place_rates(plan: VetPlan, state: Path, history: Sequence[Entry], revocations: Sequence[Revocation]) -> VetPlan:
@@ -129,13 +143,8 @@ def place_rates(plan: VetPlan, state: Path, history: Sequence[Entry], revocation
         return plan
     path = rates_path(state, digest)
     data = read_kept(path, "rates", "rates.json")
-    if (actual := rates_digest(data)) != digest:
-        raise DigestMismatchError(
-            f"The rates of the last admitted version have the digest {actual}; the ledger says {digest}.",
-            hint="Restore them from that version's rates.json.",
-            expected=digest,
-            actual=actual,
-        )
+    subject, hint = "The rates of the last admitted version have", "Restore them from that version's rates.json."
+    require_logged(rates_digest(data), digest, subject, hint)
     uri = f"{plan.staging}/{RATES_REFERENCE_FILE}"
     write_file(uri, data)
     return replace(plan, rates_uri=uri, rates_digest=digest)
