@@ -6,7 +6,7 @@ its keys and between them at once, in words of the file.
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from typing import Annotated, Any, Self, TypeAlias
 
@@ -70,14 +70,19 @@ def whole_number(value: object) -> object:
     return value
 
 
-def _public_key(value: str) -> str:
-    from millcert.provenance.public_key import parse_base64_key
-
+def parsable(value: str, parse: Callable[[str], object]) -> str:
+    """Return a value that `parse` takes; a PolicyError of it is raised as a ValueError, which pydantic collects."""
     try:
-        parse_base64_key(value)
+        parse(value)
     except PolicyError as error:
         raise ValueError(error.message) from error
     return value
+
+
+def _public_key(value: str) -> str:
+    from millcert.provenance.public_key import parse_base64_key
+
+    return parsable(value, parse_base64_key)
 
 
 def _fraction(value: float) -> float:

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from millcert.errors import PolicyError
-from millcert.policy_section import PRINTABLE, Count, Fault, PublicKey, Section, Text, at_least, shown
+from millcert.policy_section import PRINTABLE, Count, Fault, PublicKey, Section, Text, at_least, parsable, shown
 from millcert.provenance.spdx_license import license_fault
 from millcert.provenance.trust_patterns import identity_pattern_fault, path_matches, path_pattern_fault
 
@@ -63,11 +62,7 @@ def _certificate(value: str) -> str:
 def _pq_key(value: str) -> str:
     from millcert.provenance.pq_signature import parse_base64_pq_key
 
-    try:
-        parse_base64_pq_key(value)
-    except PolicyError as error:
-        raise ValueError(error.message) from error
-    return value
+    return parsable(value, parse_base64_pq_key)
 
 
 def _day(value: str) -> str:
