@@ -175,7 +175,9 @@ def interpolate(buckets: Buckets, n: int, quantile: float, how: str, finer: Fine
 
 
 def _on_a_rank(buckets: Buckets, n: int, rank: int, own: tuple[float | int, float | int]) -> tuple[float, float]:
-    """Return what numpy makes of a quantile on one number: NaN beside an infinity, of which it adds 0 times.
+    """Return what numpy makes of a quantile on one number: NaN where the step to the next one is not finite.
+
+    It adds the step 0 times. Not finite: beside an infinity, or between numbers farther apart than float64 reaches.
 
     Args:
         buckets: the histogram of all values.
@@ -183,8 +185,8 @@ def _on_a_rank(buckets: Buckets, n: int, rank: int, own: tuple[float | int, floa
         rank: of the number; behind the last one comes itself.
         own: the bounds of the number.
     """
-    behind = value_at(buckets, min(rank + 1, n - 1))[1]
-    return (math.nan, math.nan) if math.isinf(own[0]) or math.isinf(behind) else (float(own[0]), float(own[1]))
+    step = float(value_at(buckets, min(rank + 1, n - 1))[1]) - float(own[0])
+    return (float(own[0]), float(own[1])) if math.isfinite(step) else (math.nan, math.nan)
 
 
 def _one_nan(low: float, high: float) -> tuple[float, float]:

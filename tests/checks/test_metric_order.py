@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd  # noqa: TID253 - the oracle, loaded once and not within a timed example
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from millcert.checks.metric_order import (
@@ -45,6 +45,9 @@ def test_few_values_are_ranked_exactly(numbers: list[float], pieces: int) -> Non
     st.floats(0, 1),
     st.sampled_from(["linear", "lower", "higher", "midpoint", "nearest"]),
 )
+@example([1.7e308, -1.7e308], 0.0, "linear")
+@example([-1.7e308, -1.7e308, 1.7e308], 0.5, "midpoint")
+@example([-math.inf, 1.0], 0.0, "linear")
 def test_interpolation_is_that_of_pandas(numbers: list[float], quantile: float, how: Any) -> None:
     """`Series.quantile` with each of its options gives the same float, beside infinities as well."""
     buckets = count_values(np.array(numbers))
